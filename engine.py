@@ -1729,7 +1729,238 @@ def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET, m
 # =============================================================================
 # syscalls -- libc and raw syscalls bound once; -1 becomes OSError
 # =============================================================================
-# Runs in: all roles.
+# Runs in: all roles.   Refs: syscalls(2), intro(2), the man page on each line
+#
+# Each kernel call is one line: its name, the kinds of its arguments, and for calls that libc does not
+# wrap everywhere (glibc 2.31, musl) the numbers. Nothing is loaded until the first call: a command that
+# makes none never pays for ctypes (10 ms). A call binds once and keeps its function; `syscalls_bind()` binds
+# them all, and runs in the launcher before its first fork, since whoever has entered a container must not import.
+#
+# A call gives what the kernel gives, or raises OSError(errno, "setns: Invalid argument", path). Paths are str
+# (or bytes, or None for a null pointer); a path with a NUL inside is refused, the kernel would see its first
+# half only. Buffers that the kernel reads are bytes, those that it writes come from `sys_buffer`.
+#
+# PyDLL, not CDLL: the GIL is not given up around a call. Who calls has one thread (launcher, monitor, init,
+# worker); the handful of calls that the threaded API process makes do not block.
+#
+# What is not here: what `os` has (mknod, setxattr, setresuid, memfd_create, ...) is used from there.
+
+SYSCALL_MACHINES = ("x86_64", "aarch64", "armv7l", "riscv64")   # the order of the numbers below
+
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+PR_SET_PDEATHSIG = 1            # prctl(2); those that only one section needs live there
+PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+
+KEYCTL_JOIN_SESSION_KEYRING = 1
+CLOSE_RANGE_CLOEXEC = 4
+
+RESOLVE_NO_XDEV = 0x01          # openat2(2)
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+
+class Libc:
+    """ctypes and the C library, loaded once: see `libc()`."""
+
+    __slots__ = ("addressof", "after_fork_child", "after_fork_parent", "before_fork", "buffer",
+                 "dll", "get_errno", "kinds", "long")
+
+    def __init__(self) -> None:
+        import ctypes
+        self.dll = ctypes.PyDLL(None, use_errno=True)
+        self.get_errno = ctypes.get_errno
+        self.addressof = ctypes.addressof
+        self.buffer = ctypes.create_string_buffer
+        self.long = ctypes.c_long
+        self.kinds = {"i": ctypes.c_int, "u": ctypes.c_uint, "l": ctypes.c_long,
+                      "L": ctypes.c_ulong, "p": ctypes.c_void_p, "s": _Path}
+        # What os.fork() does around fork(2). All three, since without the first the last aborts from
+        # Python 3.13 on (it gives back an import lock that nobody took).
+        self.before_fork = ctypes.pythonapi.PyOS_BeforeFork
+        self.after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+        self.after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
+        for function in (self.before_fork, self.after_fork_parent, self.after_fork_child):
+            function.argtypes, function.restype = (), None
+
+
+def libc() -> Libc:
+    """The one Libc of this process; loads ctypes at the first call."""
+    try:
+        return libc.loaded                          # type: ignore[attr-defined]
+    except AttributeError:
+        libc.loaded = Libc()                        # type: ignore[attr-defined]
+        return libc.loaded                          # type: ignore[attr-defined]
+
+
+class _Path:
+    """The kind "s": str, bytes or None -> char pointer (ctypes asks `from_param`)."""
+
+    @staticmethod
+    def from_param(value: str | bytes | None) -> bytes | None:
+        if value is None:
+            return None
+        text = os.fsencode(value)
+        if b"\0" in text:
+            raise OSError(errno.EINVAL, "path contains a NUL byte", value)
+        return text
+
+
+class Call:
+    """A function of libc; argument kinds: i int, u unsigned, l long, L unsigned long, s path, p pointer."""
+
+    __slots__ = ("function", "kinds", "name")
+
+    def __init__(self, name: str, kinds: str) -> None:
+        self.name, self.kinds, self.function = name, kinds, None
+
+    def __call__(self, *args: object, path: str | bytes | None = None) -> int:
+        function = self.function or self.bind()
+        result = function(*args)
+        if result == -1:
+            code = libc().get_errno()
+            raise OSError(code, f"{self.name}: {os.strerror(code)}", path)
+        return result
+
+    def bind(self) -> object:
+        """The function, looked up and typed."""
+        loaded = libc()
+        function = loaded.dll[self.name]
+        function.argtypes = [loaded.kinds[kind] for kind in self.kinds]
+        self.function = function
+        return function
+
+
+class RawCall(Call):
+    """A call by its number: one for all machines (all since Linux 5.1), or one per SYSCALL_MACHINES."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, name: str, kinds: str, *numbers: int) -> None:
+        super().__init__(name, kinds)
+        self.numbers = numbers
+
+    def bind(self) -> object:
+        loaded = libc()
+        number = self.numbers[0]
+        if len(self.numbers) > 1:
+            number = self.numbers[SYSCALL_MACHINES.index(machine_name())]
+        # Registers are filled whole: an int that stayed 32 bits wide would leave garbage above it.
+        wide = {"i": loaded.kinds["l"], "u": loaded.kinds["L"]}
+        syscall = loaded.dll["syscall"]             # [] gives a new object at each use, getattr would not
+        syscall.argtypes = [loaded.long] + [wide.get(kind) or loaded.kinds[kind] for kind in self.kinds]
+        syscall.restype = loaded.long
+
+        def function(*args: object) -> int:
+            return syscall(number, *args)
+        self.function = function
+        return function
+
+
+def machine_name() -> str:
+    """This program's machine, one of SYSCALL_MACHINES; Unsupported (501) for any other.
+
+    A 32 bit Python on a 64 bit ARM kernel makes the calls of armv7l, whatever uname(2) says.
+    """
+    name = os.uname().machine
+    if name in ("armv7l", "armv8l", "armv6l", "aarch64") and sys.maxsize < 1 << 32:
+        name = "armv7l"
+    if name not in SYSCALL_MACHINES or (name != "armv7l" and sys.maxsize < 1 << 32):
+        raise Unsupported(f"this program does not know the system calls of {name} "
+                          f"(it knows {', '.join(SYSCALL_MACHINES)})")
+    return name
+
+
+def sys_buffer(content: int | bytes) -> object:
+    """Memory that the kernel may write: so many zero bytes, or a copy; `.raw` gives its bytes."""
+    return libc().buffer(content, content if isinstance(content, int) else len(content))
+
+
+def sys_address(buffer: object) -> int:
+    """Where the buffer is, for structures that hold pointers; the caller keeps the buffer alive."""
+    return libc().addressof(buffer)
+
+
+def syscalls_bind() -> None:
+    """Bind every call now, so that a process that has entered a container needs no import."""
+    for value in list(globals().values()):
+        if isinstance(value, Call):
+            try:
+                value.bind()
+            except AttributeError:                  # a libc without it: found out at the first use
+                continue
+
+
+# fmt: off
+sys_mount             = Call("mount", "sssLs")                            # mount(2)
+sys_umount2           = Call("umount2", "si")                             # umount(2)
+sys_unshare           = Call("unshare", "i")                              # unshare(2)
+sys_setns             = Call("setns", "ii")                               # setns(2)
+sys_prctl             = Call("prctl", "iLLLL")                            # prctl(2)
+sys_prctl_text        = Call("prctl", "isLLL")                            # prctl(2), PR_SET_NAME
+sys_sethostname       = Call("sethostname", "sL")                         # sethostname(2)
+sys_setdomainname     = Call("setdomainname", "sL")                       # setdomainname(2)
+sys_personality       = Call("personality", "L")                          # personality(2)
+sys_syncfs            = Call("syncfs", "i")                               # syncfs(2)
+sys_statfs            = Call("statfs", "sp")                              # statfs(2)
+sys_fstatfs           = Call("fstatfs", "ip")                             # statfs(2)
+sys_ioctl             = Call("ioctl", "iLp")                              # ioctl(2)
+sys_inotify_init1     = Call("inotify_init1", "i")                        # inotify_init(2)
+sys_inotify_add_watch = Call("inotify_add_watch", "isu")                  # inotify_add_watch(2)
+sys_inotify_rm_watch  = Call("inotify_rm_watch", "ii")                    # inotify_rm_watch(2)
+
+#                       without a wrapper in every libc             x86_64 aarch64 armv7l riscv64
+sys_clone             = RawCall("clone", "LLLLL",                       56, 220, 120, 220)  # clone(2)
+sys_pivot_root        = RawCall("pivot_root", "ss",                    155,  41, 218,  41)  # pivot_root(2)
+sys_capget            = RawCall("capget", "pp",                        125,  90, 184,  90)  # capget(2)
+sys_capset            = RawCall("capset", "pp",                        126,  91, 185,  91)  # capset(2)
+sys_keyctl            = RawCall("keyctl", "isLLL",                     250, 219, 311, 219)  # keyctl(2)
+sys_prlimit64         = RawCall("prlimit64", "iipp",                   302, 261, 369, 261)  # prlimit(2)
+sys_setgroups         = RawCall("setgroups", "ip",                     116, 159, 206, 159)  # setgroups(2)
+sys_renameat2         = RawCall("renameat2", "isisu",                  316, 276, 382, 276)  # renameat2(2)
+sys_seccomp           = RawCall("seccomp", "uup",                      317, 277, 383, 277)  # seccomp(2)
+sys_bpf               = RawCall("bpf", "ipu",                          321, 280, 386, 280)  # bpf(2)
+sys_execveat          = RawCall("execveat", "isppi",                   322, 281, 387, 281)  # execveat(2)
+sys_pidfd_send_signal = RawCall("pidfd_send_signal", "iipu", 424)         # pidfd_send_signal(2)
+sys_open_tree         = RawCall("open_tree", "isu", 428)                  # open_tree(2)
+sys_move_mount        = RawCall("move_mount", "isisu", 429)               # move_mount(2)
+sys_fsopen            = RawCall("fsopen", "su", 430)                      # fsopen(2)
+sys_fsconfig          = RawCall("fsconfig", "iussi", 431)                 # fsconfig(2)
+sys_fsmount           = RawCall("fsmount", "iuu", 432)                    # fsmount(2)
+sys_fspick            = RawCall("fspick", "isu", 433)                     # fspick(2)
+sys_pidfd_open        = RawCall("pidfd_open", "iu", 434)                  # pidfd_open(2)
+sys_clone3            = RawCall("clone3", "pL", 435)                      # clone(2)
+sys_close_range       = RawCall("close_range", "uuu", 436)                # close_range(2)
+sys_openat2           = RawCall("openat2", "ispL", 437)                   # openat2(2)
+sys_pidfd_getfd       = RawCall("pidfd_getfd", "iiu", 438)                # pidfd_getfd(2)
+sys_mount_setattr     = RawCall("mount_setattr", "isupL", 442)            # mount_setattr(2)
+# fmt: on
+
+
+def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
+    """A descriptor (close-on-exec) of the path as a process chrooted to `root_fd` would open it.
+
+    Links, absolute ones too, and .. stay inside the root, whoever changes the tree meanwhile; magic links
+    (/proc/PID/fd/N) are not followed: ELOOP. openat2(2), Linux 5.6.
+    """
+    if not flags & (os.O_CREAT | getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY):
+        mode = 0                                    # openat2(2): EINVAL for a mode that has no use
+    how = struct.pack("=3Q", flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    for _ in range(128):
+        try:
+            return sys_openat2(root_fd, path, how, len(how), path=path)
+        except OSError as refused:
+            # A rename or mount elsewhere during the walk over "..": the kernel asks to try again.
+            if refused.errno not in (errno.EAGAIN, errno.EINTR):
+                raise
+    raise OSError(errno.EAGAIN, "openat2: the tree does not come to rest", path)
 
 
 # =============================================================================
@@ -1740,13 +1971,617 @@ def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET, m
 # =============================================================================
 # namespaces -- clone, unshare, setns, pinned namespace descriptors
 # =============================================================================
-# Runs in: launcher, monitor, init, worker.
+# Runs in: launcher, monitor, init, worker.   Refs: namespaces(7), clone(2), setns(2), unshare(2)
+#
+# A process is made by clone(2) itself: it is born into its new namespaces (unshare, fork, wait would be two
+# processes and 2 ms). The child is a copy of a Python, so the interpreter is told, before and after, exactly as
+# os.fork() tells it: without that two children would draw the same random numbers. Only a process with one
+# thread may do this; another thread's lock would stay locked in the child for ever.
+#
+# A namespace lives as long as a process, a mount or an open descriptor keeps it. `ns_open` makes such a descriptor;
+# it must be opened while the process lives: /proc/PID/ns/* of a zombie is ENOENT.
+# The cgroup namespace's root is the caller's cgroup at that very moment, so it is never part of the clone: the child
+# joins its cgroup first and unshares then.
+
+CLONE_INTO_CGROUP = 0x200000000
+CLONE_PARENT = 0x8000
+CLONE_NEWTIME = 0x80
+CLONE_NEWNS = 0x20000
+CLONE_NEWCGROUP = 0x2000000
+CLONE_NEWUTS = 0x4000000
+CLONE_NEWIPC = 0x8000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+# fmt: off
+NAMESPACES = {          # OCI name: (name in /proc/PID/ns, flag)
+    "cgroup":  ("cgroup", CLONE_NEWCGROUP),
+    "ipc":     ("ipc",    CLONE_NEWIPC),
+    "mount":   ("mnt",    CLONE_NEWNS),
+    "network": ("net",    CLONE_NEWNET),
+    "pid":     ("pid",    CLONE_NEWPID),
+    "time":    ("time",   CLONE_NEWTIME),
+    "user":    ("user",   CLONE_NEWUSER),
+    "uts":     ("uts",    CLONE_NEWUTS),
+}
+# fmt: on
+
+_SIGCHLD = 17                   # the same number on all SYSCALL_MACHINES
+
+
+def ns_clone(flags: int, cgroup_fd: int | None = None) -> int:
+    """The pid of a new process, or 0 in it: fork(2) with CLONE_* flags, CLONE_PARENT among them.
+
+    With `cgroup_fd`, a descriptor of a cgroup v2 directory, it is born there (clone3, Linux 5.7).
+    """
+    loaded = libc()
+    loaded.before_fork()
+    pid = -1
+    try:
+        if cgroup_fd is None:
+            pid = sys_clone(flags | _SIGCHLD, 0, 0, 0, 0)
+        else:
+            # clone3 takes the signal from the parent's own when the two become siblings.
+            signal = 0 if flags & CLONE_PARENT else _SIGCHLD
+            pid = sys_clone3(struct.pack("=11Q", flags | CLONE_INTO_CGROUP, 0, 0, 0, signal,
+                                         0, 0, 0, 0, 0, cgroup_fd), 88)
+    finally:
+        if pid == 0:
+            loaded.after_fork_child()
+        else:
+            loaded.after_fork_parent()
+    return pid
+
+
+def ns_fork() -> int:
+    """os.fork() without its warning and audit: the pid, or 0 in the child."""
+    return ns_clone(0)
+
+
+def ns_open(pid: int | str, name: str) -> int:
+    """A descriptor (close-on-exec) of a process's namespace by its OCI name; it keeps the namespace alive."""
+    return os.open(f"/proc/{pid}/ns/{NAMESPACES[name][0]}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def ns_join(fd: int, name: str) -> None:
+    """Enter the namespace of this OCI name; "pid" takes effect for the children that follow."""
+    sys_setns(fd, NAMESPACES[name][1])
+
+
+def ns_unshare(flags: int) -> None:
+    """Leave the namespaces of these flags for new ones."""
+    sys_unshare(flags)
+
+
+def ns_inode(pid: int | str, name: str) -> int:
+    """The number of a process's namespace: equal numbers, same namespace; 0 where the kernel has none."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/{NAMESPACES[name][0]}").st_ino
+    except FileNotFoundError:
+        if os.path.exists(f"/proc/{pid}"):
+            return 0
+        raise
+
+
+def process_name(name: str) -> None:
+    """Name this process as ps shows it; 15 bytes count."""
+    sys_prctl_text(PR_SET_NAME, name, 0, 0, 0)
 
 
 # =============================================================================
 # mounts -- mount options, the mount API, overlay, pivot_root(2), mountinfo
 # =============================================================================
-# Runs in: monitor, init, worker.
+# Runs in: monitor, init, worker.   Refs: mount(2), mount_setattr(2), pivot_root(2), mount_namespaces(7)
+#
+# A mount is made first and put somewhere later. `mount_new`, `mount_clone` and `overlay_mount` give a descriptor of a
+# detached mount: it is in no mount table, nobody can walk to it, and it is gone when the last descriptor is
+# closed (it is an O_PATH descriptor: names are looked up in it, not read). `mount_attach` then moves it onto a target, best one opened by `open_in_root`, in whatever mount namespace
+# the caller is. So nothing leaks when a step fails, and no link in a container's tree can misdirect a mount.
+# The flags of a detached mount are settled by `mount_attrs` before it is attached; Linux < 5.12 has no
+# mount_setattr(2), there the same call works after the attach only (by mount(2), through /proc/self/fd).
+#
+# Overlay: one `lowerdir+` for each layer (Linux 6.5). Before that the layers are one value, at most 255 bytes
+# long, so they are named relative to the directory that they share; what does not fit either raises
+# NeedsLegacyMount, and the init calls `overlay_mount_legacy`, mount(2) with its page of options.
+#
+# Order in an init: make the mount tree private (mount_propagation), attach the root on "/", everything else
+# inside it, `root_pivot`. Needs Linux 5.2 (fsopen); sysfs-like listings are read from /proc/self/mountinfo.
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_SYNCHRONOUS = 0x10
+MS_REMOUNT = 0x20
+MS_MANDLOCK = 0x40
+MS_DIRSYNC = 0x80
+MS_NOSYMFOLLOW = 0x100
+MS_NOATIME = 0x400
+MS_NODIRATIME = 0x800
+MS_BIND = 0x1000
+MS_MOVE = 0x2000
+MS_REC = 0x4000
+MS_SILENT = 0x8000
+MS_UNBINDABLE = 0x20000
+MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
+MS_SHARED = 0x100000
+MS_RELATIME = 0x200000
+MS_STRICTATIME = 0x1000000
+MS_LAZYTIME = 0x2000000
+
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR_ATIME = 0x70         # the field of the three below it and of relatime (0)
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_IDMAP = 0x100000
+MOUNT_ATTR_NOSYMFOLLOW = 0x200000
+
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+
+OVERLAY_LOWER_MAX = 128         # layers that an image may have; the kernel itself takes 500
+OVERLAY_OPTIONS = ("index=off", "metacopy=off", "redirect_dir=off")
+
+# fmt: off
+MOUNT_OPTIONS = {               # as mount(8) spells them: (MS_* set, MS_* cleared); "r" + name: recursive
+    "async":         (0, MS_SYNCHRONOUS),
+    "atime":         (0, MS_NOATIME),
+    "bind":          (MS_BIND, 0),
+    "defaults":      (0, 0),
+    "dev":           (0, MS_NODEV),
+    "diratime":      (0, MS_NODIRATIME),
+    "dirsync":       (MS_DIRSYNC, 0),
+    "exec":          (0, MS_NOEXEC),
+    "lazytime":      (MS_LAZYTIME, 0),
+    "loud":          (0, MS_SILENT),
+    "mand":          (MS_MANDLOCK, 0),
+    "noatime":       (MS_NOATIME, 0),
+    "nodev":         (MS_NODEV, 0),
+    "nodiratime":    (MS_NODIRATIME, 0),
+    "noexec":        (MS_NOEXEC, 0),
+    "nolazytime":    (0, MS_LAZYTIME),
+    "nomand":        (0, MS_MANDLOCK),
+    "norelatime":    (0, MS_RELATIME),
+    "nostrictatime": (0, MS_STRICTATIME),
+    "nosuid":        (MS_NOSUID, 0),
+    "nosymfollow":   (MS_NOSYMFOLLOW, 0),
+    "rbind":         (MS_BIND | MS_REC, 0),
+    "relatime":      (MS_RELATIME, 0),
+    "remount":       (MS_REMOUNT, 0),
+    "ro":            (MS_RDONLY, 0),
+    "rw":            (0, MS_RDONLY),
+    "silent":        (MS_SILENT, 0),
+    "strictatime":   (MS_STRICTATIME, 0),
+    "suid":          (0, MS_NOSUID),
+    "symfollow":     (0, MS_NOSYMFOLLOW),
+    "sync":          (MS_SYNCHRONOUS, 0),
+}
+
+MOUNT_PROPAGATION = {
+    "private":     MS_PRIVATE,
+    "rprivate":    MS_PRIVATE | MS_REC,
+    "rshared":     MS_SHARED | MS_REC,
+    "rslave":      MS_SLAVE | MS_REC,
+    "runbindable": MS_UNBINDABLE | MS_REC,
+    "shared":      MS_SHARED,
+    "slave":       MS_SLAVE,
+    "unbindable":  MS_UNBINDABLE,
+}
+
+_ATTRS = (                      # what belongs to a mount and not to its file system: (MS_*, MOUNT_ATTR_*)
+    (MS_RDONLY,      MOUNT_ATTR_RDONLY),
+    (MS_NOSUID,      MOUNT_ATTR_NOSUID),
+    (MS_NODEV,       MOUNT_ATTR_NODEV),
+    (MS_NOEXEC,      MOUNT_ATTR_NOEXEC),
+    (MS_NOATIME,     MOUNT_ATTR_NOATIME),
+    (MS_STRICTATIME, MOUNT_ATTR_STRICTATIME),
+    (MS_NODIRATIME,  MOUNT_ATTR_NODIRATIME),
+    (MS_NOSYMFOLLOW, MOUNT_ATTR_NOSYMFOLLOW),
+)
+
+_FS_FLAGS = (                   # what belongs to the file system: (MS_*, name for fsconfig)
+    (MS_SYNCHRONOUS, "sync"),
+    (MS_DIRSYNC,     "dirsync"),
+    (MS_MANDLOCK,    "mand"),
+    (MS_LAZYTIME,    "lazytime"),
+)
+# fmt: on
+
+_FS_VALUE_MAX = 255             # fsconfig(2), of a string
+_PAGE = 4096                    # mount(2), of all options; kernels with larger pages keep to it too
+
+
+class NeedsLegacyMount(EngineError):
+    """This kernel cannot make the overlay as a detached mount: use overlay_mount_legacy in the init."""
+
+    status = 501
+
+
+class MountOptions(tuple):
+    """Parsed options: MS_* to set and to clear, MS_* of propagation, data options, the recursive pair."""
+
+    __slots__ = ()
+
+    set = property(lambda self: self[0])
+    clear = property(lambda self: self[1])
+    propagation = property(lambda self: self[2])
+    data = property(lambda self: self[3])
+    recursive_set = property(lambda self: self[4])
+    recursive_clear = property(lambda self: self[5])
+
+
+class MountInfo(tuple):
+    """One line of mountinfo: proc_pid_mountinfo(5)."""
+
+    __slots__ = ()
+
+    id = property(lambda self: self[0])
+    parent = property(lambda self: self[1])
+    device = property(lambda self: self[2])             # "8:1"
+    root = property(lambda self: self[3])               # the directory of the file system that is seen
+    point = property(lambda self: self[4])
+    options = property(lambda self: self[5])            # of the mount, a list of words
+    propagation = property(lambda self: self[6])        # ["shared:1"], ["master:2"], [] when private
+    fstype = property(lambda self: self[7])
+    source = property(lambda self: self[8])
+    data = property(lambda self: self[9])               # of the file system, a list of words
+
+
+def mount_options_parse(options: list[str]) -> MountOptions:
+    """OCI mount options: what mount(8) knows by name becomes flags, the rest is `data` for the file system.
+
+    >>> mount_options_parse(["nosuid", "rprivate", "mode=755"])
+    (2, 0, [278528], ["mode=755"], 0, 0)
+    """
+    flags = clear = recursive_set = recursive_clear = 0
+    propagation, data = [], []
+    for option in options:
+        if option in MOUNT_PROPAGATION:
+            propagation.append(MOUNT_PROPAGATION[option])
+        elif option in MOUNT_OPTIONS:
+            on, off = MOUNT_OPTIONS[option]
+            flags, clear = flags & ~off | on, clear & ~on | off
+        elif option[:1] == "r" and option[1:] in MOUNT_OPTIONS:
+            on, off = MOUNT_OPTIONS[option[1:]]
+            recursive_set = recursive_set & ~off | on
+            recursive_clear = recursive_clear & ~on | off
+        elif option:
+            data.append(option)
+    return MountOptions((flags, clear, propagation, data, recursive_set, recursive_clear))
+
+
+def mount_attrs_of(flags: int) -> int:
+    """The MOUNT_ATTR_* of MS_* flags; flags of the file system itself are left out."""
+    attrs = 0
+    for flag, attr in _ATTRS:
+        if flags & flag:
+            attrs |= attr
+    return attrs
+
+
+def _ms_of(attrs: int) -> int:
+    flags = 0
+    for flag, attr in _ATTRS:
+        if attrs & attr:
+            flags |= flag
+    return flags
+
+
+def _fs_set(fs: int, option: str, path: str) -> None:
+    """One option of a file system that is being configured: "mode=755" or "newinstance"."""
+    key, equals, value = option.partition("=")
+    try:
+        if equals:
+            sys_fsconfig(fs, FSCONFIG_SET_STRING, key, value, 0)
+        else:
+            sys_fsconfig(fs, FSCONFIG_SET_FLAG, key, None, 0)
+    except OSError as refused:
+        raise _fs_error(fs, refused, path) from None
+
+
+def _fs_error(fs: int, refused: OSError, path: str) -> OSError:
+    """The same error with the sentence that the kernel left on the descriptor, if it left one."""
+    try:
+        told = os.read(fs, 1024).decode(errors="replace").strip()
+    except OSError:
+        return OSError(refused.errno, refused.strerror, path)
+    return OSError(refused.errno, f"{refused.strerror} ({told[2:]})", path)
+
+
+def _fs_mount(fs: int, attrs: int, path: str) -> int:
+    """Create the configured file system and give its detached mount."""
+    try:
+        sys_fsconfig(fs, FSCONFIG_CMD_CREATE, None, None, 0)
+    except OSError as refused:
+        raise _fs_error(fs, refused, path) from None
+    return sys_fsmount(fs, FSMOUNT_CLOEXEC, attrs, path=path)
+
+
+def mount_new(fstype: str, options: list[str] | tuple = (), attrs: int = 0) -> int:
+    """A detached mount (descriptor) of a new file system; options as mount(8) -o, attrs MOUNT_ATTR_*.
+
+    OSError with the kernel's sentence: ENODEV no such file system, EINVAL an option that it does not know.
+    """
+    parsed = mount_options_parse(list(options))
+    fs = sys_fsopen(fstype, FSOPEN_CLOEXEC, path=fstype)
+    try:
+        if not any(option.startswith("source=") for option in parsed.data):
+            _fs_set(fs, "source=" + fstype, fstype)
+        for flag, name in _FS_FLAGS:
+            if parsed.set & flag:
+                _fs_set(fs, name, fstype)
+        for option in parsed.data:
+            _fs_set(fs, option, fstype)
+        return _fs_mount(fs, attrs | mount_attrs_of(parsed.set), fstype)
+    finally:
+        os.close(fs)
+
+
+def mount_clone(path_or_fd: str | int, recursive: bool = False) -> int:
+    """A detached copy (bind mount) of what is at a path, or of what a descriptor stands for."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+    if isinstance(path_or_fd, int):
+        return sys_open_tree(path_or_fd, "", flags | AT_EMPTY_PATH)
+    return sys_open_tree(AT_FDCWD, path_or_fd, flags, path=path_or_fd)
+
+
+def mount_attach(fd: int, dirfd: int = AT_FDCWD, path: str = "") -> None:
+    """Put a detached mount on `path` relative to `dirfd`; without a path on what `dirfd` stands for."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if path else MOVE_MOUNT_T_EMPTY_PATH)
+    sys_move_mount(fd, "", dirfd, path, flags, path=path or None)
+
+
+def mount_attrs(fd: int, *, set: int = 0, clear: int = 0, propagation: int = 0,
+                recursive: bool = False) -> None:
+    """Set and clear MOUNT_ATTR_* of a mount, and its propagation (MS_PRIVATE, ...).
+
+    On Linux < 5.12 a detached mount cannot be changed: ENOSYS; call it again after the attach.
+    """
+    if set & MOUNT_ATTR_ATIME:
+        clear |= MOUNT_ATTR_ATIME                   # it is one field: mount_setattr(2) wants it cleared whole
+    attr = struct.pack("=4Q", set, clear, propagation & ~MS_REC, 0)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    try:
+        sys_mount_setattr(fd, "", flags, attr, len(attr))
+    except OSError as refused:
+        if refused.errno != errno.ENOSYS:
+            raise
+        _attrs_by_remount(fd, (set, clear, propagation & ~MS_REC), recursive)
+
+
+def mount_readonly(fd: int, recursive: bool = False) -> None:
+    """Make a mount, or it and all below it, read-only; see mount_attrs."""
+    mount_attrs(fd, set=MOUNT_ATTR_RDONLY, recursive=recursive)
+
+
+def _attrs_by_remount(fd: int, change: tuple, recursive: bool) -> None:
+    """mount_setattr(2) for Linux < 5.12: mount(2) on every mount, which keeps the flags that it has."""
+    on, off, propagation = change
+    mount_id = mount_id_of(fd)
+    mounts = {info.id: info for info in mountinfo()}
+    if mount_id not in mounts:
+        raise OSError(errno.ENOSYS, "mount_setattr: the kernel cannot change a detached mount")
+    wanted = [mount_id]
+    if recursive:
+        wanted += mounts_below(mounts, mount_id)
+    for number in wanted:
+        info = mounts[number]
+        # The descriptor names its mount exactly; those below it have a path only.
+        target = f"/proc/self/fd/{fd}" if number == mount_id else info.point
+        flags = mount_options_parse(info.options).set & ~_ms_of(off & ~on) | _ms_of(on)
+        if on | off:
+            sys_mount(None, target, None, MS_REMOUNT | MS_BIND | flags, None, path=info.point)
+        if propagation:
+            sys_mount(None, target, None, propagation, None, path=info.point)
+
+
+def mount_propagation(path: str, flags: int) -> None:
+    """Set the propagation of the mount at a path: MS_SLAVE | MS_REC and the like."""
+    sys_mount(None, path, None, flags, None, path=path)
+
+
+def unmount(path_or_fd: str | int, flags: int = MNT_DETACH) -> None:
+    """Take a mount, and with MNT_DETACH all below it, out of this mount namespace."""
+    path = f"/proc/self/fd/{path_or_fd}" if isinstance(path_or_fd, int) else path_or_fd
+    sys_umount2(path, flags, path=path)
+
+
+def overlay_mount(lowers: list[str], upper: str | None = None, work: str | None = None, *,
+                  options: tuple = (), attrs: int = 0) -> int:
+    """A detached overlay (descriptor) of `lowers`, topmost first; without an upper it cannot be written.
+
+    NeedsLegacyMount: not on this kernel with these names. ENODEV: no overlay at all.
+    """
+    if len(lowers) > OVERLAY_LOWER_MAX:
+        raise InvalidParameter("max depth exceeded")
+    if len(lowers) == 1 and upper is None:
+        fd = mount_clone(lowers[0])                 # overlayfs wants two layers at least
+        try:
+            mount_attrs(fd, set=attrs | MOUNT_ATTR_RDONLY, propagation=MS_PRIVATE)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+    held: list[int] = []                            # descriptors that stand for paths, until it is mounted
+    try:
+        fs = sys_fsopen("overlay", FSOPEN_CLOEXEC, path="overlay")
+        held.append(fs)
+        _fs_set(fs, "source=overlay", "overlay")
+        for option in OVERLAY_OPTIONS + tuple(options):
+            _fs_set(fs, option, "overlay")
+        for key, path in (("upperdir", upper), ("workdir", work)):
+            if path is not None:
+                _fs_set(fs, f"{key}={_overlay_name(path, held)}", path)
+        return _overlay_lowers(fs, lowers, held, attrs)
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+def _overlay_lowers(fs: int, lowers: list[str], held: list[int], attrs: int) -> int:
+    """Add the layers, by `lowerdir+` or all in one value, and mount."""
+    try:
+        for path in lowers:
+            sys_fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir+", _overlay_name(path, held), 0, path=path)
+        return _fs_mount(fs, attrs, "overlay")
+    except OSError as refused:
+        # A layer that is wrong is told at CREATE; here the kernel does not know the key (Linux < 6.5).
+        if refused.errno != errno.EINVAL or refused.filename not in lowers:
+            raise
+    directory = os.path.dirname(lowers[0]) if len(lowers) == 1 else os.path.commonpath(lowers)
+    names = [os.path.relpath(path, directory) for path in lowers]
+    value = ":".join(names)
+    if len(os.fsencode(value)) > _FS_VALUE_MAX or _is_odd("".join(names)):
+        raise NeedsLegacyMount("the layers' names do not fit into one option of this kernel")
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    held.append(here)
+    os.chdir(directory)
+    try:
+        _fs_set(fs, "lowerdir=" + value, directory)
+        return _fs_mount(fs, attrs, "overlay")
+    finally:
+        os.fchdir(here)
+
+
+def _is_odd(path: str) -> bool:
+    """Holds a character with a meaning of its own in an overlay's options."""
+    return any(character in path for character in "\\,:\"")
+
+
+def _overlay_name(path: str, held: list[int]) -> str:
+    """The path, or a short and harmless name for it through a descriptor that is added to `held`."""
+    if len(os.fsencode(path)) <= _FS_VALUE_MAX and not _is_odd(path):
+        return path
+    held.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    return f"/proc/self/fd/{held[-1]}"
+
+
+def overlay_mount_legacy(layers_dir: str, names: list[str], upper: str | None, work: str | None, *,
+                         target: str, flags: int = 0) -> None:
+    """Mount an overlay of `names` (relative to `layers_dir`, topmost first) on `target` by mount(2).
+
+    Leaves the working directory in `layers_dir`. A single layer without upper is bound read-only.
+    """
+    os.chdir(layers_dir)
+    if len(names) == 1 and upper is None:
+        sys_mount(names[0], target, None, MS_BIND, None, path=target)
+        sys_mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | flags, None, path=target)
+        return
+    held: list[int] = []
+    try:
+        words = ["lowerdir=" + ":".join(names)]
+        if upper is not None and work is not None:
+            words += ["upperdir=" + _overlay_name(upper, held), "workdir=" + _overlay_name(work, held)]
+        data = ",".join(words + list(OVERLAY_OPTIONS))
+        if len(os.fsencode(data)) >= _PAGE:
+            raise InvalidParameter("max depth exceeded")
+        sys_mount("overlay", target, "overlay", flags, data, path=target)
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+def root_pivot(new_root_fd: int) -> None:
+    """Make an attached mount this namespace's root and forget the old one, all of whose mounts go with it.
+
+    The mounts must not be shared (mount_propagation("/", MS_SLAVE | MS_REC) before): pivot_root(2) refuses it,
+    and the unmount would reach the host. Where the root is the initramfs, which pivot_root(2) cannot
+    move, it is entered by chroot(2) after everything else was unmounted.
+    """
+    os.fchdir(new_root_fd)
+    try:
+        # "." twice stacks the old root on the new one, so no directory for it is needed: pivot_root(2).
+        sys_pivot_root(".", ".")
+    except OSError as refused:
+        if refused.errno != errno.EINVAL:
+            raise
+        _root_move(new_root_fd)
+        return
+    # Detaching a shared old root would unmount the host's: as slave nothing goes back.
+    sys_mount(None, ".", None, MS_SLAVE | MS_REC, None, path=".")
+    sys_umount2(".", MNT_DETACH, path=".")
+    os.chdir("/")
+
+
+def _root_move(new_root_fd: int) -> None:
+    """The way of switch_root(8): the new root is moved over "/", so even a walk out of chroot ends in it."""
+    new = mount_id_of(new_root_fd)
+    mounts = {info.id: info for info in mountinfo()}
+    keep = {new, *mounts_below(mounts, new)}
+    number = mounts[new].parent
+    while number in mounts:                         # those that the new root stands on
+        keep.add(number)
+        number = mounts[number].parent if mounts[number].parent != number else -1
+    for info in reversed(list(mounts.values())):
+        if info.id not in keep:
+            try:
+                sys_umount2(info.point, MNT_DETACH | UMOUNT_NOFOLLOW)
+            except OSError:                         # locked by a user namespace, or gone with its parent
+                continue
+    os.fchdir(new_root_fd)
+    if mounts[new].point != "/":
+        sys_mount(".", "/", None, MS_MOVE, None, path="/")
+    os.chroot(".")
+    os.chdir("/")
+
+
+def mount_id_of(fd: int) -> int:
+    """The mount (its number in mountinfo) that a descriptor is on."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+        for line in file:
+            if line.startswith(b"mnt_id:"):
+                return int(line[7:])
+    raise OSError(errno.ENOENT, "fdinfo has no mnt_id")
+
+
+def mounts_below(mounts: dict[int, MountInfo], number: int) -> list[int]:
+    """The numbers of the mounts that stand on mount `number`, parents before children."""
+    children: dict[int, list[int]] = {}
+    for info in mounts.values():
+        if info.id != info.parent:
+            children.setdefault(info.parent, []).append(info.id)
+    below = list(children.get(number, ()))
+    for child in below:
+        below += children.get(child, ())
+    return below
+
+
+def mountinfo(pid: int | str = "self") -> list[MountInfo]:
+    """The mounts of a process's namespace, in the kernel's order (parents first)."""
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:
+        return [_mountinfo_line(line) for line in file.read().split(b"\n") if line]
+
+
+def _mountinfo_line(line: bytes) -> MountInfo:
+    left, _, right = line.partition(b" - ")
+    number, parent, device, root, point, options, *propagation = map(_unescape, left.split(b" "))
+    fstype, source, *data = map(_unescape, right.split(b" "))
+    return MountInfo((int(number), int(parent), device, root, point, options.split(","), propagation,
+                      fstype, source, data[0].split(",") if data else []))
+
+
+def _unescape(word: bytes) -> str:
+    """A field of mountinfo, whose blanks and backslashes are written in octal."""
+    if b"\\" in word:
+        head, *rest = word.split(b"\\")
+        word = head + b"".join(bytes((int(part[:3], 8),)) + part[3:] for part in rest)
+    return os.fsdecode(word)
 
 
 # =============================================================================
@@ -1764,13 +2599,150 @@ def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET, m
 # =============================================================================
 # terminals -- pty pairs, window size, raw mode, passing descriptors
 # =============================================================================
-# Runs in: cli, monitor, init.
+# Runs in: cli, monitor, init.   Refs: pty(7), ioctl_tty(2), termios(3), unix(7), cmsg(3)
+#
+# The container's terminal is a pty of the container's own devpts: its slave is the /dev/pts/N that the
+# container sees, which a pty of the host could not be. So the init opens the master inside, sends it to the monitor
+# and makes the slave its controlling terminal. Neither may import by then: their ioctls go through `syscalls`,
+# while the CLI, which only sets its own terminal to raw, uses termios.
+#
+# Descriptors travel as SCM_RIGHTS beside at least one byte, and arrive close-on-exec. What a peer sends beyond what was
+# expected is closed, not leaked.
+
+TIOCSCTTY = 0x540E              # asm-generic/ioctls.h: the same on all SYSCALL_MACHINES
+TIOCSWINSZ = 0x5414
+TIOCGWINSZ = 0x5413
+TIOCSPTLCK = 0x40045431
+TIOCGPTPEER = 0x5441
+TIOCGPTN = 0x80045430
+
+
+def pty_open(devpts: str | int = "/dev/ptmx") -> tuple[int, int]:
+    """A new pty: (master descriptor, number N of the slave pts/N).
+
+    `devpts` is the path of a ptmx, or a descriptor of a devpts's root directory. Both ends are O_NOCTTY.
+    """
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+    if isinstance(devpts, int):
+        master = os.open("ptmx", flags, dir_fd=devpts)
+    else:
+        master = os.open(devpts, flags)
+    try:
+        sys_ioctl(master, TIOCSPTLCK, struct.pack("=i", 0))
+        number = sys_buffer(4)
+        sys_ioctl(master, TIOCGPTN, number)
+    except BaseException:
+        os.close(master)
+        raise
+    return master, struct.unpack("=I", number.raw)[0]
+
+
+def pty_slave(master: int) -> int:
+    """A descriptor of the slave, by the master itself: no path that someone could have bent (Linux 4.13)."""
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+    return sys_ioctl(master, TIOCGPTPEER, flags)
+
+
+def pty_control(slave: int) -> None:
+    """Make the slave the controlling terminal of this process, which leads a session (os.setsid before)."""
+    sys_ioctl(slave, TIOCSCTTY, 0)
+
+
+def winsize_get(fd: int) -> tuple[int, int]:
+    """(rows, columns) of a terminal; OSError ENOTTY for anything else."""
+    size = os.get_terminal_size(fd)
+    return size.lines, size.columns
+
+
+def winsize_set(fd: int, rows: int, columns: int) -> None:
+    """Set a terminal's size; the kernel sends SIGWINCH to its foreground processes when it changes."""
+    clip = 0xFFFF
+    sys_ioctl(fd, TIOCSWINSZ, struct.pack("=4H", min(rows, clip), min(columns, clip), 0, 0))
+
+
+class raw_mode:
+    """Context manager: the terminal passes every byte on, no echo, no signals; as it was afterwards."""
+
+    __slots__ = ("_fd", "_saved")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._saved: list | None = None
+
+    def __enter__(self) -> raw_mode:
+        import termios
+        import tty
+        self._saved = termios.tcgetattr(self._fd)
+        tty.setraw(self._fd, termios.TCSANOW)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Set the terminal back now; harmless when it is already, or gone."""
+        import termios
+        saved, self._saved = self._saved, None
+        if saved is not None:
+            try:
+                termios.tcsetattr(self._fd, termios.TCSADRAIN, saved)
+            except termios.error:                   # the terminal was closed
+                return
+
+
+def fds_send(sock: _socket.socket, data: bytes, fds: list[int] | tuple = ()) -> int:
+    """Send bytes (at least one) and descriptors with them over a unix socket; gives the bytes taken."""
+    if not fds:
+        return sock.send(data)
+    rights = struct.pack(f"={len(fds)}i", *fds)
+    return sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+
+
+def fds_recv(sock: _socket.socket, size: int, maxfds: int = 0, flags: int = 0) -> tuple[bytes, list[int]]:
+    """(bytes, descriptors) of one receive, b"" at the end; a message longer than `size` is EMSGSIZE."""
+    data, ancillary, told, _ = sock.recvmsg(
+        size, _socket.CMSG_SPACE(4 * max(maxfds, 1)), flags | _socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, content in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            fds += struct.unpack(f"={len(content) // 4}i", content[:len(content) // 4 * 4])
+    for fd in fds[maxfds:]:
+        os.close(fd)
+    if told & _socket.MSG_TRUNC:
+        for fd in fds[:maxfds]:
+            os.close(fd)
+        raise OSError(errno.EMSGSIZE, "message longer than expected")
+    return data, fds[:maxfds]
+
+
+def peer_cred(sock: _socket.socket) -> tuple[int, int, int]:
+    """(pid, uid, gid) of the process that connected or listens at the other end: SO_PEERCRED, unix(7)."""
+    return struct.unpack("=3i", sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12))
 
 
 # =============================================================================
 # netlink -- links by hand: bring the loopback up
 # =============================================================================
-# Runs in: init.
+# Runs in: init.   Refs: netdevice(7)
+#
+# A new network namespace has one link, lo, and it is down. One ioctl brings it up; the kernel itself adds
+# 127.0.0.1 and ::1. Links between namespaces, addresses and routes come with bridge networks.
+
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+def loopback_up() -> None:
+    """Bring lo of this network namespace up."""
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        request = sys_buffer(struct.pack("=16sH22x", b"lo", 0))
+        sys_ioctl(sock.fileno(), _SIOCGIFFLAGS, request)
+        flags = struct.unpack_from("=H", request.raw, 16)[0]
+        sys_ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("=16sH22x", b"lo", flags | _IFF_UP))
+    finally:
+        sock.close()
 
 
 # =============================================================================
