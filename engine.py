@@ -69,7 +69,7 @@ TYPE_CHECKING = False           # importing typing costs 8 ms; type checkers see
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from typing import Any
+    from typing import Any, NoReturn
 
 VERSION = "0.1.0"               # ours; shown as Platform and component detail
 DOCKER_VERSION = "28.5.2"       # the Docker whose behaviour is followed
@@ -1218,7 +1218,322 @@ def _word_expand(text: str, at: int, env: Mapping[str, str], word: list[str]) ->
 # =============================================================================
 # wire -- HTTP/1.1 heads, chunked, Docker's stream frames: bytes in, bytes out; pure
 # =============================================================================
-# Runs in: all roles.
+# Runs in: all roles.   Refs: RFC 9112, RFC 9110 section 5, Docker Engine API "Stream format"
+#
+# What goes over a connection, without the connection: the caller reads and writes, this section
+# says what the bytes mean. Two programs that read one message differently can be played against
+# each other (request smuggling), so a head has one reading or none: lines end in CRLF and no
+# other control character occurs, a field that frames the message occurs once, a length and an
+# encoding exclude each other, a name touches its colon, and no line is folded. What is refused
+# is InvalidParameter, and the connection can't go on. Heads, lines and counts are bounded.
+#
+# Decoders are fed what arrives and never hold more than a few hundred bytes back.
+# WebSocket frames are not here.
+
+HEAD_MAX = 1 << 18              # bytes; an X-Registry-Auth or filters parameter can be long
+HEAD_FIELDS_MAX = 128
+CHUNK_LINE_MAX = 256            # bytes of a chunk's size line, extensions included
+CHUNK_TRAILER_MAX = 8192
+CHUNK_END = b"0\r\n\r\n"
+CONTENT_LENGTH_DIGITS = 18      # so that it fits in 63 bits
+
+TOKEN = LETTERS + DIGITS + "!#$%&'*+-.^_`|~"                    # RFC 9110 section 5.6.2
+CONTROLS = bytes(set(range(32)) - {9}) + b"\x7f"                # a tab is white space, no control
+#: Fields that must not occur twice: a second one could be believed instead of the first.
+FIELDS_ONCE = ("authorization", "content-length", "content-type", "expect", "host",
+               "transfer-encoding", "x-registry-auth", "x-registry-config")
+# fmt: off
+HTTP_REASONS = {
+    100: "Continue", 101: "UPGRADED", 200: "OK", 201: "Created", 202: "Accepted",
+    204: "No Content", 206: "Partial Content", 301: "Moved Permanently", 302: "Found",
+    304: "Not Modified", 307: "Temporary Redirect", 308: "Permanent Redirect",
+    400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
+    405: "Method Not Allowed", 406: "Not Acceptable", 409: "Conflict",
+    411: "Length Required", 413: "Request Entity Too Large", 414: "Request URI Too Long",
+    416: "Requested Range Not Satisfiable", 417: "Expectation Failed", 426: "Upgrade Required",
+    429: "Too Many Requests", 431: "Request Header Fields Too Large",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
+    503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+}
+# fmt: on
+FRAME_STDIN, FRAME_STDOUT, FRAME_STDERR, FRAME_ERROR = range(4)
+
+
+class Head:
+    """A parsed head: of a request with .method and .target, or of a response with .status, .reason.
+
+    .version is "1.0" or "1.1", .headers {lower-case name: value}; fields that occur more than once
+    are joined with ", ". .length is the size of the body in bytes, -1 if it is chunked, and None
+    where no field tells: a request then has no body, a response lasts until the connection ends.
+    """
+
+    __slots__ = ("headers", "length", "method", "reason", "status", "target", "version")
+
+    def __init__(self) -> None:
+        self.method = self.target = self.reason = ""
+        self.status, self.version = 0, "1.1"
+        self.headers: dict[str, str] = {}
+        self.length: int | None = None
+
+    @property
+    def keeps_alive(self) -> bool:
+        """True when the connection may carry another message after this one."""
+        tokens = self.headers.get("connection", "").lower().replace(" ", "").split(",")
+        return "keep-alive" in tokens if self.version == "1.0" else "close" not in tokens
+
+
+def head_end(data: bytes | bytearray) -> int:
+    """How many bytes of `data` the head takes, with its empty line; -1 when it isn't all there.
+
+    Raises InvalidParameter when it is longer than HEAD_MAX.
+    """
+    end = data.find(b"\r\n\r\n", 0, HEAD_MAX)
+    if end < 0 and (len(data) >= HEAD_MAX or b"\n\n" in data):
+        raise InvalidParameter("malformed HTTP head" if len(data) < HEAD_MAX
+                               else "HTTP head is too large")
+    return end + 4 if end >= 0 else -1
+
+
+def head_parse(data: bytes | bytearray) -> Head:
+    """The Head in `data`, which ends with the empty line; InvalidParameter when it has no one
+    reading. A response is known by its first bytes, "HTTP/"."""
+    if len(data) > HEAD_MAX or not data.endswith(b"\r\n\r\n"):
+        raise InvalidParameter("malformed HTTP head")
+    lines = bytes(data[:-4]).split(b"\r\n")
+    if len(lines) > HEAD_FIELDS_MAX + 1:
+        raise InvalidParameter("too many HTTP header fields")
+    texts = [_head_line(line) for line in lines]
+    head = Head()
+    is_response = texts[0].startswith("HTTP/")
+    (_response_line if is_response else _request_line)(head, texts[0])
+    for text in texts[1:]:
+        _head_field(head.headers, text)
+    _head_framing(head)
+    if not is_response and head.version == "1.1" and "host" not in head.headers:
+        raise InvalidParameter("missing required Host header")
+    return head
+
+
+def _head_line(line: bytes) -> str:
+    if len(line) != len(line.translate(None, CONTROLS)):
+        raise InvalidParameter("malformed HTTP head: control character")
+    return line.decode("latin-1")
+
+
+def _http_version(text: str) -> str:
+    if text not in ("HTTP/1.0", "HTTP/1.1"):
+        raise InvalidParameter(f"unsupported HTTP version {quote(text[:20])}")
+    return text[5:]
+
+
+def _request_line(head: Head, text: str) -> None:
+    method, _, rest = text.partition(" ")
+    target, _, version = rest.partition(" ")
+    if not method or len(method) > 20 or method.strip(TOKEN):
+        raise InvalidParameter("malformed HTTP method")
+    head.version = _http_version(version)
+    if not target.isascii() or "\t" in target or "#" in target:
+        raise InvalidParameter("malformed HTTP request target")
+    if target[:7].lower() == "http://":     # absolute form, as sent to a proxy
+        target = "/" + target[7:].partition("/")[2]
+    if target[:1] != "/" and (target, method) != ("*", "OPTIONS"):
+        raise InvalidParameter("malformed HTTP request target")
+    head.method, head.target = method, target
+
+
+def _response_line(head: Head, text: str) -> None:
+    version, _, rest = text.partition(" ")
+    code, _, head.reason = rest.partition(" ")
+    head.version = _http_version(version)
+    if len(code) != 3 or code.strip(DIGITS) or code[0] == "0":
+        raise InvalidParameter("malformed HTTP status")
+    head.status = int(code)
+
+
+def _head_field(headers: dict[str, str], text: str) -> None:
+    name, colon, value = text.partition(":")
+    name = name.lower()
+    if not colon or not name or name.strip(TOKEN):      # also what is folded, or "Name :"
+        raise InvalidParameter("malformed HTTP header field")
+    value = value.strip(" \t")
+    if name in headers:
+        if name in FIELDS_ONCE:
+            raise InvalidParameter(f"HTTP header field {name} occurs twice")
+        value = f"{headers[name]}, {value}"
+    headers[name] = value
+
+
+def _head_framing(head: Head) -> None:
+    """Sets .length from the two fields that frame a body, of which there may be one."""
+    length = head.headers.get("content-length")
+    encoding = head.headers.get("transfer-encoding")
+    if encoding is not None:
+        if length is not None or head.version == "1.0":
+            raise InvalidParameter("HTTP message is framed twice")
+        if encoding.lower() != "chunked":
+            raise Unsupported(f"unsupported transfer encoding {quote(encoding[:40])}")
+        head.length = -1
+    elif length is not None:
+        if not length or len(length) > CONTENT_LENGTH_DIGITS or length.strip(DIGITS):
+            raise InvalidParameter(f"bad Content-Length {quote(length[:40])}")
+        head.length = int(length)
+
+
+def head_text(first: str, headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> bytes:
+    """The bytes of a head: its first line, its fields, the empty line.
+
+    Raises ValueError if a field could be read as more than one, whatever a value was made of.
+    """
+    fields = headers.items() if hasattr(headers, "items") else headers
+    lines = [first, *[f"{name}: {value}" for name, value in fields]]
+    data = "\r\n".join(lines).encode("latin-1", "replace")
+    if len(data.translate(None, CONTROLS)) != len(data) - 2 * (len(lines) - 1):
+        raise ValueError("control character in an HTTP head")
+    return data + b"\r\n\r\n"
+
+
+def request_head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
+    """The head of a request: "GET /version HTTP/1.1" and the fields."""
+    if " " in target or not target:
+        raise ValueError("space in an HTTP request target")
+    return head_text(f"{method} {target} HTTP/1.1", headers)
+
+
+def response_head(status: int, headers: Mapping[str, str], version: str = "1.1") -> bytes:
+    """The head of a response: "HTTP/1.1 200 OK" and the fields."""
+    return head_text(f"HTTP/{version} {status} {HTTP_REASONS.get(status, 'Unknown')}", headers)
+
+
+# -- chunked ------------------------------------------------------------------
+
+def chunk_encode(data: bytes) -> bytes:
+    """The data as one chunk; nothing for no data, because an empty chunk ends the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+class ChunkDecoder:
+    """Takes the chunks of a body apart as they arrive.
+
+    `.feed(data)` returns what of the body they hold; `.done` tells that the last chunk was seen and
+    `.rest` holds what came after it. Bad chunking raises InvalidParameter, also when fed again.
+    """
+
+    __slots__ = ("_left", "_line", "_state", "_trailer", "done", "rest")
+
+    def __init__(self) -> None:
+        self._state: Callable[[bytes], None] | None = self._size_line   # what reads the next line
+        self._left = self._trailer = 0
+        self._line = b""
+        self.done = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes of the body that `data` goes on with."""
+        if self._state is None:
+            self._refuse()
+        out: list[bytes] = []
+        while data and not self.done:
+            if self._left:
+                part = data[:self._left]
+                out.append(part)
+                data = data[len(part):]
+                self._left -= len(part)
+                if not self._left:
+                    self._state = self._data_end
+                continue
+            data = self._take_line(data)
+        self.rest += data
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _take_line(self, data: bytes) -> bytes:
+        """Hands a whole line on; keeps a part of one. Returns what is left of `data`."""
+        cut = data.find(b"\n") + 1
+        self._line += data[:cut] if cut else data
+        if len(self._line) > CHUNK_LINE_MAX:
+            self._refuse()
+        if cut:
+            line, self._line = self._line, b""
+            body = line[:-2]
+            if line[-2:] != b"\r\n" or len(body.translate(None, CONTROLS)) != len(body):
+                self._refuse()
+            self._state(body)
+            return data[cut:]
+        return b""
+
+    def _size_line(self, line: bytes) -> None:
+        digits = line.partition(b";")[0]
+        if b";" in line:
+            digits = digits.rstrip(b" \t")
+        if not 0 < len(digits) <= 15 or digits.strip(b"0123456789abcdefABCDEF"):
+            self._refuse()
+        self._left = int(digits, 16)
+        if not self._left:
+            self._state = self._trailer_line
+
+    def _data_end(self, line: bytes) -> None:
+        if line:
+            self._refuse()
+        self._state = self._size_line
+
+    def _trailer_line(self, line: bytes) -> None:
+        self._trailer += len(line)
+        if not line:
+            self.done = True
+        elif self._trailer > CHUNK_TRAILER_MAX:
+            self._refuse()
+        else:
+            _head_field({}, line.decode("latin-1"))
+
+    def _refuse(self) -> NoReturn:
+        self._state = None
+        raise InvalidParameter("malformed chunked encoding")
+
+
+# -- Docker's stream frames ---------------------------------------------------
+
+def frame_header(stream: int, size: int) -> bytes:
+    """The 8 bytes before `size` bytes of a stream: FRAME_STDOUT, FRAME_STDERR, ..."""
+    return struct.pack(">BxxxL", stream, size)
+
+
+class FrameReader:
+    """Takes Docker's multiplexed streams apart as they arrive.
+
+    `.feed(data)` returns [(stream, bytes), ...]; a frame that arrives in pieces comes out in pieces.
+    `.is_between` is True when no frame is half done: only then is an end an end.
+    """
+
+    __slots__ = ("_head", "_left", "_stream")
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = self._stream = 0
+
+    @property
+    def is_between(self) -> bool:
+        return not self._head and not self._left
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """The parts of frames in `data`; EngineError when a header is none of Docker's."""
+        parts = []
+        at = 0
+        while at < len(data):
+            if not self._left:
+                head = self._head + data[at:at + 8 - len(self._head)]
+                at += len(head) - len(self._head)
+                self._head = head
+                if len(head) < 8:
+                    break
+                self._stream, self._left = struct.unpack(">BxxxL", head)
+                if self._stream > FRAME_ERROR:
+                    raise EngineError(f"Unrecognized input header: {self._stream}")
+                self._head = b""
+                continue
+            part = data[at:at + self._left]
+            parts.append((self._stream, part))
+            at += len(part)
+            self._left -= len(part)
+        return parts
 
 
 # =============================================================================
