@@ -3453,7 +3453,191 @@ def http_dispatch(engine: Any, request: Request) -> Any:
 # =============================================================================
 # api_system -- Docker Engine API endpoints: ping, version, info, events
 # =============================================================================
-# Runs in: api, cli.
+# Runs in: api, cli.   Refs: Docker Engine API 1.24 to 1.51; moby daemon/events/filter.go
+#
+# What the engine knows about itself, and the stream of what happened. The engine makes the newest
+# form of each document; a row of INFO_FIELDS says from which API version on, or up to which, a
+# field is part of it, and older clients get what they knew.
+# Events are read from the journal: what lies between `since` and `until`, then what comes, until
+# `until` or until the client leaves. A filter's values are alternatives, its keys conditions.
+# Groups of endpoints that this engine does not have yet are rows of NOT_THERE and answer 501 in
+# Docker's form; those of a swarm answer what a dockerd outside of one does.
+
+PING_HEADERS = {
+    "Api-Version": API_VERSION,
+    "Builder-Version": "1",
+    "Cache-Control": "no-cache, no-store, must-revalidate",
+    "Content-Type": "text/plain; charset=utf-8",
+    "Docker-Experimental": "false",
+    "Ostype": "linux",
+    "Pragma": "no-cache",
+    "Swarm": "inactive",
+}
+
+# fmt: off
+#: (first version with the field, field)
+INFO_FIELDS = (
+    ("1.44", "CDISpecDirs"),
+    ("1.46", "Containerd"),
+    ("1.50", "DiscoveredDevices"),
+    ("1.49", "FirewallBackend"),
+)
+#: what /info said in older versions and says no more: (first version without it, field, value)
+INFO_OLD = (
+    ("1.50", "BridgeNfIp6tables", False),
+    ("1.50", "BridgeNfIptables",  False),
+    ("1.42", "ClusterAdvertise",  ""),
+    ("1.42", "ClusterStore",      ""),
+    ("1.42", "KernelMemory",      False),
+    ("1.41", "SystemStatus",      None),
+)
+
+#: types of events that their own filter key picks by id or name
+EVENT_TYPES = ("builder", "config", "container", "daemon", "network", "node", "plugin", "secret",
+               "service", "volume")
+EVENT_FILTERS = frozenset((*EVENT_TYPES, "event", "image", "label", "scope", "type"))
+
+NOT_THERE = (
+    ("POST",   "/auth",                      "logging in to a registry"),
+    ("GET",    "/distribution/{name}/json",  "asking a registry"),
+    ("GET",    "/images/search",             "searching a registry"),
+    ("POST",   "/images/{name}/push",        "pushing to a registry"),
+    ("GET",    "/system/df",                 "disk usage"),
+    ("POST",   "/build",                     "building images"),
+    ("POST",   "/build/prune",               "building images"),
+    ("POST",   "/build/cancel",              "building images"),
+    ("GET",    "/networks",                  "networks"),
+    ("GET",    "/networks/{id}",             "networks"),
+    ("DELETE", "/networks/{id}",             "networks"),
+    ("POST",   "/networks/create",           "networks"),
+    ("POST",   "/networks/prune",            "networks"),
+    ("POST",   "/networks/{id}/connect",     "networks"),
+    ("POST",   "/networks/{id}/disconnect",  "networks"),
+    ("GET",    "/volumes",                   "volumes"),
+    ("GET",    "/volumes/{name}",            "volumes"),
+    ("PUT",    "/volumes/{name}",            "volumes"),
+    ("DELETE", "/volumes/{name}",            "volumes"),
+    ("POST",   "/volumes/create",            "volumes"),
+    ("POST",   "/volumes/prune",             "volumes"),
+)
+# fmt: on
+
+
+def _not_there_register() -> None:
+    for method, pattern, subject in NOT_THERE:
+        def refuse(engine: Any, request: Request, subject: str = subject) -> None:
+            raise Unsupported(f"{subject}: not supported by this engine")
+        route(method, pattern)(refuse)
+
+
+_not_there_register()
+
+
+@route("GET", "/_ping")
+def get_ping(engine: Any, request: Request) -> Response:
+    """OK, with the headers from which clients learn the API version."""
+    return Response(200, dict(PING_HEADERS), b"OK")
+
+
+@route("HEAD", "/_ping")
+def head_ping(engine: Any, request: Request) -> Response:
+    """The headers of GET /_ping."""
+    return Response(200, dict(PING_HEADERS))
+
+
+@route("GET", "/version")
+def get_version(engine: Any, request: Request) -> dict:
+    """Versions of the engine and of what it stands on."""
+    return engine.version()
+
+
+@route("GET", "/info")
+def get_info(engine: Any, request: Request) -> dict:
+    """The engine's state and the host's, with the fields of the version asked for."""
+    return info_for_version(engine.info(), version_tuple(request.version))
+
+
+def info_for_version(info: dict, version: tuple) -> dict:
+    """An /info document cut or filled to what an API version (as a tuple) has."""
+    for since, field in INFO_FIELDS:
+        if version < version_tuple(since):
+            info.pop(field, None)
+    for gone, field, value in INFO_OLD:
+        if version < version_tuple(gone):
+            info.setdefault(field, value)
+    if version < (1, 49):
+        for commit in ("ContainerdCommit", "RuncCommit", "InitCommit"):
+            info[commit] = {**info[commit], "Expected": info[commit]["ID"]}
+    if version < (1, 44):
+        for runtime in info.get("Runtimes", {}).values():
+            runtime.pop("status", None)
+    return info
+
+
+# --- events ---
+
+@route("GET", "/events")
+def get_events(engine: Any, request: Request) -> Stream:
+    """The events from `since` on, one JSON object a line, until `until` or the client's end."""
+    now_ns = time_now()
+    since_ns, until_ns = (time_parse(text, now_ns) if text else None
+                          for text in (request.arg("since"), request.arg("until")))
+    if until_ns is not None and since_ns is not None and until_ns < since_ns:
+        raise InvalidParameter(f"`since` time ({request.arg('since')}) cannot be after `until` "
+                               f"time ({request.arg('until')})")
+    filters = request.filters()
+    filters_check(filters, EVENT_FILTERS)
+    skip_create = version_tuple(request.version) < (1, 46)
+    return Stream(_event_lines(engine.store, since_ns, until_ns, filters, skip_create))
+
+
+def _event_lines(store: Store, since_ns: int | None, until_ns: int | None, filters: dict,
+                 skip_create: bool) -> Iterable[bytes]:
+    for event in event_follow(store, since_ns, until_ns, None):
+        # API < 1.46 did not know that images are created
+        if skip_create and event["Type"] == "image" and event["Action"] == "create":
+            continue
+        if event_matches(event, filters):
+            yield json_text(event).encode() + b"\n"
+
+
+def event_matches(event: dict, filters: dict) -> bool:
+    """Whether an event passes the filters {key: [values]}: any value of each key fits."""
+    for key, values in filters.items():
+        if values and not _event_fits(event, key, values):
+            return False
+    return True
+
+
+def _event_fits(event: dict, key: str, values: list) -> bool:
+    attributes = event["Actor"]["Attributes"]
+    if key == "type":
+        return event["Type"] in values
+    if key == "event":
+        action = event["Action"]
+        # these three carry a text after a colon, so that the beginning has to do
+        if {"health_status", "exec_create", "exec_start"}.intersection(values):
+            return any(action.startswith(value) for value in values)
+        return action in values
+    if key == "scope":
+        return event["scope"] in values
+    if key == "label":
+        return filter_labels({key: values}, attributes)
+    if key == "image":
+        named = attributes.get("name" if event["Type"] == "image" else "image", "")
+        names = (event["Actor"]["ID"], named, _tag_stripped(event["Actor"]["ID"]),
+                 _tag_stripped(named))
+        return any(name in values for name in names)
+    return any(name.startswith(value) for value in values
+               for name in (event["Actor"]["ID"], attributes.get("name", "")))
+
+
+def _tag_stripped(name: str) -> str:
+    """The familiar repository name of a reference; what is no reference stays as it is."""
+    try:
+        return reference_parse(name).familiar_name
+    except EngineError:
+        return name
 
 
 # =============================================================================
@@ -3477,7 +3661,583 @@ def http_dispatch(engine: Any, request: Request) -> Any:
 # =============================================================================
 # output -- tables, progress, relative times, colours
 # =============================================================================
-# Runs in: cli.
+# Runs in: cli.   Refs: docker CLI reference, "Format command and log output"
+#
+# A listing (ps, images, history) is a table of columns: one row per column with its name in
+# templates, its header, and a function (object, Show) -> value over what the API answered.
+# listing_text draws it in one of five ways:
+#   ""  or "table"   the default columns, without the template engine: `ps` has 18 ms in all
+#   "table {{..}}"   the user's template once per object, below a header made by the same template
+#   "json"           one JSON object a line with all columns, names sorted, as Go writes a map
+#   "raw"            `name: value` lines, where Docker has that form
+#   anything else    the user's template once per object
+# Columns are aligned as Go's text/tabwriter does with minimal width 10 and padding 3: a cell
+# belongs to a column only when a tab ends it, so the last cell of a line is never padded, and a
+# column ends at the first line that lacks it.
+# Nothing here speaks to the engine or prints by itself, but progress_show, which draws a stream.
+# Colours: Docker's core commands use none, and so does this file.
+
+_EPOCH_2000 = 946684800     # history: what claims to be older carries no true date
+
+
+class Show:
+    """How the values of a listing are shown.
+
+    truncate: cut to the width of a column; human: sizes and dates for people; now: the clock of
+    relative times, in seconds since the epoch.
+    """
+
+    __slots__ = ("human", "now", "truncate")
+
+    def __init__(self, *, truncate: bool = True, human: bool = True) -> None:
+        self.truncate, self.human, self.now = truncate, human, time.time()
+
+
+# --- values that several listings share ---
+
+def _id_shown(value: str, show: Show) -> str:
+    return id_short(value) if show.truncate else value
+
+
+def ellipsis(text: str, width: int) -> str:
+    """The text cut to `width` terminal cells, the last of them "…" when something was cut."""
+    if len(text) <= width and text.isascii():
+        return text
+    if text.isascii():
+        return text[:width - 1] + "…"
+    if text_width(text) <= width:
+        return text
+    used, kept = 0, 0
+    for kept, char in enumerate(text):
+        used += text_width(char)
+        if used > width - 1:
+            break
+    return text[:kept] + "…"
+
+
+def text_width(text: str) -> int:
+    """The number of terminal cells that the text takes: East Asian wide characters take two."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _since_text(seconds: float, show: Show) -> str:
+    return ago(show.now - seconds) + " ago"
+
+
+def labels_text(labels: dict | None) -> str:
+    """Labels as listings show them: "a=1,b=2", sorted."""
+    return ",".join(sorted(f"{key}={value}" for key, value in (labels or {}).items()))
+
+
+# --- containers ---
+
+def _container_names(container: dict, show: Show) -> str:
+    names = [name[1:] if name.startswith("/") else name for name in container["Names"] or ()]
+    if show.truncate:       # the first that is no link of another container ("other/alias")
+        names = [name for name in names if "/" not in name][:1] or names
+    return ",".join(names)
+
+
+def _container_image(container: dict, show: Show) -> str:
+    image = container["Image"]
+    if not image:
+        return "<no image>"
+    if not show.truncate:
+        return image
+    short = _id_shown(container.get("ImageID") or "", show)
+    if short and short == _id_shown(image, show):
+        return short
+    name = image.partition("@")[0] or image
+    if name.startswith("docker.io/"):
+        name = name[len("docker.io/"):]
+        return name[len("library/"):] if name.startswith("library/") else name
+    return name
+
+
+def _container_command(container: dict, show: Show) -> str:
+    command = container["Command"]
+    return quote(ellipsis(command, 20) if show.truncate else command)
+
+
+def _container_size(container: dict, show: Show) -> str:
+    size = size_human_short(container.get("SizeRw") or 0)
+    total = container.get("SizeRootFs") or 0
+    return f"{size} (virtual {size_human_short(total)})" if total > 0 else size
+
+
+def _container_mounts(container: dict, show: Show) -> str:
+    names = [mount.get("Name") or mount.get("Source", "") for mount in container["Mounts"] or ()]
+    return ",".join(ellipsis(name, 15) if show.truncate else name for name in names)
+
+
+def _container_networks(container: dict, show: Show) -> str:
+    return ",".join((container.get("NetworkSettings") or {}).get("Networks") or ())
+
+
+def _container_volumes(container: dict, show: Show) -> str:
+    return str(sum(1 for mount in container["Mounts"] or () if mount.get("Driver") == "local"))
+
+
+def _container_platform(container: dict, show: Show) -> str | None:
+    platform = (container.get("ImageManifestDescriptor") or {}).get("platform")
+    return platform_text(platform) if platform else None
+
+
+def _port_range(address: str, kind: str, first: int, last: int) -> str:
+    ports = str(first) if first == last else f"{first}-{last}"
+    return f"{_host_port(address, ports)}->{ports}/{kind}" if address else f"{ports}/{kind}"
+
+
+def _host_port(address: str, port: str) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def ports_text(ports: list | None) -> str:
+    """Published and exposed ports as `ps` shows them, neighbours joined:
+    "0.0.0.0:80->80/tcp, 9000-9001/tcp"."""
+    if not ports:
+        return ""
+    ports = sorted(ports, key=lambda port: (
+        port["PrivatePort"], port.get("IP") or "", port.get("PublicPort") or 0, port["Type"]))
+    done, groups, mapped = [], {}, []
+    for port in ports:
+        private, address = port["PrivatePort"], port.get("IP") or ""
+        public = port.get("PublicPort") or 0
+        if address and public != private:
+            mapped.append(f"{_host_port(address, str(public))}->{private}/{port['Type']}")
+            continue
+        key = (address, port["Type"])
+        first, last = groups.get(key, (private, private - 1))
+        if private != last + 1:
+            done.append(_port_range(*key, first, last))
+            first = private
+        groups[key] = (first, private)
+    done.extend(_port_range(*key, *group) for key, group in groups.items())
+    return ", ".join(done + mapped)
+
+
+# fmt: off
+CONTAINER_COLUMNS = (
+    ("Command",      "COMMAND",       _container_command),
+    ("CreatedAt",    "CREATED AT",    lambda c, show: time_text_local(c["Created"] * SECOND)),
+    ("ID",           "CONTAINER ID",  lambda c, show: _id_shown(c["Id"], show)),
+    ("Image",        "IMAGE",         _container_image),
+    ("Labels",       "LABELS",        lambda c, show: labels_text(c["Labels"])),
+    ("LocalVolumes", "LOCAL VOLUMES", _container_volumes),
+    ("Mounts",       "MOUNTS",        _container_mounts),
+    ("Names",        "NAMES",         _container_names),
+    ("Networks",     "NETWORKS",      _container_networks),
+    ("Platform",     "PLATFORM",      _container_platform),
+    ("Ports",        "PORTS",         lambda c, show: ports_text(c["Ports"])),
+    ("RunningFor",   "CREATED",       lambda c, show: _since_text(c["Created"], show)),
+    ("Size",         "SIZE",          _container_size),
+    ("State",        "STATE",         lambda c, show: c["State"]),
+    ("Status",       "STATUS",        lambda c, show: c["Status"]),
+)
+CONTAINER_TABLE = ("ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names")
+CONTAINER_RAW = (
+    ("container_id", "ID"), ("image", "Image"), ("command", "Command"),
+    ("created_at", "CreatedAt"), ("state", "State"), ("status", "Status"), ("names", "Names"),
+    ("labels", "Labels"), ("ports", "Ports"),
+)
+# fmt: on
+
+
+# --- images ---
+
+def _image_number(value: int, text: object) -> str:
+    return "N/A" if value == -1 else str(text)
+
+
+def _image_shared(image: dict, show: Show) -> str:
+    return _image_number(image["SharedSize"], size_human(max(image["SharedSize"], 0)))
+
+
+def _image_unique(image: dict, show: Show) -> str:
+    if image["SharedSize"] == -1 or image["Size"] == -1:
+        return "N/A"
+    return size_human(image["Size"] - image["SharedSize"])
+
+
+# fmt: off
+IMAGE_COLUMNS = (
+    ("Containers",   "CONTAINERS",  lambda i, show: _image_number(i["Containers"], i["Containers"])),
+    ("CreatedAt",    "CREATED AT",  lambda i, show: time_text_local(i["Created"] * SECOND)),
+    ("CreatedSince", "CREATED",     lambda i, show: _since_text(i["Created"], show)),
+    ("Digest",       "DIGEST",      lambda i, show: i["Digest"]),
+    ("ID",           "IMAGE ID",    lambda i, show: _id_shown(i["Id"], show)),
+    ("Repository",   "REPOSITORY",  lambda i, show: i["Repository"]),
+    ("SharedSize",   "SHARED SIZE", _image_shared),
+    ("Size",         "SIZE",        lambda i, show: size_human_short(i["Size"])),
+    ("Tag",          "TAG",         lambda i, show: i["Tag"]),
+    ("UniqueSize",   "UNIQUE SIZE", _image_unique),
+    ("VirtualSize",  "SIZE",        lambda i, show: size_human(i["Size"])),
+)
+IMAGE_TABLE = ("Repository", "Tag", "ID", "CreatedSince", "Size")
+IMAGE_TABLE_DIGESTS = ("Repository", "Tag", "Digest", "ID", "CreatedSince", "Size")
+IMAGE_RAW = (
+    ("repository", "Repository"), ("tag", "Tag"), ("image_id", "ID"),
+    ("created_at", "CreatedAt"), ("virtual_size", "Size"),
+)
+IMAGE_RAW_DIGESTS = (*IMAGE_RAW[:2], ("digest", "Digest"), *IMAGE_RAW[2:])
+# fmt: on
+
+
+def _names_split(references: list | None, mark: str) -> dict:
+    """{repository: [tag or digest]} of "repository:tag" or "repository@digest" texts."""
+    found: dict = {}
+    for reference in references or ():
+        repository, _, name = reference.rpartition(mark)
+        if repository and repository != "<none>":
+            found.setdefault(repository, []).append(name)
+    return found
+
+
+def image_rows(images: list, *, digests: bool = False, digest_used: bool = False) -> list:
+    """What `images` lists: one row per tag, or per digest, of each image.
+
+    `digests` is --digests, `digest_used` says that the template shows the digest.
+    """
+    rows = []
+    for image in images:
+        tags = _names_split(image["RepoTags"], ":")
+        pinned = _names_split(image["RepoDigests"], "@")
+        found = []
+        for repository, names in tags.items():
+            known = pinned.pop(repository, ()) if digests or digest_used else ()
+            pinned.pop(repository, None)
+            found.extend((repository, tag, digest) for tag in names for digest in known or ["<none>"])
+        for repository, known in pinned.items():
+            found.extend((repository, "<none>", digest) for digest in (known if digests else [""]))
+        for repository, tag, digest in found or [("<none>",) * 3]:
+            rows.append({**image, "Repository": repository, "Tag": tag, "Digest": digest})
+    return rows
+
+
+# --- history ---
+
+def _step_date(step: dict, show: Show) -> str:
+    text = time_fixed_local(step["Created"] * SECOND)
+    return text.replace(".000000000", "")
+
+
+def _step_since(step: dict, show: Show) -> str:
+    if not show.human:
+        return _step_date(step, show)
+    return "N/A" if step["Created"] <= _EPOCH_2000 else _since_text(step["Created"], show)
+
+
+def _step_command(step: dict, show: Show) -> str:
+    command = step["CreatedBy"].replace("\t", " ")
+    return ellipsis(command, 45) if show.truncate else command
+
+
+def _step_size(step: dict, show: Show) -> str:
+    return size_human_short(step["Size"]) if show.human else str(step["Size"])
+
+
+# fmt: off
+HISTORY_COLUMNS = (
+    ("Comment",      "COMMENT",    lambda step, show: step["Comment"]),
+    ("CreatedAt",    "CREATED AT", _step_date),
+    ("CreatedBy",    "CREATED BY", _step_command),
+    ("CreatedSince", "CREATED",    _step_since),
+    ("ID",           "IMAGE",      lambda step, show: _id_shown(step["Id"], show)),
+    ("Size",         "SIZE",       _step_size),
+)
+HISTORY_TABLE = ("ID", "CreatedSince", "CreatedBy", "Size", "Comment")
+HISTORY_TABLE_EXACT = ("ID", "CreatedAt", "CreatedBy", "Size", "Comment")
+# fmt: on
+
+
+# --- drawing a listing ---
+
+def tabs_align(lines: list, *, width: int = 10, padding: int = 3) -> str:
+    """Lines of tab-ended cells as aligned text, as Go's text/tabwriter draws them.
+
+    `lines` are lists of cells; the last cell of each belongs to no column. `width` is the least
+    width of a column, with the padding in it.
+    """
+    widths = [[0] * (len(line) - 1) for line in lines]
+    deepest = max(map(len, widths), default=0)
+    for column in range(deepest):
+        start = 0
+        while start < len(lines):
+            if len(widths[start]) <= column:
+                start += 1
+                continue
+            end = start
+            while end < len(lines) and len(widths[end]) > column:
+                end += 1
+            wide = max(text_width(lines[row][column]) for row in range(start, end)) + padding
+            for row in range(start, end):
+                widths[row][column] = max(wide, width)
+            start = end
+    drawn = []
+    for line, line_widths in zip(lines, widths):
+        cells = [cell + " " * (wide - text_width(cell)) for cell, wide in zip(line, line_widths)]
+        drawn.append("".join(cells) + line[-1] + "\n")
+    return "".join(drawn)
+
+
+def text_align(text: str, *, width: int = 10, padding: int = 3) -> str:
+    """Text with tabs, aligned as tabs_align does; a text without a last newline gets one."""
+    lines = text[:-1] if text.endswith("\n") else text
+    return tabs_align([line.split("\t") for line in lines.split("\n")],
+                      width=width, padding=padding)
+
+
+class Listing:
+    """One kind of listing: its columns and how it looks when nothing else is asked.
+
+    columns: (name, header, function) rows; table: names of the default columns; raw: (label, name)
+    rows of the `raw` form, () where Docker has none; quiet_wins: --quiet beats a template.
+    """
+
+    __slots__ = ("columns", "quiet_wins", "raw", "table")
+
+    def __init__(self, columns: tuple, table: tuple, *, raw: tuple = (),
+                 quiet_wins: bool = False) -> None:
+        self.columns = columns
+        self.table = table
+        self.raw = raw
+        self.quiet_wins = quiet_wins
+
+    def text(self, items: list, *, show: Show, format: str = "", quiet: bool = False) -> str:
+        """The whole listing as text, by --format and --quiet."""
+        if format in ("", "table"):
+            return self._ids(items, show) if quiet else self._table(items, show)
+        if format == "raw" and self.raw:
+            return self._raw(items, show, quiet=quiet)
+        if quiet and self.quiet_wins:
+            return self._ids(items, show)
+        if format in ("json", "{{json .}}"):
+            return "".join(_json_go(self._values(item, show)) + "\n" for item in items)
+        return self._template(items, show, format)
+
+    def _ids(self, items: list, show: Show) -> str:
+        value = {name: function for name, _, function in self.columns}["ID"]
+        return "".join(value(item, show) + "\n" for item in items)
+
+    def _table(self, items: list, show: Show) -> str:
+        by_name = {name: (header, function) for name, header, function in self.columns}
+        chosen = [by_name[name] for name in self.table]
+        lines = [[header for header, _ in chosen]]
+        lines.extend([function(item, show) for _, function in chosen] for item in items)
+        if any("\t" in cell or "\n" in cell for line in lines for cell in line):
+            return text_align("\n".join(map("\t".join, lines)))     # such cells break columns
+        return tabs_align(lines)
+
+    def _raw(self, items: list, show: Show, *, quiet: bool) -> str:
+        rows = [row for row in self.raw if row[1] == "ID"] if quiet else self.raw
+        lines = []
+        for item in items:
+            values = self._values(item, show)
+            for label, name in rows:
+                # no space after the colon of these when they have no value
+                bare = label in ("state", "status", "labels", "ports") and not values[name]
+                lines.append(f"{label}:" if bare else f"{label}: {values[name]}")
+            if not quiet:
+                lines.append("")
+        return "".join(line + "\n" for line in lines)
+
+    def _values(self, item: dict, show: Show) -> dict:
+        return {name: function(item, show) for name, _, function in self.columns}
+
+    def _template(self, items: list, show: Show, format: str) -> str:
+        is_table = format.startswith("table")
+        text = (format[len("table"):] if is_table else format).strip(" ")
+        template = Template(text.replace("\\t", "\t").replace("\\n", "\n"))
+        rows = [self._row(item, show) for item in items]
+        drawn = "".join(template.render(row) + "\n" for row in rows)
+        if not is_table:
+            return drawn
+        headers = {name: header for name, header, _ in self.columns}
+        return text_align(template.render(headers, header=True) + "\n" + drawn)
+
+    def _row(self, item: dict, show: Show) -> dict:
+        return self._values(item, show)
+
+
+def _json_go(value: object) -> str:
+    """JSON as Go's json.Marshal writes what implements Marshaler: <, > and & are escaped."""
+    text = json_text(value)
+    for char in "<>&\u2028\u2029":
+        if char in text:
+            text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def containers_text(containers: list, *, show: Show, format: str = "", quiet: bool = False,
+                    size: bool = False) -> str:
+    """What `ps` prints for the containers of GET /containers/json."""
+    table = (*CONTAINER_TABLE, "Size") if size else CONTAINER_TABLE
+    raw = (*CONTAINER_RAW, ("size", "Size")) if size else CONTAINER_RAW
+    listing = Listing(CONTAINER_COLUMNS, table, raw=raw, quiet_wins=True)
+    return listing.text(containers, show=show, format=format, quiet=quiet)
+
+
+def images_text(images: list, *, show: Show, format: str = "", quiet: bool = False,
+                digests: bool = False) -> str:
+    """What `images` prints for the images of GET /images/json."""
+    rows = image_rows(images, digests=digests, digest_used="{{.Digest}}" in format)
+    if digests:
+        listing = Listing(IMAGE_COLUMNS, IMAGE_TABLE_DIGESTS, raw=IMAGE_RAW_DIGESTS)
+        if format.startswith("table ") and "{{.Digest}}" not in format:
+            format += "\t{{.Digest}}"
+    else:
+        listing = Listing(IMAGE_COLUMNS, IMAGE_TABLE, raw=IMAGE_RAW)
+    return listing.text(rows, show=show, format=format, quiet=quiet)
+
+
+def history_text(steps: list, *, show: Show, format: str = "", quiet: bool = False) -> str:
+    """What `history` prints for the steps of GET /images/{name}/history."""
+    listing = Listing(HISTORY_COLUMNS, HISTORY_TABLE if show.human else HISTORY_TABLE_EXACT)
+    return listing.text(steps, show=show, format=format, quiet=quiet)
+
+
+def top_text(processes: dict) -> str:
+    """What `top` prints for the processes of GET /containers/{id}/top."""
+    return tabs_align([processes["Titles"], *(processes["Processes"] or ())], width=20)
+
+
+# --- single objects ---
+
+class BadTemplate(EngineError):
+    """A --format that cannot be parsed, of a command that shows one object: exit status 64."""
+
+    exit = 64
+
+
+def template_parse(format: str, prefix: str = "template parsing error: ") -> Template | None:
+    """The Template of a --format, None for the whole object as JSON ("json", "{{json .}}").
+
+    Raises BadTemplate with the prefix that the command's error has in Docker.
+    """
+    if format in ("json", "{{json .}}"):
+        return None
+    try:
+        return Template(format)
+    except EngineError as error:
+        text = str(error)
+        raise BadTemplate(text if text.startswith(prefix) else prefix + text) from None
+
+
+def inspect_text(objects: list, format: str = "") -> str:
+    """What `inspect` prints for the objects: one JSON array, or a template's line for each."""
+    if not format:
+        return json_pretty(objects) + "\n" if objects else "[]\n"
+    template = template_parse(format)
+    if template is None:
+        return json_text(objects) + "\n"
+    # Docker ends with a newline even when no object was found
+    return "".join(template.render(item) + "\n" for item in objects) or "\n"
+
+
+# --- progress ---
+
+def progress_text(detail: dict, width: int) -> str:
+    """A progressDetail as a bar and numbers for a terminal of `width` cells:
+    "[====>      ]  1.2MB/3.4MB"."""
+    current, total = detail.get("current", 0), detail.get("total", 0)
+    unit = detail.get("units")
+    if current <= 0 and total <= 0:
+        return ""
+    if total <= 0:
+        return f"{current} {unit}" if unit else f"{size_human(current):>8}"
+    done = min(current * 50 // total, 50)
+    bar = f"[{'=' * done}>{' ' * (50 - done)}] " if width > 110 else ""
+    if detail.get("hidecounts"):
+        numbers = ""
+    elif unit:
+        numbers = f"{current} {unit}" if current > total else f"{current}/{total} {unit}"
+    else:
+        numbers = f"{size_human(current):>8}"
+        if current <= total:
+            numbers += f"/{size_human(total)}"
+    return bar + numbers
+
+
+class Progress:
+    """Draws a stream of progress messages: lines that belong to one id are redrawn in place.
+
+    write: takes text; width: cells of the terminal, 0 when the output is none, and then only
+    what is no progress bar is written, line by line.
+    """
+
+    __slots__ = ("lines", "width", "write")
+
+    def __init__(self, write: object, width: int) -> None:
+        self.write = write
+        self.width = width
+        self.lines: dict = {}       # id -> number of its line below the first one
+
+    def show(self, message: dict) -> None:
+        """Draw one message; raises EngineError for one that carries an error."""
+        if message.get("aux") is not None:
+            return
+        name, moved = message.get("id") or "", 0
+        if name and message.get("progressDetail") is not None:
+            if name not in self.lines:
+                self.lines[name] = len(self.lines)
+                if self.width:
+                    self.write("\n")
+            moved = len(self.lines) - self.lines[name]
+        else:       # a line of its own: what stands above it is never redrawn
+            self.lines = {}
+        error = message.get("errorDetail")
+        if error is not None or message.get("error"):
+            raise EngineError((error or {}).get("message") or message["error"])
+        if not self.width:
+            self._plain(message, name)
+            return
+        self.write((f"\x1b[{moved}A" if moved else "") + self._line(message, name)
+                   + (f"\x1b[{moved}B" if moved and name else ""))
+
+    def _plain(self, message: dict, name: str) -> None:
+        if progress_text(message.get("progressDetail") or {}, 200):
+            return      # bars are for terminals
+        text = message.get("stream") or message.get("status", "") + "\n"
+        self.write(f"{name}: {text}" if name else text)
+
+    def _line(self, message: dict, name: str) -> str:
+        head = f"{name}: " if name else ""
+        stream, detail = message.get("stream"), message.get("progressDetail")
+        if stream:
+            return head + stream
+        status = message.get("status", "")
+        if detail is None:
+            return f"{head}{status}\n"
+        return f"\x1b[2K\r{head}{status} {progress_text(detail, self.width)}\r"
+
+
+def progress_show(messages: object) -> None:
+    """Draw all progress messages of an iterator on stdout; raises the EngineError among them."""
+    progress = Progress(output_write, terminal_width(1))
+    for message in messages:
+        progress.show(message)
+
+
+def terminal_width(fd: int) -> int:
+    """The width of the terminal behind a descriptor, 0 when it is none."""
+    if not os.isatty(fd):
+        return 0
+    return winsize_get(fd)[1] or 200
+
+
+def output_write(text: str) -> None:
+    """Write text to stdout now, in order with everything written before."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def confirm(question: str) -> bool:
+    """Whether the user answers the question on stdin with "y"; the end of input means no."""
+    output_write(f"{question} [y/N] ")
+    return sys.stdin.readline().strip().lower() == "y"
 
 
 # =============================================================================
