@@ -2282,6 +2282,74 @@ def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
 # paths -- paths that cannot leave a root, and watching a directory
 # =============================================================================
 # Runs in: all roles.
+# A path that somebody else may have shaped (an image's tree, a running container's) is never joined
+# and opened: it is opened by the kernel relative to a descriptor that it cannot leave. What is missing
+# is made one name at a time below the last directory that exists.
+# Watching uses inotify(7): one descriptor, one directory.
+
+O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+IN_MODIFY = 0x2
+IN_CLOSE_WRITE = 0x8
+IN_MOVED_FROM = 0x40
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+
+
+def path_make(root_fd: int, path: str, is_dir: bool = True, mode: int = 0o755) -> int:
+    """A descriptor (O_PATH) of a path inside the root, made with its parents where it is missing.
+
+    Links are followed inside the root only. With is_dir=False the last name becomes an empty file.
+    """
+    try:
+        return open_in_root(root_fd, path, os.O_PATH)
+    except FileNotFoundError:
+        pass
+    parent, name = os.path.split(path.rstrip("/"))
+    above = path_make(root_fd, parent or "/", True, mode)
+    try:
+        if is_dir:
+            os.mkdir(name, mode, dir_fd=above)
+        else:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o644, dir_fd=above))
+    except FileExistsError:
+        pass                    # a link that leads nowhere, or another process was quicker
+    finally:
+        os.close(above)
+    return open_in_root(root_fd, path, os.O_PATH)
+
+
+class Watch:
+    """inotify(7) on one directory or file; `fd` polls readable when something happened."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: str, mask: int) -> None:
+        self.fd = sys_inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            sys_inotify_add_watch(self.fd, path, mask, path=path)
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def wait(self, timeout: float | None = None, other: int = -1) -> bool:
+        """Sleep until something happened (True), or `other` became readable, or the time is over."""
+        from select import POLLIN, poll
+        poller = poll()
+        poller.register(self.fd, POLLIN)
+        if other >= 0:
+            poller.register(other, POLLIN)
+        ready = poller.poll(None if timeout is None else max(0, timeout * 1000))
+        if any(fd == self.fd for fd, _ in ready):
+            os.read(self.fd, 65536)
+            return True
+        return False
+
+    def close(self) -> None:
+        """Stop watching."""
+        os.close(self.fd)
 
 # =============================================================================
 # namespaces -- clone, unshare, setns, pinned namespace descriptors
@@ -3064,6 +3132,108 @@ def loopback_up() -> None:
 # events -- the journal of what happened; any process appends, any process follows
 # =============================================================================
 # Runs in: all roles.
+# One line of JSON per event in RUN/events/<n>.jsonl, appended under a lock by whoever did the thing,
+# read by whoever wants to know. A file is closed to new lines at 1 MiB and the last 8 are kept, so the
+# journal is bounded; it is gone at reboot, as Docker's is. A line is Docker's event message.
+# A reader remembers (file, offset), so it sees each line once, however many writers there are.
+
+EVENTS_FILE_SIZE = 1 << 20
+EVENTS_FILES = 8
+
+
+def event_emit(store: Store, type: str, action: str, id: str, attributes: dict) -> None:
+    """Append one event: type "container", action "start", the actor's id, string attributes."""
+    now = time.time_ns()
+    event = {"Type": type, "Action": action, "Actor": {"ID": id, "Attributes": attributes},
+             "scope": "local", "time": now // 1000000000, "timeNano": now}
+    if type in ("container", "image"):           # the fields of API < 1.22 that clients still read
+        event = {"status": action, "id": id, **event}
+        if "image" in attributes and type == "container":
+            event["from"] = attributes["image"]
+    line = json_text(event).encode("utf-8", "surrogateescape") + b"\n"
+    with store.lock("events"):
+        directory = store.run_path("events")
+        numbers = _event_files(directory)
+        number = numbers[-1] if numbers else 1
+        fd = os.open(f"{directory}/{number}.jsonl",
+                     os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, line)
+            full = os.lseek(fd, 0, os.SEEK_END) >= EVENTS_FILE_SIZE
+        finally:
+            os.close(fd)
+        if full:
+            os.close(os.open(f"{directory}/{number + 1}.jsonl",
+                             os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            for old in numbers[:max(0, len(numbers) + 1 - EVENTS_FILES)]:
+                os.unlink(f"{directory}/{old}.jsonl")
+
+
+def _event_files(directory: str) -> list:
+    return sorted(int(name[:-6]) for name in os.listdir(directory)
+                  if name.endswith(".jsonl") and name[:-6].isdigit())
+
+
+def event_follow(store: Store, since: int | None, until: int | None, stop_fd: int = -1):
+    """Yield events (dicts) from `since` to `until` (ns since the epoch), in the order they were written.
+
+    since=None begins with what comes now. until=None never ends by itself; a time in the past ends
+    after the history. When `stop_fd` becomes readable it ends.
+    """
+    directory = store.run_path("events")
+    store.db                                     # the roots exist from here on
+    watch = Watch(directory, IN_MODIFY | IN_CREATE)
+    try:
+        numbers = _event_files(directory)
+        if since is None:
+            number = numbers[-1] if numbers else 1
+            offset = _size_of(f"{directory}/{number}.jsonl")
+        else:
+            number, offset = (numbers[0] if numbers else 1), 0
+        while True:
+            more = True
+            while more:
+                lines, offset, number, more = _events_read(directory, number, offset)
+                for event in lines:
+                    when = event["timeNano"]
+                    if until is not None and when > until:
+                        return
+                    if since is None or when >= since:
+                        yield event
+            left = None if until is None else (until - time.time_ns()) / 1e9
+            if left is not None and left <= 0:
+                return
+            if not watch.wait(left, stop_fd) and stop_fd >= 0:
+                return
+    finally:
+        watch.close()
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _events_read(directory: str, number: int, offset: int) -> tuple:
+    """(events, new offset, new number, whether there may be more) from one place in the journal."""
+    try:
+        fd = os.open(f"{directory}/{number}.jsonl", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        later = [n for n in _event_files(directory) if n > number]
+        return [], 0 if later else offset, later[0] if later else number, bool(later)
+    try:
+        data = os.pread(fd, 1 << 20, offset)
+    finally:
+        os.close(fd)
+    end = data.rfind(b"\n") + 1
+    events = [json_parse(line) for line in data[:end].splitlines()]
+    if end:
+        return events, offset + end, number, True
+    if os.path.exists(f"{directory}/{number + 1}.jsonl"):
+        return events, 0, number + 1, True
+    return events, offset, number, False
 
 # =============================================================================
 # spec -- Docker Config + HostConfig -> OCI config.json; pure
@@ -3075,6 +3245,349 @@ def loopback_up() -> None:
 # launcher -- the warm process: hello, fork by role, idle end; roles register by @role
 # =============================================================================
 # Runs in: launcher, and who asks it.
+# A single-threaded process that has everything imported and its heap frozen, and only forks. It is
+# started by whoever needs it first, under a lock, and leaves a minute after its last child did.
+#   - The starter makes the listening socket and hands it over as descriptor 3, so a request can be
+#     queued before the new process has finished booting.
+#   - The name of the socket is a hash over what a fork would inherit and nobody could see (build,
+#     namespaces, uid, bounding set, ...): who differs gets a launcher of its own.
+#   - A request is one SEQPACKET message: JSON with a role, and descriptors. The accepted connection
+#     goes to the forked child, which answers on it; the launcher answers nothing and waits for nobody.
+#   - It holds no database. When a monitor dies without having finished, it forks the role `repair`
+#     with the same request; its own death touches no container.
+#   - Children of the launcher live in the cgroup leaf engine/launcher, so that the end of the ssh
+#     session or service that started it does not end them.
+
+LAUNCHER_IDLE = 60.0          # s; how long it stays when it has no child
+LAUNCHER_CGROUP = "engine/launcher"
+LAUNCHER_LOG_SIZE = 1 << 20   # bytes; a larger launcher.log is started anew
+
+ROLES: dict = {}              # name -> function(request, conn, fds); filled by @role
+
+
+def role(name: str):
+    """Decorator: run this function in a process forked by the launcher.
+
+    It gets the request (dict), the connection to answer on (socket) and the descriptors that came
+    with the request (list), and the process ends when it returns.
+    """
+    def register(function):
+        ROLES[name] = function
+        return function
+    return register
+
+
+def build_id() -> str:
+    """Which build of the engine this is: one id, one code. From the archive, else from the source."""
+    built = getattr(sys.modules["__main__"], "BUILD_ID", "")
+    if built:
+        return built
+    seen = os.stat(__file__)
+    return f"source-{seen.st_mtime_ns:x}-{seen.st_size:x}"
+
+
+def launcher_name() -> str:
+    """File name of the socket of the launcher that a process like this one may use."""
+    status = file_read("/proc/self/status").decode()
+    parts = [build_id(), str(os.getuid()), sys.executable]
+    parts += [line for line in status.split("\n")
+              if line.startswith(("CapBnd:", "NoNewPrivs:", "Seccomp:"))]
+    for name in ("mnt", "net", "pid", "user", "cgroup"):
+        try:
+            parts.append(os.readlink("/proc/self/ns/" + name))
+        except FileNotFoundError:
+            parts.append(name)         # this kernel has no such namespace
+    return f"launcher-{sha256('|'.join(parts).encode()).hexdigest()[:12]}.sock"
+
+
+def launcher_call(store: Store, role: str, message: dict, fds=()):
+    """Ask for a process in `role`; returns the connection (socket) that it answers on.
+
+    `message` is JSON, at most 64 KiB; larger documents go by descriptor. Raises Unavailable when
+    no launcher can be had.
+    """
+    text = json_text({"role": role, "data": store.data, "run": store.run, **message}).encode()
+    name = launcher_name()
+    for _ in range(5):
+        sock = unix_connect(store.run, name) or _launcher_start(store, name)
+        try:
+            fds_send(sock, text, fds)
+            return sock
+        except (BrokenPipeError, ConnectionResetError):
+            sock.close()               # it was just leaving
+    raise Unavailable(f"the launcher does not answer: see {store.run_path('launcher.log')}")
+
+
+def launcher_request(store: Store, role: str, message: dict, fds=()) -> dict:
+    """Run `role` and return its one answer; raises the EngineError that the answer carries."""
+    sock = launcher_call(store, role, message, fds)
+    try:
+        return answer_read(sock, f"the {role} process died: see {store.run_path('launcher.log')}")
+    finally:
+        sock.close()
+
+
+def answer_read(sock, died: str) -> dict:
+    """One JSON answer from a SEQPACKET socket; EngineError(died) at its end, or the error in it."""
+    try:
+        text = sock.recv(1 << 16)
+    except ConnectionResetError:
+        text = b""
+    if not text:
+        raise Unavailable(died)
+    answer = json_parse(text)
+    if "error" in answer:
+        raise error_for(answer.get("status", 500), answer["error"], answer.get("exit"))
+    return answer
+
+
+def error_answer(failure: EngineError) -> dict:
+    """What a process answers instead of its result; answer_read raises it again."""
+    return {"error": str(failure), "status": failure.status, "exit": failure.exit}
+
+
+def answer_send(sock, answer: dict) -> None:
+    """Send one JSON answer; who asked may be gone by now, which is no error."""
+    try:
+        sock.send(json_text(answer).encode())
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+def _launcher_start(store: Store, name: str):
+    store.roots_make()
+    with store.lock(name + ".lock"):
+        sock = unix_connect(store.run, name)
+        if sock is None:
+            listener = unix_listen(store.run, name)
+            _launcher_spawn(store, name, listener)
+            listener.close()
+            sock = unix_connect(store.run, name)
+    if sock is None:
+        raise Unavailable(f"the launcher did not start: see {store.run_path('launcher.log')}")
+    return sock
+
+
+def _launcher_spawn(store: Store, name: str, listener) -> None:
+    # posix_spawn, not fork: the daemon that calls this may have threads.
+    log = store.run_path("launcher.log")
+    fresh = os.path.exists(log) and os.path.getsize(log) > LAUNCHER_LOG_SIZE
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if fresh else 0)
+    sealed = _interpreter_sealed()
+    program = f"/proc/self/fd/{sealed}" if sealed >= 0 else sys.executable
+    actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+               (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+               (os.POSIX_SPAWN_OPEN, 2, log, flags, 0o600),
+               (os.POSIX_SPAWN_DUP2, listener.fileno(), 3)]
+    script = os.path.abspath(sys.argv[0] if __name__ != "__main__" else __file__)
+    command = [sys.executable, "-I", "-S", script, "--role=launcher", store.run, name]
+    from signal import SIGRTMAX
+    pid = os.posix_spawn(program, command, {"PATH": os.environ.get("PATH", os.defpath)},
+                         file_actions=actions, setsid=True, setsigmask=(),
+                         setsigdef=[n for n in range(1, SIGRTMAX + 1) if n not in (9, 19, 32, 33)])
+    if sealed >= 0:
+        os.close(sealed)
+    # The spawned process forks at once and the launcher proper is init's child; what is left here
+    # is reaped without being waited for when the interpreter is already through.
+    _spawned_reap(pid)
+
+
+def _spawned_reap(pid: int) -> None:
+    from _thread import start_new_thread
+    start_new_thread(os.waitpid, (pid, 0))
+
+
+def _interpreter_sealed() -> int:
+    """A descriptor of the interpreter on a read-only detached mount, or -1 where that is not to be had.
+
+    What is forked from it has /proc/PID/exe on a mount that nobody can write through: a container
+    that opens it cannot replace the host's interpreter (CVE-2019-5736). Linux 5.12.
+    """
+    try:
+        fd = mount_clone(os.path.realpath(sys.executable), recursive=False)
+        mount_readonly(fd, recursive=False)
+        return fd
+    except OSError:
+        return -1
+
+
+def launcher_main(run: str, name: str) -> None:
+    """Serve requests on descriptor 3 until there has been no child for LAUNCHER_IDLE seconds."""
+    if os.fork():
+        os._exit(0)
+    _launcher_detach()
+    _launcher_preload()
+    listener = _socket.socket(fileno=3)
+    import gc
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    Launcher(run, name, listener).serve()
+    os._exit(0)
+
+
+def _launcher_detach() -> None:
+    """Keep nothing of who started us: directory, descriptors, limits, priority, keyring, cgroup."""
+    import resource
+    os.chdir("/")
+    os.umask(0o022)
+    sys_close_range(4, 0xFFFFFFFF, 0)
+    process_name("engine:launcher")
+    for step in (lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
+                 lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
+                 lambda: _oom_score_write("-999"),
+                 lambda: sys_keyctl(KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0),
+                 lambda: cgroup_enter_leaf(LAUNCHER_CGROUP)):
+        try:
+            step()
+        except OSError as refused:
+            # Each is a courtesy that a host may refuse (no CAP_SYS_RESOURCE, no cgroups, no keys).
+            os.write(2, f"engine: launcher: {refused}\n".encode())
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+
+
+def _oom_score_write(score: str) -> None:
+    fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, score.encode())
+    finally:
+        os.close(fd)
+
+
+def _launcher_preload() -> None:
+    """Import and bind whatever a forked process may need: it must find everything in its memory."""
+    import encodings.idna  # noqa: F401
+    import fcntl  # noqa: F401
+    import select  # noqa: F401
+    import signal  # noqa: F401
+    import stat  # noqa: F401
+    import termios  # noqa: F401
+    import traceback  # noqa: F401
+    import zlib  # noqa: F401
+    sqlite_module()
+    syscalls_bind()
+    for prepare in PRELOADS:
+        prepare()
+
+
+PRELOADS: list = []           # functions that warm a section up in the launcher; filled by @preload
+
+
+def preload(function):
+    """Decorator: the launcher calls this once before it serves, so that its forks need not."""
+    PRELOADS.append(function)
+    return function
+
+
+class Launcher:
+    """The launcher's loop: accept, fork by role, reap, go when idle."""
+
+    __slots__ = ("_run", "_name", "_listener", "_children", "_wake")
+
+    def __init__(self, run: str, name: str, listener) -> None:
+        self._run = run
+        self._name = name
+        self._listener = listener
+        self._children: dict = {}         # pid -> the request as it came
+
+    def serve(self) -> None:
+        """Run until idle; then the name is removed and what is queued is still served."""
+        import select
+        import signal
+        self._wake, wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        self._listener.setblocking(False)
+        poller = select.poll()
+        poller.register(self._listener, select.POLLIN)
+        poller.register(self._wake, select.POLLIN)
+        while True:
+            timeout = None if self._children else LAUNCHER_IDLE * 1000
+            ready = poller.poll(timeout)
+            if not ready and not self._children:
+                break
+            self._reap()
+            self._accept()
+        os.unlink(f"{self._run}/{self._name}")
+        self._accept()
+
+    def _reap(self) -> None:
+        try:
+            os.read(self._wake, 4096)
+        except BlockingIOError:
+            pass
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            text = self._children.pop(pid, None)
+            if status and text:
+                self._mourn(json_parse(text))
+
+    def _mourn(self, request: dict) -> None:
+        """A child died before it was done: a monitor leaves a container to put in order."""
+        os.write(2, f"engine: {request['role']} {request.get('id', '')} died\n".encode())
+        if request["role"] == "monitor":
+            request["role"] = "repair"
+            self._fork(json_text(request).encode(), None, [])
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                fd, _ = self._listener._accept()
+            except BlockingIOError:
+                return
+            conn = _socket.socket(fileno=fd)
+            conn.settimeout(1.0)          # who connects sends at once; a silent one is dropped
+            try:
+                text, fds = fds_recv(conn, 1 << 16, 16)
+            except OSError:
+                text, fds = b"", []
+            if text and peer_cred(conn)[1] == os.getuid():
+                conn.setblocking(True)
+                self._fork(text, conn, fds)
+            conn.close()
+            for fd in fds:
+                os.close(fd)
+
+    def _fork(self, text: bytes, conn, fds: list) -> None:
+        pid = os.fork()
+        if pid:
+            self._children[pid] = text
+            return
+        code = 1
+        try:
+            self._become(text, conn, fds)
+            code = 0
+        finally:
+            os._exit(code)
+
+    def _become(self, text: bytes, conn, fds: list) -> None:
+        import signal
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._wake)
+        self._listener.close()
+        os.setsid()
+        request = json_parse(text)
+        name = request["role"]
+        process_name("engine:" + name)
+        try:
+            ROLES[name](request, conn, fds)
+        except EngineError as failure:
+            if conn:
+                answer_send(conn, error_answer(failure))
+            os._exit(0)
+        except BaseException as failure:
+            import traceback
+            os.write(2, traceback.format_exc().encode("utf-8", "replace"))
+            if conn:
+                answer_send(conn, {"error": f"{name}: {failure}", "status": 500})
+            raise
 
 
 # =============================================================================
