@@ -47,7 +47,8 @@ DOORS       protocols coming in
 HANDS       the user's side
     client          speaks the API: JSON, streams, hijack; in this process
     output          tables, progress, relative times, colours
-    cli             the command line: commands, flags, help, errors, exit codes
+    flags           flag tables: kinds of values, pflag's parsing rules, API bodies from flags
+    cli             the command line: commands, help, errors, exit codes
     cli_containers  commands on containers
     cli_images      commands on images
     cli_system      version, info, events and the rest
@@ -4169,6 +4170,220 @@ def _tag_stripped(name: str) -> str:
 # client -- speaks the API: JSON, streams, hijack; in this process
 # =============================================================================
 # Runs in: cli.
+#
+# The model: commands say what they want of the API (method, path, query, body) and get values back
+# or an EngineError. How the request travels is the transport's business. A transport has one method,
+# send(request) -> Response, Stream, or a connected socket when the connection was given away.
+#
+# LocalTransport calls the router in this process. The engine is made at the first request, so a
+# command that needs none (help, a wrong flag) touches no file. Values pass as they are. A hijacked
+# connection is a socketpair: one end goes to the handler, which hands it to the monitor; the other
+# is what the caller reads. After dispatch the handler's end is closed here, so that the monitor's
+# copy is the last one and its close is seen as the end of the stream.
+#
+# An error that came from the engine is marked (from_engine), so that the command line can say so.
+
+READ_SIZE = 256 * 1024
+
+
+class _Pair:
+    """The connection of a request in this process, made when the handler asks for it."""
+
+    __slots__ = ("far", "near")
+
+    def __init__(self) -> None:
+        self.near = self.far = None
+
+    def _open(self) -> Any:
+        if self.far is None:
+            self.near, self.far = _socket.socketpair(
+                _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
+        return self.far
+
+    def hijack(self, content_type: str) -> tuple:
+        """(socket, nothing read yet)."""
+        return self._open(), b""
+
+    def take(self, content_type: str) -> tuple:
+        """(socket, no head to write)."""
+        return self._open(), ""
+
+    def close(self) -> None:
+        """Both ends, after a handler that took the connection and then failed."""
+        if self.far is not None:
+            self.far.close()
+            self.near.close()
+
+
+class LocalTransport:
+    """Carries requests to the router in this process."""
+
+    __slots__ = ("_engine", "_make")
+
+    def __init__(self, make: Callable) -> None:
+        self._make = make
+        self._engine: Any = None
+
+    def engine(self) -> Any:
+        """The engine, made at the first use."""
+        if self._engine is None:
+            self._engine = self._make()
+        return self._engine
+
+    def send(self, request: Request) -> Any:
+        """Response, Stream or the near end of the connection that the handler gave away."""
+        pair = request.connection = _Pair()
+        reply = http_dispatch(self.engine(), request)
+        if reply is HIJACKED:
+            pair.far.close()
+            return pair.near
+        pair.close()
+        return reply
+
+
+class Waiter:
+    """An answer that comes later: `fileno()` to poll (-1: it is here), `result()` to read it."""
+
+    __slots__ = ("_reply",)
+
+    def __init__(self, reply: Any) -> None:
+        self._reply = reply
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable with the answer."""
+        return -1 if isinstance(self._reply, Response) else self._reply.fileno()
+
+    def result(self) -> dict:
+        """The JSON value; Unavailable when the other side ended without one."""
+        if isinstance(self._reply, Response):
+            return self._reply.value
+        parts = []
+        while True:
+            piece = self._reply.recv(4096)
+            if not piece:
+                break
+            parts.append(piece)
+        self._reply.close()
+        if not parts:
+            raise Unavailable("the container's monitor ended without an answer")
+        self._reply = Response(value=json_parse(b"".join(parts)))
+        return self._reply.value
+
+    def close(self) -> None:
+        """Stops waiting."""
+        if not isinstance(self._reply, Response):
+            self._reply.close()
+            self._reply = Response(value={})
+
+
+def _query_text(value: Any) -> list:
+    if isinstance(value, bool):
+        return ["1" if value else "0"]
+    if isinstance(value, (list, tuple)):
+        return [str(each) for each in value]
+    return [json_text(value) if isinstance(value, dict) else str(value)]
+
+
+class Client:
+    """The API as methods; every one raises the EngineError that the engine answered with.
+
+    `query` values may be text, numbers, bools (1, 0), lists (repeated), dicts (JSON) and None (left
+    out). `body` is a value for JSON, or an open binary file, which is sent as it is.
+    """
+
+    __slots__ = ("transport",)
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+
+    def send(self, method: str, path: str, query: dict | None = None, body: Any = None,
+             headers: dict | None = None) -> Any:
+        """The transport's reply to a request; statuses from 400 are raised."""
+        carried = Body(reader=body) if hasattr(body, "read") else Body(body)
+        reply = self.transport.send(Request(
+            method, path, headers=headers, body=carried,
+            query={name: _query_text(value) for name, value in (query or {}).items()
+                   if value is not None}))
+        if isinstance(reply, Response) and reply.status >= 400:
+            message = reply.value["message"] if reply.value else ""
+            error = reply.error or error_for(reply.status, message)
+            error.from_engine = True
+            raise error
+        return reply
+
+    def call(self, method: str, path: str, query: dict | None = None, body: Any = None) -> Any:
+        """The value of the reply; text or bytes where it is no JSON."""
+        reply = self.send(method, path, query, body)
+        if isinstance(reply, Response):
+            return reply.value if reply.value is not None else reply.body or None
+        if isinstance(reply, Stream):
+            return b"".join(reply.chunks)
+        return Waiter(reply).result()
+
+    def get(self, path: str, query: dict | None = None) -> Any:
+        """GET's value."""
+        return self.call("GET", path, query)
+
+    def post(self, path: str, query: dict | None = None, body: Any = None) -> Any:
+        """POST's value."""
+        return self.call("POST", path, query, body)
+
+    def delete(self, path: str, query: dict | None = None) -> Any:
+        """DELETE's value."""
+        return self.call("DELETE", path, query)
+
+    def stream(self, method: str, path: str, query: dict | None = None,
+               body: Any = None) -> Iterator[bytes]:
+        """The reply's bytes, piece by piece; asking happens now, not at the first piece."""
+        reply = self.send(method, path, query, body)
+        if isinstance(reply, Stream):
+            return iter(reply.chunks)
+        if isinstance(reply, Response):
+            return iter([reply.data()])
+        return _socket_chunks(reply)
+
+    def lines(self, method: str, path: str, query: dict | None = None,
+              body: Any = None) -> Iterator[Any]:
+        """The reply's JSON values, one for each line."""
+        return _json_lines(self.stream(method, path, query, body))
+
+    def hijack(self, path: str, query: dict | None = None, body: Any = None) -> Any:
+        """The socket that carries the stream (attach, exec start), opened by a POST."""
+        reply = self.send("POST", path, query, body)
+        if isinstance(reply, (Response, Stream)):
+            raise EngineError("the engine did not give the connection away")
+        return reply
+
+    def wait(self, ref: str, condition: str = "not-running") -> Waiter:
+        """Waits for a container's end; it is registered when this returns."""
+        return Waiter(self.send("POST", f"/containers/{ref}/wait", {"condition": condition}))
+
+
+def _socket_chunks(sock: Any) -> Iterator[bytes]:
+    try:
+        while True:
+            piece = sock.recv(READ_SIZE)
+            if not piece:
+                return
+            yield piece
+    finally:
+        sock.close()
+
+
+def _json_lines(chunks: Iterable[bytes]) -> Iterator[Any]:
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield json_parse(line)
+    if rest.strip():
+        yield json_parse(rest)
+
+
+def client_local(data: str | None = None, run: str | None = None) -> Client:
+    """A client of the engine in this process, on these roots (None or "": the default ones)."""
+    return Client(LocalTransport(lambda: Engine(Store(*roots_find(data or None, run or None)))))
 
 
 # =============================================================================
@@ -4754,9 +4969,724 @@ def confirm(question: str) -> bool:
 
 
 # =============================================================================
-# cli -- the command line: commands, flags, help, errors, exit codes
+# flags -- flag tables: kinds of values, pflag's parsing rules, API bodies from flags
 # =============================================================================
-# Runs in: cli.
+# Runs in: cli.   Refs: spf13/pflag flag.go and its value types, docker/cli opts
+#
+# Flags are rows. The kind of a flag says how its text becomes a value, whether it repeats, and what
+# help calls it; kinds are rows too (FLAG_KINDS), and sections below add their own with @flag_kind. A
+# flag with a target ("HostConfig.Memory") goes into an API body as it is: body_fill does it.
+#
+# The rules are pflag's: --name value, --name=value, -n value, -nvalue, -n=value, clusters (-it), "--"
+# ends flags, "-" is an argument. A bool takes a value only after "=". Where interspersed is off
+# (run, exec), the first argument ends flags. A single value given twice: the last one holds. A
+# repeating one starts from nothing when it is first given, whatever its default.
+# Texts of errors are pflag's and strconv's, as people and scripts know them.
+# A wrong value is told in one line; a wrong form (unknown flag, value missing) asks for the usage
+# to be shown after it, which the cli section does.
+
+class Flag:
+    """One row of a flag table: Flag("-m --memory", "bytes", target="HostConfig.Memory", help=...).
+
+    `names` are a shorthand (or none), the name, and hidden further names. `default` is what args
+    holds when the flag is absent (None: the kind's own). `deprecated` hides it and warns.
+    """
+
+    __slots__ = ("default", "deprecated", "help", "hidden", "kind", "names", "target")
+
+    def __init__(self, names: str, kind: str = "bool", default: Any = None, help: str = "", *,
+                 target: str = "", hidden: bool = False, deprecated: str = "") -> None:
+        self.names = names
+        self.kind = kind
+        self.default = default
+        self.help = help
+        self.target = target
+        self.hidden = hidden or bool(deprecated)
+        self.deprecated = deprecated
+
+    @property
+    def long(self) -> str:
+        """The name without dashes: "memory"."""
+        return next(name for name in self.names.split() if name.startswith("--"))[2:]
+
+    @property
+    def short(self) -> str:
+        """The letter, or ""."""
+        return self.names[1] if self.names[1] != "-" else ""
+
+
+class Args:
+    """What was typed: an attribute for each flag (dashes are underscores), `rest`, `top`.
+
+    `top` holds the flags before the command (`args.top.debug`), `name` the command as it was
+    called, `given("env")` tells whether a flag was set.
+    """
+
+    def __init__(self, name: str, top: Args | None = None) -> None:
+        self.name = name
+        self.top = top
+        self.rest: list = []
+        self.seen: set = set()
+        self.help = False
+        self.warnings: list = []
+
+    def given(self, long: str) -> bool:
+        """Whether the flag stood on the command line."""
+        return long in self.seen
+
+
+class UsageError(EngineError):
+    """The command line is wrong; `trailer` is what follows the line (usage, where to read more)."""
+
+    status = 400
+
+    def __init__(self, message: str, exit_code: int = 1, trailer: str = "") -> None:
+        super().__init__(message)
+        self.exit = exit_code
+        self.trailer = trailer
+
+
+def bool_parse(text: str) -> bool:
+    """Go's strconv.ParseBool."""
+    if text in ("1", "t", "T", "TRUE", "true", "True"):
+        return True
+    if text in ("0", "f", "F", "FALSE", "false", "False"):
+        return False
+    raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+
+
+def int_parse(text: str, bits: int = 64, signed: bool = True) -> int:
+    """Go's strconv.ParseInt with base 0: 10, 0x1f, 0b1, 0o17 and 017."""
+    name = "ParseInt" if signed else "ParseUint"
+    bare = text.lstrip("+-") if signed else text
+    octal = len(bare) > 1 and bare[0] == "0" and bare.replace("_", "").isdigit()
+    try:
+        if text != text.strip() or not text.isascii():
+            raise ValueError
+        value = int(text.replace("0", "0o", 1) if octal else text, 0)
+    except ValueError:
+        raise ValueError(f'strconv.{name}: parsing "{text}": invalid syntax') from None
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    if not signed and text[:1] in ("+", "-"):
+        raise ValueError(f'strconv.{name}: parsing "{text}": invalid syntax')
+    if not low <= value <= high:
+        raise ValueError(f'strconv.{name}: parsing "{text}": value out of range')
+    return value
+
+
+def nano_parse(text: str) -> int:
+    """"1.5" CPUs as 1500000000 billionths; a fraction ("1/2") is a number too."""
+    above, slash, below = text.partition("/")
+    try:
+        if slash:
+            value = int(above) * 10**9 / int(below)
+            exact = int(above) * 10**9 % int(below) == 0
+        else:
+            mantissa, _, exponent = text.lower().partition("e")
+            whole, _, part = mantissa.partition(".")
+            shift = 9 + int(exponent or 0) - len(part)
+            digits = int(whole + part)
+            value = digits * 10**shift if shift >= 0 else digits // 10**-shift
+            exact = shift >= 0 or digits % 10**-shift == 0
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"failed to parse {text} as a rational number") from None
+    if not exact:
+        raise ValueError("value is too precise")
+    return int(value)
+
+
+def comma_split(text: str) -> list:
+    """The fields of one CSV line, quotes as RFC 4180 has them."""
+    if '"' not in text:
+        return text.split(",")
+    fields, field, at, quoted = [], "", 0, False
+    while at < len(text):
+        char = text[at]
+        if quoted and text[at:at + 2] == '""':
+            field, at = field + '"', at + 1
+        elif char == '"' and (quoted or not field):
+            quoted = not quoted
+        elif char == '"':
+            raise ValueError('parse error on line 1, column '
+                             f'{at + 1}: bare " in non-quoted-field')
+        elif char == "," and not quoted:
+            fields.append(field)
+            field = ""
+        else:
+            field += char
+        at += 1
+    if quoted:
+        raise ValueError(f'parse error on line 1, column {at + 1}: extraneous or missing " '
+                         'in quoted-field')
+    return [*fields, field]
+
+
+def _add_filter(values: dict, text: str) -> None:
+    if text:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError("bad format of filter (expected name=value)")
+        values.setdefault(name.strip().lower(), []).append(value.strip())
+
+
+def _add_pair(values: dict, text: str) -> None:
+    name, _, value = text.partition("=")
+    values[name] = value
+
+
+#: kind -> (what starts the value, how text becomes a value or joins it, default in help).
+#: A callable start makes a value that repeats; its function then takes (value so far, text).
+FLAG_KINDS = {
+    "bool":     (False, bool_parse, ""),
+    "bytes":    (0, lambda text: size_parse(text), ""),
+    "decimal":  (0, nano_parse, ""),
+    "duration": (0, lambda text: duration_parse(text), "0s"),
+    "filter":   (dict, _add_filter, ""),
+    "int":      (0, int_parse, ""),
+    "list":     (list, list.append, ""),
+    "map":      (dict, _add_pair, "map[]"),
+    "string":   ("", str, ""),
+    "strings":  (list, lambda values, text: values.extend(comma_split(text)), ""),
+    "uint":     (0, lambda text: int_parse(text, 64, False), ""),
+    "uint16":   (0, lambda text: int_parse(text, 16, False), "0"),
+}
+
+
+def flag_kind(name: str, start: Any = None, shown: str = "") -> Callable:
+    """Registers a kind: @flag_kind("ulimit", start=list, shown="[]") def add(values, text)."""
+    def register(function: Callable) -> Callable:
+        FLAG_KINDS[name] = (start, function, shown)
+        return function
+    return register
+
+
+def _flag_set(args: Args, flag: Flag, text: str, problem: list) -> None:
+    start, function, _ = FLAG_KINDS[flag.kind]
+    attribute = flag.long.replace("-", "_")
+    try:
+        if callable(start):
+            if flag.long not in args.seen:
+                setattr(args, attribute, start())
+            function(getattr(args, attribute), text)
+        else:
+            setattr(args, attribute, function(text))
+    except (ValueError, InvalidParameter) as exc:
+        shown = f"-{flag.short}, --{flag.long}" if flag.short else f"--{flag.long}"
+        problem.append("value")
+        raise ValueError(f'invalid argument "{text}" for "{shown}" flag: {exc}') from None
+    if flag.deprecated:
+        args.warnings.append(f"Flag --{flag.long} has been deprecated, {flag.deprecated}")
+    args.seen.add(flag.long)
+
+
+def _take_long(args: Args, table: dict, word: str, queue: list, problem: list) -> None:
+    name, equals, value = word[2:].partition("=")
+    if not name or name[0] == "-":
+        raise ValueError(f"bad flag syntax: {word}")
+    flag = table.get("--" + name)
+    if flag is None:
+        if name == "help":
+            args.help = not equals or bool_parse(value)
+            return
+        raise ValueError(f"unknown flag: --{name}")
+    if not equals:
+        if flag.kind == "bool":
+            value = "true"
+        elif queue:
+            value = queue.pop(0)
+        else:
+            raise ValueError(f"flag needs an argument: --{name}")
+    _flag_set(args, flag, value, problem)
+
+
+def _take_cluster(args: Args, table: dict, word: str, queue: list, problem: list) -> None:
+    letters = word[1:]
+    while letters:
+        letter, letters = letters[0], letters[1:]
+        flag = table.get("-" + letter)
+        if flag is None:
+            if letter == "h":
+                args.help = True
+                return
+            raise ValueError(f"unknown shorthand flag: '{letter}' in {word}")
+        if letters[:1] == "=" and len(letters) > 1:
+            value, letters = letters[1:], ""
+        elif flag.kind == "bool":
+            value = "true"
+        elif letters:
+            value, letters = letters, ""
+        elif queue:
+            value = queue.pop(0)
+        else:
+            raise ValueError(f"flag needs an argument: '{letter}' in {word}")
+        _flag_set(args, flag, value, problem)
+
+
+def _flags_table(flags: Iterable[Flag]) -> dict:
+    """{"-m": flag, "--memory": flag} with every spelling."""
+    return {name: flag for flag in flags for name in flag.names.split()}
+
+
+def flags_parse(flags: Iterable[Flag], words: list, *, name: str = "", interspersed: bool = True,
+                top: Args | None = None) -> Args:
+    """The flags and arguments of `words`; raises UsageError with pflag's texts.
+
+    Its trailer is "" when a value is wrong and "usage" when the form is.
+    """
+    args = Args(name, top)
+    for flag in flags:
+        start = FLAG_KINDS[flag.kind][0]
+        value = start() if callable(start) else start
+        setattr(args, flag.long.replace("-", "_"), value if flag.default is None else flag.default)
+    table, queue, problem = _flags_table(flags), list(words), []
+    try:
+        while queue:
+            word = queue.pop(0)
+            if word == "--":
+                args.rest += queue
+                break
+            if len(word) < 2 or word[0] != "-":
+                args.rest.append(word)
+                if not interspersed:
+                    args.rest += queue
+                    break
+            elif word[1] == "-":
+                _take_long(args, table, word, queue, problem)
+            else:
+                _take_cluster(args, table, word, queue, problem)
+    except ValueError as exc:
+        raise UsageError(str(exc), 125, "" if problem else "usage") from None
+    return args
+
+
+def body_set(body: dict, target: str, value: Any) -> None:
+    """Puts a value at a dotted place of an API body, making the objects on the way."""
+    *path, last = target.split(".")
+    for step in path:
+        body = body.setdefault(step, {})
+    body[last] = value
+
+
+def body_fill(body: dict, args: Args, flags: Iterable[Flag]) -> dict:
+    """Puts every flag that was given and has a target into the body."""
+    for flag in flags:
+        if flag.target and flag.long in args.seen:
+            body_set(body, flag.target, getattr(args, flag.long.replace("-", "_")))
+    return body
+
+
+def _wrap(text: str, width: int) -> list:
+    lines = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split(" "):
+            if line and len(line) + 1 + len(word) > width:
+                lines.append(line)
+                line = word
+            else:
+                line = f"{line} {word}" if line else word
+        lines.append(line)
+    return lines
+
+
+def _flag_default(flag: Flag) -> str:
+    shown = FLAG_KINDS[flag.kind][2]
+    if flag.default not in (None, False, "", 0):
+        shown = f'"{flag.default}"' if flag.kind == "string" else str(flag.default)
+        shown = shown.lower() if flag.kind == "bool" else shown
+    return f" (default {shown})" if shown else ""
+
+
+def help_flags(flags: Iterable[Flag], width: int) -> str:
+    """The lines under "Options:", sorted by name and wrapped at `width`."""
+    rows = []
+    for flag in sorted(flags, key=lambda flag: flag.long):
+        if not flag.hidden:
+            kind = "" if flag.kind == "bool" else " " + flag.kind
+            short = f"-{flag.short}," if flag.short else "   "
+            rows.append((f"  {short} --{flag.long}{kind}", flag.help + _flag_default(flag)))
+    indent = max((len(spec) for spec, _ in rows), default=0) + 3
+    lines = []
+    for spec, text in rows:
+        first, *more = _wrap(text, max(width - 1 - indent, 24))
+        lines.append((spec.ljust(indent) + first).rstrip())
+        lines += [" " * indent + line for line in more]
+    return "\n".join(lines)
+
+
+# =============================================================================
+# cli -- the command line: commands, help, errors, exit codes
+# =============================================================================
+# Runs in: cli.   Refs: spf13/pflag (parsing rules), spf13/cobra (help layout), docker/cli cli/cobra.go
+#
+# The model: a command is a function (client, args) -> exit code or None, registered by @command with
+# its names, usage and flags. Sections below fill COMMANDS; this one finds the command, reads its flags,
+# makes the client (which opens nothing until it is used), runs it and turns what went wrong into a
+# line on stderr and Docker's exit code.
+#
+# Errors: what the engine refused reads "Error response from daemon: ...", what the client found
+# itself has no prefix. A wrong value is told in one line. A wrong form (unknown command or flag, wrong
+# number of arguments) is followed by the usage, as Docker does; the command's name in the error
+# itself is `docker`, because scripts match these texts, the usage names the program as it was called.
+#
+# Writing to a closed pipe ends the process by SIGPIPE, quietly; an interrupt is 130.
+# This section never prints tables and knows no single command.
+
+#: full name or alias -> Command, filled by @command at import.
+COMMANDS = {}
+COMMON_COMMANDS = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout",
+                   "search", "version", "info")
+GROUPS = {
+    "builder":   "Look after the build cache",
+    "container": "Work with containers",
+    "context":   "Choose among engines",
+    "image":     "Work with images",
+    "network":   "Work with networks",
+    "system":    "Look after the engine itself",
+    "volume":    "Work with volumes",
+}
+LOG_LEVELS = ("debug", "info", "warn", "error", "fatal", "panic", "trace", "warning")
+HELP_WIDTH = 80                     # where no terminal tells its own
+
+
+class Command:
+    """A command's row: what help shows and the parser needs, and the function that does it."""
+
+    __slots__ = ("aliases", "error_exit", "flags", "handler", "help", "hidden", "interspersed",
+                 "name", "nargs", "usage")
+
+    def __init__(self, name: str, handler: Callable, options: dict) -> None:
+        self.name = name
+        self.handler = handler
+        self.aliases = options.pop("aliases", ())
+        self.usage = options.pop("usage", "[OPTIONS]")
+        self.flags = options.pop("flags", ())
+        self.nargs = options.pop("nargs", (0, 0))
+        self.help = options.pop("help", "") or (handler.__doc__ or "").split("\n")[0].rstrip(".")
+        self.hidden = options.pop("hidden", False)
+        self.interspersed = options.pop("interspersed", True)
+        self.error_exit = options.pop("error_exit", 1)
+        if options:
+            raise TypeError(f"command {name}: unknown options {sorted(options)}")
+
+
+def command(name: str, **options: Any) -> Callable:
+    """Registers a command.
+
+    @command("container ls", aliases=("ps",), usage="[OPTIONS]", flags=PS_FLAGS, nargs=(0, 0)):
+    nargs is (least, most or None); interspersed=False ends flags at the first argument; error_exit
+    is the exit code of errors that carry none. Help is `help=` or the docstring's first line.
+    """
+    def register(handler: Callable) -> Callable:
+        row = Command(name, handler, dict(options))
+        for each in (name, *row.aliases):
+            COMMANDS[each] = row
+        return handler
+    return register
+
+
+# -- help: cobra's layout -------------------------------------------------------
+
+def program_name() -> str:
+    """What the program was called, for usage lines."""
+    return os.path.basename(sys.argv[0] if sys.argv else "") or "engine.pyz"
+
+
+def _terminal_width() -> int:
+    try:
+        return os.get_terminal_size(0).columns or HELP_WIDTH
+    except OSError:
+        return HELP_WIDTH
+
+
+def _use_line(row: Command, name: str) -> str:
+    return f"{program_name()} {name} {row.usage}".rstrip()
+
+
+def _shown_name(row: Command, called: str) -> str:
+    """`container list` shows as its first name, `ps` as itself: one word is a command of its own."""
+    return called if " " not in called else row.name
+
+
+def _help_command(row: Command, called: str) -> str:
+    """The help text of a command, under the name by which it was called."""
+    program = program_name()
+    text = f"Usage:  {_use_line(row, _shown_name(row, called))}\n\n{row.help}\n"
+    if row.aliases:
+        names = [row.name, *sorted(row.aliases, key=lambda name: " " not in name)]
+        text += "\nAliases:\n  " + ", ".join(f"{program} {name}" for name in names) + "\n"
+    if any(not flag.hidden for flag in row.flags):
+        text += "\nOptions:\n" + help_flags(row.flags, _terminal_width()) + "\n"
+    return text
+
+
+def _help_list(title: str, rows: Iterable[tuple]) -> str:
+    lines = [f"  {name.ljust(11)} {text}" for name, text in rows]
+    return f"\n{title}:\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def _group_rows(group: str) -> list:
+    return sorted((name.split(" ", 1)[1], row.help) for name, row in COMMANDS.items()
+                  if name.startswith(group + " ") and row.name == name and not row.hidden)
+
+
+def _help_group(group: str) -> str:
+    """The help text of `container`, `image` and their like."""
+    path = f"{program_name()} {group}"
+    return (f"Usage:  {path} COMMAND\n\n{GROUPS[group]}\n"
+            + _help_list("Commands", _group_rows(group))
+            + f"\nRun '{path} COMMAND --help' for more information on a command.\n")
+
+
+def _help_root() -> str:
+    """The help text of the program."""
+    single = {name: row.help for name, row in COMMANDS.items() if " " not in name and not row.hidden}
+    return (f"Usage:  {program_name()} [OPTIONS] COMMAND\n\n"
+            "Containers, images and the engine for them, in one file\n"
+            + _help_list("Common Commands",
+                         [(name, single[name]) for name in COMMON_COMMANDS if name in single])
+            + _help_list("Management Commands",
+                         [row for row in sorted(GROUPS.items()) if _group_rows(row[0])])
+            + _help_list("Commands", sorted(row for row in single.items()
+                                            if row[0] not in COMMON_COMMANDS))
+            + "\nGlobal Options:\n" + help_flags(TOP_FLAGS, _terminal_width()) + "\n"
+            + f"\nRun '{program_name()} COMMAND --help' for more information on a command.\n")
+
+
+# -- what commands share --------------------------------------------------------
+
+def print_error(text: str) -> None:
+    """One line on stderr, after what stdout still holds."""
+    flush_output()
+    os.write(2, (text.rstrip("\n") + "\n").encode("utf-8", "surrogateescape"))
+
+
+def flush_output() -> None:
+    """Writes out what print() has kept; call it before os.write(1, ...)."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def error_line(exc: BaseException) -> str:
+    """What the user reads of an error: the engine's words have Docker's prefix."""
+    if not isinstance(exc, EngineError):
+        return error_text(exc)
+    return ("Error response from daemon: " if getattr(exc, "from_engine", False) else "") + str(exc)
+
+
+def for_each(names: Iterable[str], action: Callable, *, echo: bool = True) -> int:
+    """Runs action(name) for each name and prints the name; errors follow at the end, exit 1."""
+    problems = []
+    for name in names:
+        try:
+            action(name)
+        except EngineError as exc:
+            problems.append(error_line(exc))
+            continue
+        if echo:
+            print(name, flush=True)
+    for line in problems:
+        print_error(line)
+    return 1 if problems else 0
+
+
+def confirm(text: str) -> bool:
+    """Asks on stdout, reads a line from stdin; only y and Y are a yes."""
+    print(text + " [y/N] ", end="", flush=True)
+    answer = sys.stdin.readline() if sys.stdin is not None else ""
+    return answer.strip().lower() == "y"
+
+
+# -- from words to a command ----------------------------------------------------
+
+TOP_FLAGS = (
+    Flag("--config", "string", "~/.docker", help="Directory of the client's configuration"),
+    Flag("-c --context", "string", help="Name of the context that tells which engine to use"),
+    Flag("-D --debug", help="Tell more about what goes wrong"),
+    Flag("-H --host", "list", help="Address of the engine to use"),
+    Flag("-l --log-level", "string", "info",
+         help='How much to log ("debug", "info", "warn", "error", "fatal")'),
+    Flag("--tls", help="Use TLS, without verifying the engine"),
+    Flag("--tlscacert", "string", "~/.docker/ca.pem", help="Certificate of the CA to trust"),
+    Flag("--tlscert", "string", "~/.docker/cert.pem", help="Certificate of this client"),
+    Flag("--tlskey", "string", "~/.docker/key.pem", help="Key of this client"),
+    Flag("--tlsverify", help="Use TLS and verify the engine"),
+    Flag("-v --version", help="Print the version and leave"),
+    Flag("--data-root", "string", help="Directory of images, containers and their data"),
+    Flag("--run-root", "string", help="Directory of sockets and what does not outlive a boot"),
+)
+
+
+def _command_find(words: list) -> tuple:
+    """(Command, name as called, remaining words); UsageError for what is no command."""
+    first = words[0]
+    if first in GROUPS and _group_rows(first):
+        for at in range(1, len(words)):
+            if words[at][:1] != "-":
+                name = f"{first} {words[at]}"
+                if name in COMMANDS:
+                    return COMMANDS[name], name, words[1:at] + words[at + 1:]
+                path = f"{program_name()} {first}"
+                raise UsageError(f"docker: unknown command: docker {name}", 1, f"Usage:  {path}\n\n"
+                                 f"Run '{path} --help' for more information")
+        return None, first, words[1:]
+    if first in COMMANDS:
+        return COMMANDS[first], first, words[1:]
+    raise UsageError(f"docker: unknown command: docker {first}", 1,
+                     f"Run '{program_name()} --help' for more information")
+
+
+def _nargs_check(row: Command, name: str, count: int) -> None:
+    least, most = row.nargs
+    if count >= least and (most is None or count <= most):
+        return
+    if most == 0:
+        text = "accepts no arguments"
+    elif most == least:
+        text = f"requires {least} argument" + "s" * (least != 1)
+    elif most is None:
+        text = f"requires at least {least} argument" + "s" * (least != 1)
+    elif least == 0:
+        text = f"requires at most {most} argument" + "s" * (most != 1)
+    else:
+        text = f"requires at least {least} and at most {most} arguments"
+    see = "See" if most is None else "Run"
+    raise UsageError(f"docker: 'docker {name}' {text}", 1,
+                     f"Usage:  {_use_line(row, name)}\n\n"
+                     f"{see} '{program_name()} {name} --help' for more information")
+
+
+def _parse_or_usage(flags: Iterable[Flag], words: list, use: str, path: str, **more: Any) -> Args:
+    try:
+        return flags_parse(flags, words, **more)
+    except UsageError as exc:
+        if exc.trailer:
+            exc.trailer = f"Usage:  {use}\n\nRun '{path} --help' for more information"
+        raise
+
+
+def _group_run(group: str, words: list) -> int:
+    path = f"{program_name()} {group}"
+    args = _parse_or_usage((), words, path, path)
+    if args.help:
+        print(_help_group(group), end="")
+    else:
+        os.write(2, _help_group(group).encode())
+    return 0
+
+
+def _help_run(words: list) -> int:
+    if not words:
+        print(_help_root(), end="")
+        return 0
+    try:
+        row, name, rest = _command_find(words)
+    except UsageError:
+        topic = " ".join(words[1:] if words[0] in GROUPS else words)
+        raise UsageError(f"unknown help topic: {topic}") from None
+    if rest:
+        raise UsageError(f"unknown help topic: {' '.join(rest)}")
+    print(_help_command(row, name) if row else _help_group(name), end="")
+    return 0
+
+
+def _top_check(top: Args) -> None:
+    """Refuses what asks for another engine than the one in this process; never ignores it."""
+    if top.debug:
+        os.environ["ENGINE_DEBUG"] = os.environ.get("ENGINE_DEBUG") or "1"
+    if top.log_level.lower() not in LOG_LEVELS:
+        raise UsageError(f"unable to parse logging level: {top.log_level}", 125)
+    host = (top.host or [os.environ.get("DOCKER_HOST", "")])[-1]
+    context = top.context or os.environ.get("DOCKER_CONTEXT", "")
+    if host:
+        raise Unsupported(f"cannot connect to {host}: only the engine in this process can be used")
+    if context not in ("", "default"):
+        raise Unsupported(f"cannot use context {context}: only the engine in this process can be used")
+
+
+def _run(words: list) -> int:
+    program = program_name()
+    top = _parse_or_usage(TOP_FLAGS, words, f"{program} [OPTIONS] COMMAND [ARG...]", program,
+                          interspersed=False)
+    if top.version:
+        print(f"Docker version {DOCKER_VERSION}, build engine-{VERSION}")
+        return 0
+    if top.help or not top.rest:
+        print(_help_root(), end="")
+        return 0
+    if top.rest[0] == "help":
+        return _help_run([word for word in top.rest[1:] if word not in ("--help", "-h")])
+    row, name, rest = _command_find(top.rest)
+    if row is None:
+        return _group_run(name, rest)
+    shown = _shown_name(row, name)
+    args = _parse_or_usage(row.flags, rest, _use_line(row, shown), f"{program} {shown}",
+                           name=shown, interspersed=row.interspersed, top=top)
+    for warning in args.warnings:
+        print_error(warning)
+    if args.help:
+        print(_help_command(row, name), end="")
+        return 0
+    _nargs_check(row, shown, len(args.rest))
+    _top_check(top)
+    return _handler_run(row, args)
+
+
+def _handler_run(row: Command, args: Args) -> int:
+    client = client_local(args.top.data_root, args.top.run_root)
+    try:
+        return row.handler(client, args) or 0
+    except EngineError as exc:
+        if row.error_exit != 1 and not isinstance(exc, UsageError):
+            exc.exit = exc.exit if exc.exit in (126, 127) else row.error_exit
+            print_error("docker: " + error_line(exc))
+            return exc.exit
+        raise
+
+
+def _die_by(number: int) -> int:
+    """Ends as a program does that has no handler for the signal, so that the shell sees it."""
+    import signal
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+def _streams_prepare() -> None:
+    """Descriptors 0-2 are open, else the first files opened would get their numbers and be
+    written over; text goes out as UTF-8 whatever the locale, and odd bytes as they came in."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def cli_main(words: list) -> int:
+    """Runs the command line after the program's name; the exit code. Output is flushed."""
+    _streams_prepare()
+    try:
+        try:
+            code = _run(words)
+        except EngineError as exc:
+            trailer = getattr(exc, "trailer", "")
+            print_error(error_line(exc) + (f"\n\n{trailer}" if trailer else ""))
+            code = exc.exit
+        flush_output()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return _die_by(13)
+    except OSError as exc:
+        try:
+            print_error(error_text(exc))
+        except OSError:
+            pass
+        return 1
 
 
 # =============================================================================
