@@ -23,7 +23,9 @@ KERNEL      Linux as Python; has never heard of containers
     netlink         links by hand: bring the loopback up
 RUNTIME     an OCI configuration becomes a process
     events          the journal of what happened; any process appends, any process follows
-    spec            Docker Config + HostConfig -> OCI config.json; pure
+    limits          resource limits of a HostConfig: Docker's checks, and what this host can keep
+    settings        a create body at the door: types, defaults, Docker's checks, the image merge
+    spec            Docker Config + HostConfig -> OCI config.json and the monitor's start plan; pure
     launcher        the warm process: hello, fork by role, idle end; roles register by @role
     init            inside the container: from clone to execve
     runtime         from a start plan to a waiting init, and a second process beside it
@@ -3237,9 +3239,1113 @@ def _events_read(directory: str, number: int, offset: int) -> tuple:
     return events, offset, number, False
 
 # =============================================================================
-# spec -- Docker Config + HostConfig -> OCI config.json; pure
+# limits -- resource limits of a HostConfig: Docker's checks, and what this host can keep
 # =============================================================================
-# Runs in: api, cli.
+# Runs in: api, cli.   Refs: moby daemon/daemon_unix.go verifyPlatformContainerResources, cgroups(7)
+#
+# Resource limits of a HostConfig before anything is made: ranges and combinations that Docker
+# refuses are refused in its words; a limit whose controller this host lacks is taken out of the
+# document with Docker's warning, so that nothing later has to ask again. The cgroups are looked at
+# only when a limit was asked for.
+
+MEMORY_MIN = 6 << 20                    # moby linuxMinMemory
+_UNSUPPORTED = "Your kernel does not support "
+#: (field, controller, file of that controller that must exist or "", what is told, value then).
+RESOURCE_NEEDS = (
+    ("Memory", "memory", "", _UNSUPPORTED + "memory limit capabilities or the cgroup is not"
+     " mounted. Limitation discarded.", 0),
+    ("MemoryReservation", "memory", "", _UNSUPPORTED + "memory soft limit capabilities or the"
+     " cgroup is not mounted. Limitation discarded.", 0),
+    ("MemorySwappiness", "memory", "memory.swappiness", _UNSUPPORTED + "memory swappiness"
+     " capabilities or the cgroup is not mounted. Memory swappiness discarded.", None),
+    ("OomKillDisable", "memory", "memory.oom_control", _UNSUPPORTED + "OomKillDisable."
+     " OomKillDisable discarded.", None),
+    ("PidsLimit", "pids", "", _UNSUPPORTED + "PIDs limit capabilities or the cgroup is not mounted."
+     " PIDs limit discarded.", None),
+    ("CpuShares", "cpu", "", _UNSUPPORTED + "CPU shares or the cgroup is not mounted."
+     " Shares discarded.", 0),
+    ("CpuPeriod", "cpu", "", _UNSUPPORTED + "CPU CFS scheduler. CPU period/quota discarded.", 0),
+    ("CpuQuota", "cpu", "", _UNSUPPORTED + "CPU CFS scheduler. CPU period/quota discarded.", 0),
+    ("CpusetCpus", "cpuset", "", _UNSUPPORTED + "cpuset or the cgroup is not mounted."
+     " Cpuset discarded.", ""),
+    ("CpusetMems", "cpuset", "", _UNSUPPORTED + "cpuset or the cgroup is not mounted."
+     " Cpuset discarded.", ""),
+    ("BlkioWeight", "blkio", "", _UNSUPPORTED + "Block I/O weight or the cgroup is not mounted."
+     " Weight discarded.", 0),
+)
+
+
+def resources_verify(host: dict) -> list:
+    """Check the limits as Docker does; what this host cannot keep is dropped with a warning."""
+    if host["MemorySwappiness"] == -1:
+        host["MemorySwappiness"] = None
+    _memory_verify(host)
+    _cpu_verify(host)
+    if host["BlkioWeight"] and not 10 <= host["BlkioWeight"] <= 1000:
+        raise InvalidParameter("Range of blkio weight is from 10 to 1000")
+    asked = [row for row in RESOURCE_NEEDS if host[row[0]]]
+    if host["NanoCpus"] or asked:
+        have = _controllers()
+    warnings = []
+    for field, controller, file, text, value in asked:
+        if controller not in have or file and not os.path.exists(f"{have[controller]}/{file}"):
+            if text not in warnings:
+                warnings.append(text)
+            host[field] = value
+            if field == "Memory":
+                host["MemorySwap"] = -1
+    if host["NanoCpus"] and "cpu" not in have:
+        raise InvalidParameter("NanoCPUs can not be set, as your kernel does not support CPU CFS"
+                               " scheduler or the cgroup is not mounted")
+    if host["CpuPercent"]:
+        warnings.append("linux does not support CPU percent. Percent discarded.")
+        host["CpuPercent"] = 0
+    if host["OomKillDisable"] and not host["Memory"]:
+        warnings.append("OOM killer is disabled for the container, but no memory limit is set, this"
+                        " can result in the system running out of resources.")
+    return warnings
+
+
+def _controllers() -> dict:
+    """{controller: directory} of the cgroup controllers that can be used here."""
+    found = cgroup_probe()
+    have = dict(found.v1)
+    if found.v2:
+        try:
+            names = file_read(found.v2 + "/cgroup.controllers").decode().split()
+        except OSError:
+            names = []
+        have.update((name, found.v2) for name in names)
+        if "io" in have:
+            have["blkio"] = found.v2
+    return have
+
+
+def _memory_verify(host: dict) -> None:
+    memory, swap = host["Memory"], host["MemorySwap"]
+    reservation = host["MemoryReservation"]
+    swappiness = host["MemorySwappiness"]
+    checks = (
+        (memory and memory < MEMORY_MIN, "Minimum memory limit allowed is 6MB"),
+        (0 < memory and 0 < swap < memory,
+         "Minimum memoryswap limit should be larger than memory limit, see usage"),
+        (memory == 0 and swap > 0,
+         "You should always set the Memory limit when using Memoryswap limit, see usage"),
+        (swappiness is not None and not 0 <= swappiness <= 100,
+         f"Invalid value: {swappiness}, valid memory swappiness range is 0-100"),
+        (0 < reservation < MEMORY_MIN, "Minimum memory reservation allowed is 6MB"),
+        (0 < memory < reservation,
+         "Minimum memory limit can not be less than memory reservation limit, see usage"),
+    )
+    for wrong, text in checks:
+        if wrong:
+            raise InvalidParameter(text)
+
+
+def _cpu_verify(host: dict) -> None:
+    nano, period, quota = host["NanoCpus"], host["CpuPeriod"], host["CpuQuota"]
+    if nano > 0 and period > 0:
+        raise InvalidParameter(
+            "Conflicting options: Nano CPUs and CPU Period cannot both be set")
+    if nano > 0 and quota > 0:
+        raise InvalidParameter("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+    count = os.cpu_count() or 1
+    if nano < 0 or nano > count * 1000000000:
+        raise InvalidParameter(f"range of CPUs is from 0.01 to {count}.00, as there are only"
+                               f" {count} CPUs available")
+    if period and not 1000 <= period <= 1000000:
+        raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than"
+                               " 1s (i.e. 1000000)")
+    if 0 < quota < 1000:
+        raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    for field, kind, what, file in (
+            ("CpusetCpus", "cpus", "CPUs", "/sys/devices/system/cpu/online"),
+            ("CpusetMems", "mems", "memory nodes", "/sys/devices/system/node/online")):
+        if host[field]:
+            _cpuset_verify(host[field], kind, what, file)
+
+
+def _cpuset_verify(asked: str, kind: str, what: str, file: str) -> None:
+    try:
+        wanted = cpuset_parse(asked)
+    except ValueError:
+        raise InvalidParameter(f"Invalid value {asked} for cpuset {kind}: failed to parse"
+                               f" {kind}") from None
+    online = file_read(file).decode().strip() if os.path.exists(file) else "0"
+    if not wanted <= cpuset_parse(online):
+        raise InvalidParameter(f"Requested {what} are not available - requested {asked},"
+                               f" available: {online}")
+
+
+def cpuset_parse(text: str) -> set:
+    """The numbers in a list like "0-2,7"; ValueError when it is none."""
+    out = set()
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        out.update(range(int(low), int(high if dash else low) + 1))
+    return out
+
+
+# =============================================================================
+# settings -- a create body at the door: types, defaults, Docker's checks, the image merge
+# =============================================================================
+# Runs in: api, cli.   Refs: Docker Engine API 1.51, moby runconfig and daemon/container.go
+#
+# A create body is checked once, here, against the tables CONFIG and HOST_CONFIG: wrong JSON types
+# are 400 with the text that Go's decoder gives; names match in any case, as Go's do; what is
+# missing gets its default. From here to the disk the documents have every key, so inside one writes
+# host["Memory"], never .get; empty ones are left out again when they are shown (config_show).
+# Then come Docker's own checks, in Docker's words (create_verify), and the merge with the image's
+# configuration (config_merge). Pure, but for a look at the host's cgroups and processors where a
+# limit asks for it: a limit that this kernel cannot keep is dropped with Docker's warning.
+# What later issues bring stands in NOT_YET and is refused by its flag's name.
+
+#: A field's row: (kind, default, left out of JSON when empty). Kinds: string, bool, int, uint (as in
+#: Go), strings (list), words (a list or one string), map (of strings), set (of {}), object, objects,
+#: sizes, a table for an object with known fields, [table] for a list of them.
+HEALTH_CONFIG = {
+    "Test":          ("strings", None, True),
+    "Interval":      ("int", 0, True),
+    "Timeout":       ("int", 0, True),
+    "StartPeriod":   ("int", 0, True),
+    "StartInterval": ("int", 0, True),
+    "Retries":       ("int", 0, True),
+}
+CONFIG = {
+    "Hostname":        ("string", "", False),
+    "Domainname":      ("string", "", False),
+    "User":            ("string", "", False),
+    "AttachStdin":     ("bool", False, False),
+    "AttachStdout":    ("bool", False, False),
+    "AttachStderr":    ("bool", False, False),
+    "ExposedPorts":    ("set", None, True),
+    "Tty":             ("bool", False, False),
+    "OpenStdin":       ("bool", False, False),
+    "StdinOnce":       ("bool", False, False),
+    "Env":             ("strings", None, False),
+    "Cmd":             ("words", None, False),
+    "Healthcheck":     (HEALTH_CONFIG, None, True),
+    "ArgsEscaped":     ("bool", False, True),
+    "Image":           ("string", "", False),
+    "Volumes":         ("set", None, False),
+    "WorkingDir":      ("string", "", False),
+    "Entrypoint":      ("words", None, False),
+    "NetworkDisabled": ("bool", False, True),
+    "MacAddress":      ("string", "", True),
+    "OnBuild":         ("strings", None, False),
+    "Labels":          ("map", None, False),
+    "StopSignal":      ("string", "", True),
+    "StopTimeout":     ("int", None, True),
+    "Shell":           ("words", None, True),
+}
+LOG_CONFIG = {"Type": ("string", "", False), "Config": ("map", None, False)}
+RESTART_POLICY = {"Name": ("string", "", False), "MaximumRetryCount": ("int", 0, False)}
+ULIMIT = {"Name": ("string", "", False), "Hard": ("int", 0, False), "Soft": ("int", 0, False)}
+WEIGHT_DEVICE = {"Path": ("string", "", False), "Weight": ("uint", 0, False)}
+THROTTLE_DEVICE = {"Path": ("string", "", False), "Rate": ("uint", 0, False)}
+DEVICE_MAPPING = {
+    "PathOnHost":        ("string", "", False),
+    "PathInContainer":   ("string", "", False),
+    "CgroupPermissions": ("string", "", False),
+}
+HOST_CONFIG = {
+    "Binds":                ("strings", None, False),
+    "ContainerIDFile":      ("string", "", False),
+    "LogConfig":            (LOG_CONFIG, {}, False),
+    "NetworkMode":          ("string", "", False),
+    "PortBindings":         ("object", None, False),
+    "RestartPolicy":        (RESTART_POLICY, {}, False),
+    "AutoRemove":           ("bool", False, False),
+    "VolumeDriver":         ("string", "", False),
+    "VolumesFrom":          ("strings", None, False),
+    "ConsoleSize":          ("sizes", (0, 0), False),
+    "Annotations":          ("map", None, True),
+    "CapAdd":               ("words", None, False),
+    "CapDrop":              ("words", None, False),
+    "CgroupnsMode":         ("string", "", False),
+    "Dns":                  ("strings", None, False),
+    "DnsOptions":           ("strings", None, False),
+    "DnsSearch":            ("strings", None, False),
+    "ExtraHosts":           ("strings", None, False),
+    "GroupAdd":             ("strings", None, False),
+    "IpcMode":              ("string", "", False),
+    "Cgroup":               ("string", "", False),
+    "Links":                ("strings", None, False),
+    "OomScoreAdj":          ("int", 0, False),
+    "PidMode":              ("string", "", False),
+    "Privileged":           ("bool", False, False),
+    "PublishAllPorts":      ("bool", False, False),
+    "ReadonlyRootfs":       ("bool", False, False),
+    "SecurityOpt":          ("strings", None, False),
+    "StorageOpt":           ("map", None, True),
+    "Tmpfs":                ("map", None, True),
+    "UTSMode":              ("string", "", False),
+    "UsernsMode":           ("string", "", False),
+    "ShmSize":              ("int", 0, False),
+    "Sysctls":              ("map", None, True),
+    "Runtime":              ("string", "", True),
+    "Isolation":            ("string", "", False),
+    "CpuShares":            ("int", 0, False),
+    "Memory":               ("int", 0, False),
+    "NanoCpus":             ("int", 0, False),
+    "CgroupParent":         ("string", "", False),
+    "BlkioWeight":          ("uint", 0, False),
+    "BlkioWeightDevice":    ([WEIGHT_DEVICE], None, False),
+    "BlkioDeviceReadBps":   ([THROTTLE_DEVICE], None, False),
+    "BlkioDeviceWriteBps":  ([THROTTLE_DEVICE], None, False),
+    "BlkioDeviceReadIOps":  ([THROTTLE_DEVICE], None, False),
+    "BlkioDeviceWriteIOps": ([THROTTLE_DEVICE], None, False),
+    "CpuPeriod":            ("int", 0, False),
+    "CpuQuota":             ("int", 0, False),
+    "CpuRealtimePeriod":    ("int", 0, False),
+    "CpuRealtimeRuntime":   ("int", 0, False),
+    "CpusetCpus":           ("string", "", False),
+    "CpusetMems":           ("string", "", False),
+    "Devices":              ([DEVICE_MAPPING], None, False),
+    "DeviceCgroupRules":    ("strings", None, False),
+    "DeviceRequests":       ("objects", None, False),
+    "KernelMemory":         ("int", 0, True),
+    "KernelMemoryTCP":      ("int", 0, True),
+    "MemoryReservation":    ("int", 0, False),
+    "MemorySwap":           ("int", 0, False),
+    "MemorySwappiness":     ("int", None, False),
+    "OomKillDisable":       ("bool", None, False),
+    "PidsLimit":            ("int", None, False),
+    "Ulimits":              ([ULIMIT], None, False),
+    "CpuCount":             ("int", 0, False),
+    "CpuPercent":           ("int", 0, False),
+    "IOMaximumIOps":        ("uint", 0, False),
+    "IOMaximumBandwidth":   ("uint", 0, False),
+    "Mounts":               ("objects", None, True),
+    "MaskedPaths":          ("strings", None, False),
+    "ReadonlyPaths":        ("strings", None, False),
+    "Init":                 ("bool", None, True),
+}
+
+#: Fields that a later issue brings, and the flag that sets each.
+NOT_YET = {
+    "Binds": "--volume", "Mounts": "--mount", "VolumesFrom": "--volumes-from",
+    "VolumeDriver": "--volume-driver", "PortBindings": "--publish",
+    "PublishAllPorts": "--publish-all", "Links": "--link", "Privileged": "--privileged",
+    "Devices": "--device", "DeviceRequests": "--gpus", "DeviceCgroupRules": "--device-cgroup-rule",
+    "CgroupParent": "--cgroup-parent", "StorageOpt": "--storage-opt",
+}
+
+SHM_SIZE = 64 << 20                     # moby config.DefaultShmSize
+RUNTIME = "runc"                        # the name clients expect of the built-in runtime
+MASKED_PATHS = (
+    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys",
+    "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
+    "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap")
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+RLIMITS = frozenset((
+    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
+    "rss", "rtprio", "rttime", "sigpending", "stack"))
+#: Sysctls whose value belongs to a namespace (runc libcontainer/configs/validate).
+SYSCTLS_IPC = frozenset((
+    "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall",
+    "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"))
+#: tmpfs options that contradict each other; the last one given counts.
+TMPFS_PAIRS = (("ro", "rw"), ("suid", "nosuid"), ("dev", "nodev"), ("exec", "noexec"),
+               ("sync", "async"), ("atime", "noatime"), ("diratime", "nodiratime"),
+               ("relatime", "norelatime"), ("strictatime", "nostrictatime"))
+TMPFS_DATA = frozenset(("mode", "gid", "uid", "size", "nr_blocks", "nr_inodes", "mpol"))
+_PROPAGATION = frozenset(("private", "rprivate", "shared", "rshared", "slave", "rslave",
+                          "unbindable", "runbindable"))
+
+_GO_TYPES = {"string": "string", "bool": "bool", "int": "int64", "uint": "uint64",
+             "strings": "[]string", "words": "[]string", "map": "map[string]string",
+             "set": "map[string]struct {}", "object": "map[string]interface {}",
+             "objects": "[]interface {}", "sizes": "[2]uint"}
+
+
+# ---- the door ----
+
+def _json_kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, (int, float)):
+        return "number" if isinstance(value, int) else f"number {value}"
+    return "array" if isinstance(value, list) else "object"
+
+
+def _mistyped(value: Any, where: str, kind: str) -> InvalidParameter:
+    return InvalidParameter(f"invalid JSON: json: cannot unmarshal {_json_kind(value)} into Go"
+                            f" struct field {where} of type {kind}")
+
+
+def _items_check(items: Any, where: str, item_kind: type, go: str) -> None:
+    for item in items:
+        if not isinstance(item, item_kind):
+            raise _mistyped(item, where, go)
+
+
+def _value_check(value: Any, kind: Any, where: str) -> Any:
+    """The value as its kind asks for it, or 400 as Go's decoder tells it."""
+    if isinstance(kind, dict):
+        if not isinstance(value, dict):
+            raise _mistyped(value, where, "object")
+        return fields_check(value, kind, where)
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            raise _mistyped(value, where, "[]object")
+        return [_value_check(item, kind[0], where) for item in value if item is not None]
+    go = _GO_TYPES[kind]
+    if kind in ("string", "bool"):
+        good = isinstance(value, str if kind == "string" else bool)
+    elif kind in ("int", "uint"):
+        low = 0 if kind == "uint" else -(1 << 63)
+        good = isinstance(value, int) and not isinstance(value, bool) and low <= value < 1 << 63
+    elif kind in ("map", "set", "object"):
+        good = isinstance(value, dict)
+        if good and kind == "map":
+            value = {key: "" if item is None else item for key, item in value.items()}
+            _items_check(value.values(), where, str, "string")
+    elif kind == "words" and isinstance(value, str):
+        return [value]
+    else:
+        good = isinstance(value, list)
+        if good:
+            inner = {"sizes": (int, "uint"), "objects": (dict, "object")}.get(kind, (str, "string"))
+            _items_check(value, where, *inner)
+    if not good:
+        raise _mistyped(value, where, go)
+    return value
+
+
+def fields_check(given: dict, table: dict, where: str) -> dict:
+    """A document with every field of the table: what was given, checked, or its default.
+
+    Names match in any case, null means "not given", unknown names are ignored, as in Go.
+    """
+    lowered = None
+    out = {}
+    for name, (kind, default, _) in table.items():
+        value = given.get(name)
+        if value is None and name not in given:
+            if lowered is None:
+                lowered = {key.lower(): item for key, item in given.items()}
+            value = lowered.get(name.lower())
+        if value is not None:
+            out[name] = _value_check(value, kind, f"{where}.{name}")
+        elif isinstance(kind, dict) and default is not None:
+            out[name] = fields_check({}, kind, where)
+        else:
+            out[name] = list(default) if isinstance(default, tuple) else default
+    return out
+
+
+def create_check(body: Any, version: str = API_VERSION) -> tuple:
+    """(config, host config, networking config) of a create body, every key filled in.
+
+    Raises InvalidParameter for wrong shapes and for what Docker refuses while it decodes.
+    """
+    if not isinstance(body, dict):
+        raise _mistyped(body, "CreateRequest", "container.CreateRequest")
+    given = body.get("HostConfig")
+    networking = body.get("NetworkingConfig") or {}
+    for name, part in (("HostConfig", given or {}), ("NetworkingConfig", networking)):
+        if not isinstance(part, dict):
+            raise _mistyped(part, "CreateRequest." + name, "container." + name)
+    if not any(name not in ("HostConfig", "NetworkingConfig") for name in body):
+        raise InvalidParameter("config cannot be empty in order to create a container")
+    config = fields_check(body, CONFIG, "CreateRequest")
+    host = fields_check(given or {}, HOST_CONFIG, "HostConfig.HostConfig")
+    endpoints = networking.get("EndpointsConfig") or {}
+    if not isinstance(endpoints, dict):
+        raise _mistyped(endpoints, "NetworkingConfig.NetworkingConfig.EndpointsConfig",
+                        "map[string]*network.EndpointSettings")
+    _version_adapt(config, host, tuple(int(part) for part in version.split(".")[:2]))
+    _modes_check(config, host)
+    return config, host, {"EndpointsConfig": endpoints}
+
+
+def _version_adapt(config: dict, host: dict, version: tuple) -> None:
+    """What older clients did not know is not taken from them (moby postContainersCreate)."""
+    if version < (1, 25):
+        host["AutoRemove"] = False
+    if version < (1, 40) and not host["IpcMode"]:
+        host["IpcMode"] = "shareable"
+    if version < (1, 42):
+        host["ConsoleSize"] = [0, 0]
+    else:
+        host["KernelMemory"] = 0
+    if version < (1, 43):
+        host["Annotations"] = None
+    if version < (1, 44) and config["Healthcheck"]:
+        config["Healthcheck"]["StartInterval"] = 0
+    if host["PidsLimit"] is not None and host["PidsLimit"] <= 0:
+        host["PidsLimit"] = None
+    if config["Volumes"] is None:
+        config["Volumes"] = {}
+
+
+def mode_container(mode: str) -> str:
+    """The name or id in a mode `container:x`, else ""."""
+    return mode[10:] if mode.startswith("container:") else ""
+
+
+def _modes_check(config: dict, host: dict) -> None:
+    network = host["NetworkMode"]
+    if network == "container" or network.startswith("container:"):
+        conflicts = (
+            (not mode_container(network),
+             "invalid network mode: invalid container format container:<name|id>"),
+            (config["Hostname"], "conflicting options: hostname and the network mode"),
+            (host["Links"], "conflicting options: container type network can't be used with links."
+                            " This would result in undefined behavior"),
+            (host["Dns"], "conflicting options: dns and the network mode"),
+            (host["ExtraHosts"],
+             "conflicting options: custom host-to-IP mapping and the network mode"),
+            (host["PortBindings"] or host["PublishAllPorts"],
+             "conflicting options: port publishing and the container type network mode"),
+            (config["ExposedPorts"],
+             "conflicting options: port exposing and the container type network mode"),
+        )
+        for wrong, text in conflicts:
+            if wrong:
+                raise InvalidParameter(text)
+    if host["UTSMode"] == "host" and config["Hostname"]:
+        raise InvalidParameter("conflicting options: hostname and the UTS mode")
+    if network == "host" and host["Links"]:
+        raise InvalidParameter("conflicting options: host type networking can't be used with links."
+                               " This would result in undefined behavior")
+    if host["Isolation"].lower() not in ("", "default"):
+        raise InvalidParameter(f"invalid isolation ({host['Isolation']}): linux only supports"
+                               " 'default'")
+    for field, what in (("IOMaximumBandwidth", "bandwidth"), ("IOMaximumIOps", "IOPs")):
+        if host[field]:
+            raise InvalidParameter(f"invalid option: QoS maximum {what} configuration is not"
+                                   " supported on linux")
+    if host["CpuShares"] < 0:
+        raise InvalidParameter(f"invalid CPU shares ({host['CpuShares']}): value must be a positive"
+                               " integer")
+
+
+def config_show(document: dict, table: dict) -> dict:
+    """The document as Docker shows it: fields that Docker leaves out when empty are left out."""
+    shown = {}
+    for name, (kind, _, omit) in table.items():
+        value = document.get(name)
+        if omit and (value is None or value == "" or value is False or value == 0
+                     or value == {} or value == []) and not (value is False and name == "Init"):
+            if not (name == "StopTimeout" and value is not None):
+                continue
+        if isinstance(kind, dict) and value is not None:
+            value = config_show(value, kind)
+        elif kind in ("map", "set", "object") and value:
+            value = {key: value[key] for key in sorted(value)}
+        shown[name] = value
+    return shown
+
+
+# ---- Docker's checks ----
+
+def create_verify(config: dict, host: dict) -> list:
+    """Check a filled-in create request as Docker does and fill what depends on this host.
+
+    Returns the warnings; raises InvalidParameter with Docker's text. Changes `config` (a clean
+    WorkingDir) and `host` (limits that cannot be kept are dropped, each with a warning).
+    """
+    _config_verify(config)
+    if not host["RestartPolicy"]["Name"]:
+        host["RestartPolicy"]["Name"] = "no"
+    _restart_verify(host)
+    for entry in host["ExtraHosts"] or ():
+        name, separator, address = entry.partition("=" if "=" in entry else ":")
+        if not (separator and name and address):
+            raise InvalidParameter(f'bad format for add-host: "{entry}"')
+    capabilities_resolve(host["CapAdd"] or [], host["CapDrop"] or [], host["Privileged"])
+    if "" in (host["Annotations"] or {}):
+        raise InvalidParameter("invalid Annotations: the empty string is not permitted as an"
+                               " annotation key")
+    warnings = resources_verify(host)
+    _host_verify(host)
+    security_parse(host["SecurityOpt"])
+    log_verify(host["LogConfig"])
+    for name, flag in NOT_YET.items():
+        if host[name]:
+            raise InvalidParameter(f"{flag} is not supported by this engine yet")
+    if config["Volumes"]:
+        raise InvalidParameter("volumes are not supported by this engine yet")
+    if config["Healthcheck"] and (config["Healthcheck"]["Test"] or ["NONE"])[0] != "NONE":
+        raise InvalidParameter("--health-cmd is not supported by this engine yet")
+    if host["RestartPolicy"]["Name"] != "no":
+        raise InvalidParameter("--restart is not supported by this engine yet")
+    _host_fill(host)
+    return warnings
+
+
+def _config_verify(config: dict) -> None:
+    directory = config["WorkingDir"]
+    if directory:
+        if not directory.startswith("/"):
+            raise InvalidParameter(f"the working directory '{directory}' is invalid, it needs to be"
+                                   " an absolute path")
+        config["WorkingDir"] = "/" + os.path.normpath(directory).lstrip("/")
+    if config["StopSignal"]:
+        signal_number(config["StopSignal"])
+    for entry in config["Env"] or ():
+        if not entry.partition("=")[0]:
+            raise InvalidParameter(f"invalid environment variable: {entry}")
+    for name in ("Hostname", "Domainname"):
+        # sethostname(2) takes 64 bytes; told here, nothing has been made yet.
+        if len(os.fsencode(config[name])) > 64:
+            raise InvalidParameter(f"invalid hostname format: {config[name]}")
+    health = config["Healthcheck"]
+    for field in ("Interval", "Timeout", "StartPeriod", "StartInterval"):
+        if health and 0 != health[field] < 1000000:
+            raise InvalidParameter(f"{field} in Healthcheck cannot be less than 1ms")
+    if health and health["Retries"] < 0:
+        raise InvalidParameter("Retries in Healthcheck cannot be negative")
+
+
+def _restart_verify(host: dict) -> None:
+    name, count = host["RestartPolicy"]["Name"], host["RestartPolicy"]["MaximumRetryCount"]
+    if host["AutoRemove"] and name != "no":
+        raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
+    if name in ("always", "unless-stopped", "no"):
+        if count:
+            raise InvalidParameter(
+                "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+                + (" and cannot be negative" if count < 0 else ""))
+    elif name != "on-failure":
+        raise InvalidParameter(f"invalid restart policy: unknown policy '{name}'; use one of 'no',"
+                               " 'always', 'on-failure', or 'unless-stopped'")
+    elif count < 0:
+        raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
+
+
+def _host_verify(host: dict) -> None:
+    ipc, pid = host["IpcMode"], host["PidMode"]
+    if ipc not in ("", "none", "private", "host", "shareable") and not ipc.startswith("container:"):
+        raise InvalidParameter(f"invalid IPC mode: {ipc}")
+    if pid not in ("", "host") and not mode_container(pid):
+        raise InvalidParameter(f"invalid PID mode: {pid}")
+    if host["ShmSize"] < 0:
+        raise InvalidParameter("SHM size can not be less than 0")
+    if host["UTSMode"] not in ("", "host"):
+        raise InvalidParameter(f"invalid UTS mode: {host['UTSMode']}")
+    if host["UsernsMode"] not in ("", "host"):
+        raise InvalidParameter(f"invalid user namespace mode: {host['UsernsMode']}")
+    if not -1000 <= host["OomScoreAdj"] <= 1000:
+        raise InvalidParameter(f"Invalid value {host['OomScoreAdj']}, range for oom score adj is"
+                               " [-1000, 1000]")
+    if host["Runtime"] not in ("", RUNTIME):
+        raise InvalidParameter(f"unknown or invalid runtime name: {host['Runtime']}")
+    for target, options in (host["Tmpfs"] or {}).items():
+        _tmpfs_options(target, options)
+    if host["CgroupnsMode"] not in ("", "private", "host"):
+        raise InvalidParameter(f"invalid cgroup namespace mode: {host['CgroupnsMode']}")
+    for limit in host["Ulimits"] or ():
+        if limit["Name"] not in RLIMITS:
+            raise InvalidParameter(f"invalid ulimit type: {limit['Name']}")
+        if limit["Hard"] != -1 and (limit["Soft"] == -1 or limit["Soft"] > limit["Hard"]):
+            raise InvalidParameter("ulimit soft limit must be less than or equal to hard limit:"
+                                   f" {limit['Soft']} > {limit['Hard']}")
+    _sysctls_verify(host)
+
+
+def _sysctls_verify(host: dict) -> None:
+    for name in host["Sysctls"] or ():
+        if name in SYSCTLS_IPC or name.startswith("fs.mqueue."):
+            own = host["IpcMode"] != "host"
+        elif name.startswith("net."):
+            own = host["NetworkMode"] != "host"
+        else:
+            own = name in ("kernel.domainname", "kernel.hostname") and host["UTSMode"] != "host"
+        if not own:
+            raise InvalidParameter(f'sysctl "{name}" is not in a separate kernel namespace')
+
+
+def _host_fill(host: dict) -> None:
+    """The defaults that Docker writes into the stored HostConfig."""
+    if host["Memory"] > 0 and host["MemorySwap"] == 0:
+        host["MemorySwap"] = host["Memory"] * 2
+    host["ShmSize"] = host["ShmSize"] or SHM_SIZE
+    host["IpcMode"] = host["IpcMode"] or "private"
+    host["CgroupnsMode"] = host["CgroupnsMode"] or "private"
+    host["NetworkMode"] = host["NetworkMode"] or "default"
+    host["Runtime"] = host["Runtime"] or RUNTIME
+    if host["OomKillDisable"] is None:
+        host["OomKillDisable"] = False
+    if host["MaskedPaths"] is None:
+        host["MaskedPaths"] = list(MASKED_PATHS) + _thermal_paths()
+    if host["ReadonlyPaths"] is None:
+        host["ReadonlyPaths"] = list(READONLY_PATHS)
+    host["LogConfig"]["Type"] = host["LogConfig"]["Type"] or "json-file"
+    host["LogConfig"]["Config"] = host["LogConfig"]["Config"] or {}
+
+
+def _thermal_paths() -> list:
+    """thermal_throttle of every processor tells a container about its neighbours."""
+    path = "/sys/devices/system/cpu/cpu0/thermal_throttle"
+    if not os.path.exists(path):
+        return []
+    return [path.replace("cpu0", name) for name in sorted(os.listdir("/sys/devices/system/cpu"))
+            if name[:3] == "cpu" and name[3:].isdigit()]
+
+
+def network_verify(config: dict, host: dict, networking: dict) -> None:
+    """Refuse the networks that this engine does not make yet, naming what works."""
+    mode = host["NetworkMode"]
+    if mode in ("none", "host") or mode.startswith("container:"):
+        others = [name for name in networking["EndpointsConfig"] if name != mode]
+        if others:
+            raise InvalidParameter("container sharing network namespace with another container or"
+                                   " host cannot be connected to any other network")
+        if config["MacAddress"]:
+            raise InvalidParameter("conflicting options: mac-address and the network mode")
+        return
+    name = "bridge" if mode in ("", "default") else mode
+    raise InvalidParameter(f'network "{name}" is not supported by this engine yet: use --network'
+                           " none or --network host")
+
+
+def security_parse(options: list | None) -> dict:
+    """--security-opt as {"no_new_privileges": bool, "writable_cgroups": bool, "seccomp": ...}.
+
+    "seccomp" is "default", "unconfined" or a profile (Docker's JSON format). Raises InvalidParameter with Docker's text.
+    """
+    out = {"no_new_privileges": False, "seccomp": "default", "writable_cgroups": False}
+    for option in options or ():
+        key, separator, value = option.partition("=" if "=" in option else ":")
+        name = key.replace("-", "_")
+        if not separator:
+            if name not in ("no_new_privileges", "writable_cgroups", "disable"):
+                raise InvalidParameter(f'invalid --security-opt 1: "{option}"')
+            out[name] = True
+        elif name in ("no_new_privileges", "writable_cgroups"):
+            if value.lower() not in ("1", "t", "true", "0", "f", "false"):
+                raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+            out[name] = value.lower() in ("1", "t", "true")
+        elif key == "seccomp":
+            out["seccomp"] = _seccomp_parse(value)
+        elif key == "apparmor":
+            if value not in ("", "unconfined"):
+                raise InvalidParameter(f"AppArmor profile {value} is not supported by this engine"
+                                       " yet")
+        elif key != "label":
+            raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+    return out
+
+
+def _seccomp_parse(value: str) -> Any:
+    if value in ("unconfined",):
+        return value
+    if value in ("", "builtin", "default"):
+        return "default"
+    try:
+        profile = json_parse(value)
+    except ValueError as wrong:
+        raise InvalidParameter(f"Decoding seccomp profile failed: {wrong}") from None
+    if not isinstance(profile, dict):
+        raise InvalidParameter("Decoding seccomp profile failed: not an object")
+    return profile
+
+
+def _tmpfs_options(target: str, text: str) -> list:
+    """Mount options of --tmpfs over Docker's defaults; the later of two that clash counts."""
+    if not target.startswith("/"):
+        raise InvalidParameter(f"invalid mount path: '{target}' mount path must be absolute")
+    if not target.strip("/"):
+        raise InvalidParameter("invalid specification: destination can't be '/'")
+    clash = {word: pair for pair in TMPFS_PAIRS for word in pair}
+    out: dict = {}
+    for option in ["noexec", "nosuid", "nodev", *filter(None, text.split(","))]:
+        key = option.partition("=")[0]
+        if option in clash:
+            for word in clash[option]:
+                out.pop(word, None)
+        elif option in _PROPAGATION:
+            pass
+        elif not (key in TMPFS_DATA and key != option):
+            raise InvalidParameter(f'invalid tmpfs option ["{option}"]')
+        out.pop(key, None)
+        out[key] = option
+    return list(out.values())
+
+
+# ---- the merge of image and container ----
+
+def config_merge(config: dict, image: dict | None) -> None:
+    """Fill what the user left open from the image's config (moby daemon/commit.go merge).
+
+    Changes `config`. Raises InvalidParameter when no command is left.
+    """
+    image = image or {}
+    config["User"] = config["User"] or image.get("User") or ""
+    if image.get("ExposedPorts"):
+        config["ExposedPorts"] = {**image["ExposedPorts"], **(config["ExposedPorts"] or {})}
+    _env_merge(config, image.get("Env") or [])
+    config["Labels"] = {**(image.get("Labels") or {}), **(config["Labels"] or {})}
+    if not config["Entrypoint"]:
+        if not config["Cmd"]:
+            config["Cmd"] = image.get("Cmd")
+        if config["Entrypoint"] is None:
+            config["Entrypoint"] = image.get("Entrypoint")
+    if image.get("Healthcheck"):
+        mine = config["Healthcheck"] or fields_check({}, HEALTH_CONFIG, "")
+        theirs = fields_check(image["Healthcheck"], HEALTH_CONFIG, "Image.Healthcheck")
+        config["Healthcheck"] = {name: mine[name] or theirs[name] for name in HEALTH_CONFIG}
+    config["WorkingDir"] = config["WorkingDir"] or image.get("WorkingDir") or ""
+    if image.get("Volumes"):
+        config["Volumes"] = {**(config["Volumes"] or {}), **image["Volumes"]}
+    config["StopSignal"] = config["StopSignal"] or image.get("StopSignal") or ""
+    if config["Entrypoint"] == [""]:
+        config["Entrypoint"] = None
+    if not config["Entrypoint"] and not config["Cmd"]:
+        raise InvalidParameter("no command specified")
+
+
+def _env_merge(config: dict, inherited: list) -> None:
+    if not config["Env"]:
+        config["Env"] = list(inherited)
+        return
+    mine = {entry.partition("=")[0] for entry in config["Env"]}
+    config["Env"] = config["Env"] + [entry for entry in inherited
+                                     if entry.partition("=")[0] not in mine]
+
+
+def command_words(config: dict) -> list:
+    """The whole command line: entry point, then command."""
+    return [*(config["Entrypoint"] or ()), *(config["Cmd"] or ())]
+
+
+# ---- logging options ----
+
+def log_verify(log: dict) -> None:
+    """Check --log-driver and --log-opt; InvalidParameter with Docker's text."""
+    kind, options = log["Type"] or "json-file", log["Config"] or {}
+    if kind == "none":
+        return
+    if kind != "json-file":
+        raise InvalidParameter(f"logger: no log driver named '{kind}' is registered")
+    for name in options:
+        if name not in LOG_OPTIONS:
+            raise InvalidParameter(f"unknown log opt '{name}' for json-file log driver")
+    try:
+        log_limits(options)
+    except ValueError as wrong:
+        raise InvalidParameter(f"failed to initialize logging driver: {wrong}") from None
+
+
+LOG_OPTIONS = frozenset(("compress", "env", "env-regex", "labels", "labels-regex", "max-file",
+                         "max-size", "tag"))
+LOG_SIZE, LOG_FILES = 10_000_000, 3     # a log can never fill the disk unless asked to
+_DECIMAL = {"": 1, "b": 1, "k": 10 ** 3, "m": 10 ** 6, "g": 10 ** 9, "t": 10 ** 12, "p": 10 ** 15}
+
+
+def log_limits(options: dict) -> tuple:
+    """(bytes per file, number of files) of json-file options; ValueError with Docker's words."""
+    size, files = LOG_SIZE, LOG_FILES
+    if "max-size" in options:
+        text = options["max-size"].strip().lower()
+        number = text.rstrip("bkmgtp i")
+        unit = text[len(number):].strip()
+        try:
+            size = int(float(number) * _DECIMAL[unit[:1]])
+        except (ValueError, KeyError):
+            raise ValueError(f"invalid size: '{options['max-size']}'") from None
+        if size <= 0:
+            raise ValueError("max-size must be a positive number")
+        files = 1
+    if "max-file" in options:
+        try:
+            files = int(options["max-file"])
+        except ValueError:
+            raise ValueError(f'strconv.Atoi: parsing "{options["max-file"]}": invalid syntax') \
+                from None
+        if files < 1:
+            raise ValueError("max-file cannot be less than 1")
+    if options.get("compress", "false").lower() not in ("0", "f", "false"):
+        raise ValueError("compress is not supported by this engine yet")
+    return size, files
+
+
+# =============================================================================
+# spec -- Docker Config + HostConfig -> OCI config.json and the monitor's start plan; pure
+# =============================================================================
+# Runs in: api, cli.   Refs: OCI runtime-spec config.md and config-linux.md, moby oci/defaults.go
+#
+# A container (its row: checked Config and HostConfig) becomes an OCI configuration, which its init
+# reads, and a start plan, which its monitor reads. The functions of SPEC_STEPS each fill one part.
+#
+# Where the configuration is not plain OCI, as both ends are ours:
+#   process.user.username is the text of --user, process.user.groups the list of --group-add: only
+#     the init can read the image's own passwd and group files;
+#   process.init asks for our own init as process 1 (--init);
+#   linux.seccomp is "default" (the launcher keeps that one compiled), absent for unconfined, or a
+#     profile in Docker's format;
+#   a mount with "root" has a source relative to that directory, to be opened inside it
+#     (openat2(2), RESOLVE_IN_ROOT), as another container may have put a link there.
+
+PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+STOP_TIMEOUT = 10                       # seconds; moby defaultStopTimeout
+#: (destination, type, source, options) of what every container sees, in the order of mounting.
+MOUNTS = (
+    ("/proc",          "proc",   "proc",   ("nosuid", "noexec", "nodev")),
+    ("/dev",           "tmpfs",  "tmpfs",  ("nosuid", "strictatime", "mode=755", "size=65536k")),
+    ("/dev/pts",       "devpts", "devpts", ("nosuid", "noexec", "newinstance", "ptmxmode=0666",
+                                            "mode=0620", "gid=5")),
+    ("/sys",           "sysfs",  "sysfs",  ("nosuid", "noexec", "nodev", "ro")),
+    ("/sys/fs/cgroup", "cgroup", "cgroup", ("ro", "nosuid", "noexec", "nodev")),
+    ("/dev/mqueue",    "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
+)
+#: The device cgroup: everything shut but mknod, then null, zero, full, random, urandom, tty,
+#: console, ptmx and the container's own pts. -1 is every number.
+DEVICE_RULES = (
+    (False, "a", -1, -1, "rwm"), (True, "c", -1, -1, "m"), (True, "b", -1, -1, "m"),
+    (True, "c", 1, 3, "rwm"), (True, "c", 1, 5, "rwm"), (True, "c", 1, 7, "rwm"),
+    (True, "c", 1, 8, "rwm"), (True, "c", 1, 9, "rwm"), (True, "c", 5, 0, "rwm"),
+    (True, "c", 5, 1, "rwm"), (True, "c", 5, 2, "rwm"), (True, "c", 136, -1, "rwm"),
+)
+#: HostConfig field -> place in linux.resources, for those that travel as they are.
+SPEC_FIELDS = (
+    ("Memory",             "memory",  "limit"),
+    ("MemoryReservation",  "memory",  "reservation"),
+    ("MemorySwap",         "memory",  "swap"),
+    ("MemorySwappiness",   "memory",  "swappiness"),
+    ("OomKillDisable",     "memory",  "disableOOMKiller"),
+    ("CpuShares",          "cpu",     "shares"),
+    ("CpuPeriod",          "cpu",     "period"),
+    ("CpuQuota",           "cpu",     "quota"),
+    ("CpuRealtimePeriod",  "cpu",     "realtimePeriod"),
+    ("CpuRealtimeRuntime", "cpu",     "realtimeRuntime"),
+    ("CpusetCpus",         "cpu",     "cpus"),
+    ("CpusetMems",         "cpu",     "mems"),
+    ("PidsLimit",          "pids",    "limit"),
+    ("BlkioWeight",        "blockIO", "weight"),
+)
+THROTTLES = (
+    ("BlkioDeviceReadBps",   "throttleReadBpsDevice"),
+    ("BlkioDeviceWriteBps",  "throttleWriteBpsDevice"),
+    ("BlkioDeviceReadIOps",  "throttleReadIOPSDevice"),
+    ("BlkioDeviceWriteIOps", "throttleWriteIOPSDevice"),
+)
+
+
+def environment_build(config: dict, hostname: str) -> list:
+    """The process's environment: defaults, then the merged Env; a name without "=" removes one."""
+    base = ["PATH=" + PATH_DEFAULT, "HOSTNAME=" + hostname]
+    if config["Tty"]:
+        base.append("TERM=xterm")
+    return env_merge(base, config["Env"] or ())
+
+
+def process_build(c: Container, args: list, *, tty: bool, user: str, env: list,
+                  directory: str, privileged: bool = False) -> dict:
+    """The OCI process of a container's first command, or of one executed beside it."""
+    host = c.host
+    names = capabilities_resolve(host["CapAdd"] or [], host["CapDrop"] or [],
+                                 privileged or host["Privileged"])
+    process = {
+        "terminal": tty,
+        "user": {"uid": 0, "gid": 0, "username": user, "groups": host["GroupAdd"] or []},
+        "args": args,
+        "env": env,
+        "cwd": directory or "/",
+        "capabilities": {"bounding": names, "effective": names, "permitted": names,
+                         "inheritable": [], "ambient": []},
+        "noNewPrivileges": security_parse(host["SecurityOpt"])["no_new_privileges"],
+        "oomScoreAdj": host["OomScoreAdj"],
+    }
+    if host["ConsoleSize"] != [0, 0]:
+        process["consoleSize"] = {"height": host["ConsoleSize"][0], "width": host["ConsoleSize"][1]}
+    if host["Ulimits"]:
+        process["rlimits"] = [
+            {"type": "RLIMIT_" + limit["Name"].upper(),
+             "soft": limit["Soft"], "hard": limit["Hard"]} for limit in host["Ulimits"]]
+    return process
+
+
+def _spec_process(spec: dict, c: Container, given: dict) -> None:
+    config = c.config
+    spec["process"] = process_build(
+        c, [c.document["Path"], *c.document["Args"]], tty=config["Tty"], user=config["User"],
+        env=environment_build(config, given["hostname"]), directory=config["WorkingDir"])
+    spec["process"]["init"] = bool(c.host["Init"])
+
+
+def _spec_root(spec: dict, c: Container, given: dict) -> None:
+    spec["root"] = {"path": "rootfs", "readonly": c.host["ReadonlyRootfs"]}
+    if c.host["UTSMode"] != "host":
+        spec["hostname"] = given["hostname"]
+        if c.config["Domainname"]:
+            spec["domainname"] = c.config["Domainname"]
+
+
+def _spec_mounts(spec: dict, c: Container, given: dict) -> None:
+    host = c.host
+    mounts = [{"destination": target, "type": kind, "source": source, "options": list(options)}
+              for target, kind, source, options in MOUNTS]
+    if security_parse(host["SecurityOpt"])["writable_cgroups"]:
+        mounts[4]["options"].remove("ro")
+    if given["shm"]:
+        mounts.append(given["shm"])
+    elif host["IpcMode"] == "host":
+        mounts.append({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
+                       "options": ["rbind", "rprivate"]})
+    elif host["IpcMode"] != "none":
+        mounts.append({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                       "options": ["nosuid", "noexec", "nodev", "mode=1777",
+                                   f"size={host['ShmSize']}"]})
+    for target, source in given["files"].items():
+        mounts.append({"destination": target, "type": "bind", "source": source,
+                       "options": ["rbind", "rprivate"]
+                       + (["ro"] if host["ReadonlyRootfs"] else [])})
+    for target in sorted(host["Tmpfs"] or {}):
+        mounts.append({"destination": os.path.normpath(target), "type": "tmpfs", "source": "tmpfs",
+                       "options": _tmpfs_options(target, host["Tmpfs"][target])})
+    spec["mounts"] = mounts
+
+
+def _spec_namespaces(spec: dict, c: Container, given: dict) -> None:
+    host = c.host
+    modes = (("mount", ""), ("network", host["NetworkMode"]), ("uts", host["UTSMode"]),
+             ("pid", host["PidMode"]), ("ipc", host["IpcMode"]), ("cgroup", host["CgroupnsMode"]))
+    spaces = []
+    for kind, mode in modes:
+        if mode == "host":
+            continue
+        space = {"type": kind}
+        if kind in given["join"]:
+            space["path"] = given["join"][kind]
+        spaces.append(space)
+    spec["linux"]["namespaces"] = spaces
+
+
+def _spec_linux(spec: dict, c: Container, given: dict) -> None:
+    host, linux = c.host, spec["linux"]
+    linux["cgroupsPath"] = cgroup_name(c)
+    linux["resources"] = resources_build(host)
+    linux["maskedPaths"] = host["MaskedPaths"] or []
+    linux["readonlyPaths"] = host["ReadonlyPaths"] or []
+    linux["devices"] = []
+    sysctl = {}
+    if host["NetworkMode"] != "host" and "network" not in given["join"]:
+        # What Docker sets since 20.10, so that ping and low ports need no capability.
+        sysctl = {"net.ipv4.ip_unprivileged_port_start": "0",
+                  "net.ipv4.ping_group_range": "0 2147483647"}
+    linux["sysctl"] = {**sysctl, **(host["Sysctls"] or {})}
+    seccomp = security_parse(host["SecurityOpt"])["seccomp"]
+    if seccomp != "unconfined" and not host["Privileged"]:
+        linux["seccomp"] = seccomp
+
+
+SPEC_STEPS = (_spec_process, _spec_root, _spec_mounts, _spec_namespaces, _spec_linux)
+
+
+def spec_build(c: Container, *, hostname: str, files: dict, join: dict,
+               shm: dict | None = None) -> dict:
+    """The OCI configuration of a container (see the banner for what is not plain OCI).
+
+    `files` is {path in the container: file to bind there}, `join` {OCI namespace type: path of a
+    namespace to enter}, `shm` a mount that replaces the container's own /dev/shm.
+    """
+    spec: dict = {"ociVersion": "1.2.0", "linux": {},
+                  "annotations": {**(c.host["Annotations"] or {})}}
+    given = {"hostname": hostname, "files": files, "join": join, "shm": shm}
+    for step in SPEC_STEPS:
+        step(spec, c, given)
+    return spec
+
+
+def cgroup_name(c: Container) -> str:
+    """The container's cgroup, relative to every hierarchy."""
+    return "engine/" + c.id
+
+
+def resources_build(host: dict) -> dict:
+    """OCI linux.resources of a HostConfig: {"memory": {...}, "cpu": {...}, "devices": [...]}."""
+    out: dict = {}
+    for field, part, name in SPEC_FIELDS:
+        value = host[field]
+        if value or value == 0 and field == "MemorySwappiness" and value is not False:
+            out.setdefault(part, {})[name] = value
+    if host["NanoCpus"]:
+        out.setdefault("cpu", {}).update(period=100000, quota=host["NanoCpus"] // 10000)
+    for field, name in THROTTLES:
+        if host[field]:
+            out.setdefault("blockIO", {})[name] = [
+                {**_device_number(row["Path"]), "rate": row["Rate"]} for row in host[field]]
+    if host["BlkioWeightDevice"]:
+        out.setdefault("blockIO", {})["weightDevice"] = [
+            {**_device_number(row["Path"]), "weight": row["Weight"]}
+            for row in host["BlkioWeightDevice"]]
+    out["devices"] = [
+        {"allow": allow, "type": kind, "access": access,
+         **({"major": major} if major >= 0 else {}), **({"minor": minor} if minor >= 0 else {})}
+        for allow, kind, major, minor, access in DEVICE_RULES]
+    return out
+
+
+def _device_number(path: str) -> dict:
+    try:
+        number = os.stat(path).st_rdev
+    except OSError as gone:
+        raise InvalidParameter(f"no such device {path}: {gone.strerror}") from None
+    return {"major": os.major(number), "minor": os.minor(number)}
+
+
+def _log_attributes(c: Container) -> dict:
+    """The "attrs" of each log line: labels and variables that were asked for, and the tag."""
+    options = c.host["LogConfig"]["Config"]
+    variables = dict(entry.split("=", 1) for entry in c.config["Env"] or () if "=" in entry)
+    out = {}
+    for key, source in (("labels", c.config["Labels"] or {}), ("env", variables)):
+        for name in filter(None, options.get(key, "").split(",")):
+            if name in source:
+                out[name] = source[name]
+        if options.get(key + "-regex"):
+            import re
+            pattern = re.compile(options[key + "-regex"])
+            out.update((name, source[name]) for name in source if pattern.search(name))
+    if options.get("tag"):
+        out["tag"] = Template(options["tag"]).render({
+            "ID": c.id[:12], "FullID": c.id, "Name": c.name, "FullName": "/" + c.name,
+            "ImageID": c.image[7:19], "ImageFullID": c.image, "ImageName": c.config["Image"],
+            "DaemonName": "docker", "Command": " ".join(command_words(c.config))})
+    return {name: out[name] for name in sorted(out)}
+
+
+def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory: str) -> dict:
+    """What a monitor needs to start the container; plain JSON.
+
+    `bundle` is the directory with config.json, `layers` the lower directories, topmost first,
+    `directory` the container's own below the data root.
+    """
+    config, host = c.config, c.host
+    kinds = {"network": "net", "mount": "mnt"}
+    flags, join, has_cgroup = 0, [], False
+    for space in spec["linux"]["namespaces"]:
+        if "path" in space:
+            join.append([kinds.get(space["type"], space["type"]), space["path"]])
+        elif space["type"] == "cgroup":
+            has_cgroup = True
+        else:
+            flags |= NAMESPACES[space["type"]][1]
+    options = host["LogConfig"]["Config"]
+    attributes = _log_attributes(c) if options else {}
+    return {
+        "id": c.id, "name": c.name, "image": config["Image"], "labels": config["Labels"] or {},
+        "bundle": bundle, "tty": config["Tty"], "open_stdin": config["OpenStdin"],
+        "stdin_once": config["StdinOnce"], "attach_stdin": config["AttachStdin"],
+        "attach_stdout": config["AttachStdout"], "attach_stderr": config["AttachStderr"],
+        "clone_flags": flags, "join": join, "cgroupns": has_cgroup, "cgroup": cgroup_name(c),
+        "resources": spec["linux"]["resources"], "layers": layers,
+        "upper": directory + "/upper", "work": directory + "/work",
+        "log": {"Type": host["LogConfig"]["Type"], "Config": options,
+                "path": f"{directory}/{c.id}-json.log",
+                "attrs": json_text(attributes) if attributes else ""},
+        "auto_remove": host["AutoRemove"], "restart": host["RestartPolicy"],
+        "stop_signal": signal_number(config["StopSignal"] or "SIGTERM"),
+        "stop_timeout": STOP_TIMEOUT if config["StopTimeout"] is None else config["StopTimeout"],
+        "oom_score_adj": host["OomScoreAdj"],
+    }
 
 
 # =============================================================================
