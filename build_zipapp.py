@@ -1,14 +1,447 @@
 #!/usr/bin/env python3
-"""Builds engine.pyz."""
-import marshal, os, sys, zipfile
-def main():
-    out = sys.argv[sys.argv.index("-o") + 1] if "-o" in sys.argv else "engine.pyz"
-    top = os.path.dirname(os.path.abspath(__file__))
-    source = open(os.path.join(top, "engine.py")).read()
-    main = "import sys\nimport engine\nsys.exit(engine.main(sys.argv[1:]))\n"
-    with open(out + ".new", "wb") as file:
+"""Builds engine.pyz, the one file that is copied onto a host; standard library only.
+
+    python3 build_zipapp.py [-o engine.pyz] [--python PATH]... [--cache .build] [--no-vendored | --need-vendored]
+
+What is in the archive, in this order (a member costs 5 us at every start, so there are few):
+
+    __main__.py, __main__.pyc     picks the byte code below; MAIN of this file
+    help                          what `--help` prints, so that it needs no engine to be loaded
+    <cache tag>/engine.pyc        byte code, stored, never checked against the source: this Python's and each --python's
+    <cache tag>/vendored          the vendored packages' byte code: marshal of {name: (is package, code)}
+    engine.py                     the source, for every other Python and for tracebacks
+    vendored                      the vendored packages' source: marshal of {name: (is package, source)}
+    zstd-<machine>                pyzstd's C extensions for that machine, all Pythons and both libcs: one solid xz
+    LICENSE, licenses/...         ours, and those of what is inside
+
+The same input gives the same bytes: names and dates are fixed (SOURCE_DATE_EPOCH), nothing depends on where it is built.
+The vendored packages are fetched by pip as wheels and checked against PINS. Without pip (or without a network)
+the archive is built without them: the main job needs neither.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import marshal
+import os
+import subprocess
+import sys
+import time
+import zipfile
+
+TOP = os.path.dirname(os.path.abspath(__file__))
+LIMIT = 3_000_000
+
+PYROUTE2 = "pyroute2==0.9.7"
+#: 0.18 is the last pyzstd with a C extension of its own.
+PYZSTD = "pyzstd==0.18.0"
+#: What pyroute2 is used for; what these modules import travels with them.
+PYROUTE2_ROOTS = ("pyroute2.iproute.linux", "pyroute2.netlink.nfnetlink.nfctsocket", "pyroute2.nftables.expressions",
+                  "pyroute2.nftables.main", "pyroute2.nftables.rule")
+#: Their own packages import everything there is (150 ms) or other packages; these do without.
+REPLACED = {
+    "pyroute2": '__version__ = "0.9.7"\n',
+    "pyzstd": "from ._c._zstd import *\n",
+    "pyzstd._c": "",
+}
+# fmt: off
+PINS = {
+    "pyroute2-0.9.7-py3-none-any": "01a2a3afe565a6acb0a0d5d8ac86c9682b6564407e3d9589070191ae94b737e8",
+    "cp39-x86_64-gnu":    "a25a72afa7d66d47a881e475ffe88d9961b36052bf6a512af3b84de22b20d41f",
+    "cp39-x86_64-musl":   "c335605ac7d018ca2d4d68cc0bac10e3c4ccf8e9686972dfc569a4df53f7a8d3",
+    "cp39-aarch64-gnu":   "3ea0d70b4ec72b9d5feae4ec665ef8a4cd48f442921f2100117229c900a5a713",
+    "cp39-aarch64-musl":  "5b4feed895f32b314f2b3aa3ba6a4e0ce903c6764f31ad78e68b6c3fa31415ac",
+    "cp310-x86_64-gnu":   "0f6d9c8a535af243c5a19f2d66c3733595ab633e00b97237d877e70e8389edc5",
+    "cp310-x86_64-musl":  "6baf9fd75d0af4f5d677b6e2d8dd3deb359c4ec2250c8536fe5ea48fd9305199",
+    "cp310-aarch64-gnu":  "ea7702484795ee3c16c48a03d990123e833f1e1d6baabbe9a53256238eb04cbc",
+    "cp310-aarch64-musl": "a533550740ce8c721aae27b377fb1160df68a9f457f16015ec8e47547a033dfc",
+    "cp311-x86_64-gnu":   "2cfcdf0e46020bda2e98814464ca3ae830da83937c4c61776bf8835c7094214e",
+    "cp311-x86_64-musl":  "278c80fdeaf857b620295cc815a31f6478fcb217d476ac889985a43b2b67e9bd",
+    "cp311-aarch64-gnu":  "9af4bcde7dde46ca7e82a4c6f5fda1760bcbfd15525dbea36fe625263ef06b5e",
+    "cp311-aarch64-musl": "8551b6bc3690fb76e730967a628b6aab0d9331c38a41f5cddb546be994771191",
+    "cp312-x86_64-gnu":   "5dc4488536e87ff0aac698b9cd65f2913ac87417b3952d80be32463c8e95cc35",
+    "cp312-x86_64-musl":  "1eb69217ad9b760537e93f2d578c7927b788a9cac0e2104e536855a2797b5b09",
+    "cp312-aarch64-gnu":  "394175aeeb4e2255ff5340b32f6db79375b3ffb25514fe4c1439015a7f335ec2",
+    "cp312-aarch64-musl": "c12da158f6ec1180be0a3d6f531050dfc1357a25e5d0fd8dd99d4506d2a3f448",
+    "cp313-x86_64-gnu":   "b42529770febd331e23c5e8a68e9899acb0cc0806ee4c970354806c0ceeec6c7",
+    "cp313-x86_64-musl":  "1ebc87e6e50547cff97e07c3fed9999d79b6327c9c4143c3049a7cfeacb2cdba",
+    "cp313-aarch64-gnu":  "ac61854c4a77df66695540549a89f4c67039e4181a9158b8646425f1d56d947a",
+    "cp313-aarch64-musl": "7f54d13c269cdc37d2f73c9b3e70c6d2bb168dec768a472d54c2ed830bb19fb9",
+}
+# fmt: on
+
+#: The whole start-up. It runs before anything of the engine, so it is as short as it can be: `--help` is in the
+#: archive as text; byte code comes from the archive, else from DATA/cache/<build>/, where the first start with an
+#: unknown Python leaves it. Only a file of our own that nobody else can read or write is taken from there.
+#: The garbage collector would walk the growing pile of constants nine times while they are loaded: 1 ms.
+MAIN = '''"""Start of engine.pyz; made by build_zipapp.py."""
+import sys
+from _frozen_importlib_external import MAGIC_NUMBER
+import gc
+import marshal
+import os
+
+BUILD_ID = "@BUILD@"
+archive = __loader__.archive
+
+
+def get(name):
+    return __loader__.get_data(archive + os.sep + name)
+
+
+def cache_path():
+    data = os.environ.get("ENGINE_DATA_ROOT")
+    for at, word in enumerate(sys.argv[1:], 2):
+        if not word.startswith("-"):
+            break
+        if word.startswith("--data-root"):
+            data = word[12:] or "".join(sys.argv[at:at + 1])
+    if not data and os.geteuid():
+        home = os.environ.get("HOME") or "/"
+        data = (os.environ.get("XDG_DATA_HOME") or home + "/.local/share") + "/engine"
+    return "%s/cache/%s/%s.pyc" % (data or "/var/lib/engine", BUILD_ID, sys.implementation.cache_tag)
+
+
+def cache_read(path):
+    for mine in os.path.dirname(path), path:
+        stat = os.lstat(mine)
+        if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
+            raise OSError
+    if stat.st_mode & 0o177:
+        raise OSError
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def cache_write(path, data):
+    beside = "%s.%d" % (path, os.getpid())
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+    os.rename(beside, path)
+
+
+def code_of(data):
+    if data[:4] != MAGIC_NUMBER:
+        raise ValueError
+    return marshal.loads(memoryview(data)[16:])
+
+
+def code_load():
+    try:
+        return code_of(get(sys.implementation.cache_tag + "/engine.pyc"))
+    except (OSError, ValueError, EOFError, TypeError):
+        path = cache_path()
+    try:
+        return code_of(cache_read(path))
+    except (OSError, ValueError, EOFError, TypeError):
+        code = compile(get("engine.py"), archive + "/engine.py", "exec", dont_inherit=True)
+    try:
+        cache_write(path, MAGIC_NUMBER + bytes(12) + marshal.dumps(code))
+    except OSError:
+        pass
+    return code
+
+
+def start():
+    global archive
+    if sys.argv[1:] in ([], ["--help"], ["-h"]):
+        try:
+            os.write(1, get("help"))
+            os._exit(0)
+        except OSError:
+            pass
+    gc.disable()
+    module = type(sys)("engine")
+    code = code_load()
+    archive = __loader__.archive = os.path.abspath(archive)
+    module.__file__ = archive + "/engine.py"
+    module.__loader__ = __loader__
+    sys.modules["engine"] = module
+    exec(code, module.__dict__)
+    gc.freeze()
+    gc.enable()
+    module.main_exit(sys.argv[1:])
+
+
+start()
+'''
+
+
+def say(text: str) -> None:
+    print(f"build_zipapp: {text}", file=sys.stderr)
+
+
+# ----------------------------------------------------------------- wheels
+
+
+def wheel_requests() -> list[tuple[str, str, list[str]]]:
+    """(pin, requirement, what pip must be told) of every wheel."""
+    asked = [("pyroute2-0.9.7-py3-none-any", PYROUTE2, [])]
+    for pin in sorted(PINS):
+        if not pin.startswith("cp"):
+            continue
+        tag, machine, libc = pin.split("-")
+        platform = "manylinux_2_28_" if libc == "gnu" else "musllinux_1_2_"
+        asked.append((pin, PYZSTD, ["--python-version", tag[2:], "--implementation", "cp", "--abi", tag,
+                                    "--platform", platform + machine]))
+    return asked
+
+
+def wheel_path(cache: str, pin: str) -> str:
+    return os.path.join(cache, "wheels", pin, "wheel")
+
+
+def wheel_fetch(cache: str, pin: str, requirement: str, options: list[str]) -> subprocess.Popen:
+    """A running pip that downloads one wheel into a directory of its own."""
+    target = os.path.dirname(wheel_path(cache, pin))
+    os.makedirs(target, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+               "--only-binary=:all:", "--dest", target, *options, requirement]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def wheel_check(cache: str, pin: str) -> None:
+    """The file that pip left becomes `wheel` once its sha256 is the pinned one; SystemExit if not."""
+    path = wheel_path(cache, pin)
+    names = [name for name in os.listdir(os.path.dirname(path)) if name.endswith(".whl")]
+    found = os.path.join(os.path.dirname(path), names[0])
+    with open(found, "rb") as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
+    if digest != PINS[pin]:
+        raise SystemExit(f"build_zipapp: {names[0]} has sha256 {digest}, pinned is {PINS[pin]}")
+    os.rename(found, path)
+
+
+def wheels_ensure(cache: str) -> str:
+    """Fetches and checks what is missing, four at a time; the reason why that isn't possible, else ""."""
+    missing = [row for row in wheel_requests() if not os.path.exists(wheel_path(cache, row[0]))]
+    if not missing:
+        return ""
+    probe = subprocess.run([sys.executable, "-m", "pip", "--version"], stdin=subprocess.DEVNULL,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    if probe.returncode:
+        return "this Python has no pip"
+    for at in range(0, len(missing), 4):
+        running = [(row[0], wheel_fetch(cache, *row)) for row in missing[at : at + 4]]
+        for pin, process in running:
+            error = process.communicate()[1].decode(errors="replace").strip()
+            if process.returncode:
+                return f"pip could not fetch {pin}: {(error.splitlines() or ['no reason given'])[-1]}"
+            wheel_check(cache, pin)
+    return ""
+
+
+def wheel_open(cache: str, pin: str) -> zipfile.ZipFile:
+    with open(wheel_path(cache, pin), "rb") as file:
+        if hashlib.sha256(file.read()).hexdigest() != PINS[pin]:
+            raise SystemExit(f"build_zipapp: {wheel_path(cache, pin)} is not the pinned file; remove it")
+    return zipfile.ZipFile(wheel_path(cache, pin))
+
+
+# --------------------------------------------------------------- vendored
+
+
+def imports_of(name: str, is_package: bool, source: bytes) -> list[str]:
+    """Absolute names of all that a module imports, wherever in it; some are attributes, not modules."""
+    package = name if is_package else name.rpartition(".")[0]
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")
+            parts = above[: len(above) - node.level + 1] if node.level else []
+            base = ".".join([*parts, *([node.module] if node.module else [])])
+            found += [base, *(base + "." + alias.name for alias in node.names)]
+    return found
+
+
+def pyroute2_modules(wheel: zipfile.ZipFile) -> dict[str, tuple[bool, bytes]]:
+    """{name: (is a package, source)} of PYROUTE2_ROOTS and all that they import."""
+    every = {}
+    for path in wheel.namelist():
+        if path.startswith("pyroute2/") and path.endswith(".py"):
+            name = path[:-3].replace("/", ".")
+            is_package = name.endswith(".__init__")
+            every[name[:-9] if is_package else name] = (is_package, wheel.read(path))
+    every["pyroute2"] = (True, REPLACED["pyroute2"].encode())
+    kept, open_names = {}, list(PYROUTE2_ROOTS)
+    while open_names:
+        parts = open_names.pop().split(".")
+        for length in range(1, len(parts) + 1):
+            name = ".".join(parts[:length])
+            if name in every and name not in kept:
+                kept[name] = every[name]
+                open_names += imports_of(name, *every[name])
+    return kept
+
+
+def vendored_modules(cache: str) -> dict[str, tuple[bool, bytes]]:
+    with wheel_open(cache, "pyroute2-0.9.7-py3-none-any") as wheel:
+        modules = pyroute2_modules(wheel)
+    for name in ("pyzstd", "pyzstd._c"):
+        modules[name] = (True, REPLACED[name].encode())
+    return dict(sorted(modules.items()))
+
+
+def zstd_solid(cache: str, machine: str) -> bytes:
+    """All extensions for one machine: a line of JSON {pin: [offset, size]}, then one xz stream over all of them.
+
+    They differ little, so ten of 0.95 MB take 0.55 MB. Compressing takes seconds: kept in the cache by content.
+    """
+    import lzma
+
+    index, parts, offset = {}, [], 0
+    for pin in sorted(pin for pin in PINS if "-" + machine + "-" in pin):
+        with wheel_open(cache, pin) as wheel:
+            (name,) = [name for name in wheel.namelist() if name.endswith(".so")]
+            parts.append(wheel.read(name))
+        index[pin] = [offset, len(parts[-1])]
+        offset += len(parts[-1])
+    plain = b"".join(parts)
+    kept = os.path.join(cache, "xz-" + hashlib.sha256(plain).hexdigest())
+    if not os.path.exists(kept):
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 24}]
+        with open(kept + ".new", "wb") as file:
+            file.write(lzma.compress(plain, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=filters))
+        os.rename(kept + ".new", kept)
+    with open(kept, "rb") as file:
+        return json.dumps(index, sort_keys=True).encode() + b"\n" + file.read()
+
+
+def licences(cache: str) -> dict[str, bytes]:
+    found = {}
+    for pin, package in (("pyroute2-0.9.7-py3-none-any", "pyroute2"), ("cp311-x86_64-gnu", "pyzstd")):
+        with wheel_open(cache, pin) as wheel:
+            for path in wheel.namelist():
+                if ".dist-info/" in path and "LICENSE" in path:
+                    found[f"licenses/{package}/{os.path.basename(path)}"] = wheel.read(path)
+    return found
+
+
+# -------------------------------------------------------------- byte code
+
+#: Runs in each Python that gets byte code: marshal of {name: (is package, source)} in, the same with code out.
+#: An import system isn't needed to make byte code, and co_filename must not tell where it was built.
+COMPILE = """
+import marshal, sys
+from importlib.util import MAGIC_NUMBER
+given = marshal.load(sys.stdin.buffer)
+made = {name: (package, compile(source, "engine.pyz/" + name.replace(".", "/") + ".py", "exec", dont_inherit=True))
+        for name, (package, source) in given.items()}
+marshal.dump((sys.implementation.cache_tag, MAGIC_NUMBER, {n: (p, marshal.dumps(c)) for n, (p, c) in made.items()}),
+             sys.stdout.buffer)
+"""
+
+
+def byte_code(python: str, modules: dict[str, tuple[bool, bytes]]) -> tuple[str, bytes, dict[str, tuple[bool, bytes]]]:
+    """(cache tag, magic number, {name: (is package, marshalled code)}) as that Python makes them.
+
+    A fresh process with a fixed hash seed, so that sets in constants come out in the same order.
+    """
+    done = subprocess.run([python, "-S", "-s", "-B", "-c", COMPILE], input=marshal.dumps(modules, 2),
+                          stdout=subprocess.PIPE, check=True, env={"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]})
+    return marshal.loads(done.stdout)
+
+
+def help_text(source: bytes) -> bytes:
+    """What `--help` prints to a pipe."""
+    run = ("import sys, types; m = types.ModuleType('engine'); m.__file__ = 'engine.py'; sys.modules['engine'] = m; "
+           "exec(compile(sys.stdin.buffer.read(), 'engine.py', 'exec', dont_inherit=True), m.__dict__); "
+           "sys.exit(m.main(['--help']))")
+    done = subprocess.run([sys.executable, "-B", "-c", run], input=source, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, check=False, env={"PATH": os.environ.get("PATH", "")})
+    if done.returncode:
+        say("engine.py --help failed:\n" + done.stderr.decode(errors="replace"))
+        return b""
+    return done.stdout
+
+
+# ---------------------------------------------------------------- archive
+
+
+def file_bytes(name: str) -> bytes:
+    with open(os.path.join(TOP, name), "rb") as file:
+        return file.read()
+
+
+def members(cache: str, pythons: list[str], vendored: bool) -> list[tuple[str, bytes, bool]]:
+    """(name, content, stored) of the archive, in order; the build id is made of all of them."""
+    source = file_bytes("engine.py")
+    sources = vendored_modules(cache) if vendored else {}
+    made = {}
+    for python in pythons:
+        tag, magic, codes = byte_code(python, {"engine": (False, source), **sources})
+        made[tag] = (magic, codes)
+    rows = [("help", help_text(source), True)]
+    for tag, (magic, codes) in sorted(made.items()):
+        rows.append((tag + "/engine.pyc", magic + bytes(12) + codes.pop("engine")[1], True))
+        if codes:
+            rows.append((tag + "/vendored", magic + marshal.dumps(codes, 2), False))
+    rows.append(("engine.py", source, False))
+    if vendored:
+        rows.append(("vendored", marshal.dumps(sources, 2), False))
+        rows += [("zstd-" + machine, zstd_solid(cache, machine), True) for machine in ("aarch64", "x86_64")]
+    rows += [(name, text, False) for name, text in sorted({"LICENSE": file_bytes("LICENSE"),
+                                                           **(licences(cache) if vendored else {})}.items())]
+    build = hashlib.sha256(MAIN.encode())
+    for name, data, _ in rows:
+        build.update(b"%s %d\n" % (name.encode(), len(data)) + data)
+    main = MAIN.replace("@BUILD@", build.hexdigest()[:32]).encode()
+    _, magic, codes = byte_code(pythons[0], {"__main__": (False, main)})
+    return [("__main__.py", main, True), ("__main__.pyc", magic + b"\1" + bytes(11) + codes["__main__"][1], True), *rows]
+
+
+def archive_write(path: str, rows: list[tuple[str, bytes, bool]]) -> None:
+    when = time.gmtime(max(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), 315_532_800))[:6]  # zip begins in 1980
+    beside = f"{path}.{os.getpid()}"
+    with open(beside, "wb") as file:
         file.write(b"#!/usr/bin/env python3\n")
-        with zipfile.ZipFile(file, "w") as z:
-            z.writestr("__main__.py", main); z.writestr("engine.py", source)
-    os.chmod(out + ".new", 0o755); os.rename(out + ".new", out)
-main()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, data, stored in rows:
+                info = zipfile.ZipInfo(name, when)
+                info.create_system, info.external_attr = 3, 0o100644 << 16
+                info.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+                archive.writestr(info, data, compresslevel=9)
+    os.chmod(beside, 0o755)
+    os.rename(beside, path)
+
+
+def options_parse(argv: list[str]) -> dict:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="build_zipapp.py", description="Builds engine.pyz.")
+    parser.add_argument("-o", "--output", default=os.path.join(TOP, "engine.pyz"), metavar="FILE")
+    parser.add_argument("--python", action="append", default=[], metavar="PATH",
+                        help="another Python to make byte code for; may be repeated")
+    parser.add_argument("--cache", default=os.path.join(TOP, ".build"), metavar="DIR",
+                        help="where wheels are kept between builds (default .build)")
+    parser.add_argument("--no-vendored", action="store_true", help="leave pyroute2 and pyzstd out")
+    parser.add_argument("--need-vendored", action="store_true", help="fail where they cannot be fetched")
+    return vars(parser.parse_args(argv))
+
+
+def main(argv: list[str]) -> int:
+    options = options_parse(argv)
+    reason = "asked to" if options["no_vendored"] else wheels_ensure(options["cache"])
+    if reason and options["need_vendored"]:
+        say(reason)
+        return 1
+    if reason:
+        say(f"built without pyroute2 and pyzstd ({reason}): containers run all the same")
+    rows = members(options["cache"], [sys.executable, *options["python"]], not reason)
+    archive_write(options["output"], rows)
+    size = os.path.getsize(options["output"])
+    print(f"{options['output']}: {size:,} bytes, byte code for "
+          + ", ".join(name.partition("/")[0] for name, *_ in rows if name.endswith("/engine.pyc")))
+    if size > LIMIT:
+        say(f"larger than {LIMIT:,} bytes")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -78,6 +78,10 @@ VERSION = "0.1.0"               # ours; shown as Platform and component detail
 DOCKER_VERSION = "28.5.2"       # the Docker whose behaviour is followed
 API_VERSION = "1.51"
 API_VERSION_MIN = "1.24"
+#: Names the build that this runs from, set by the archive's __main__; "" for the plain source.
+BUILD_ID: str = getattr(sys.modules["__main__"], "BUILD_ID", "")
+#: What tracebacks call this program.
+PROGRAM = "engine.pyz" if BUILD_ID else "engine.py"
 
 
 # =============================================================================
@@ -6817,3 +6821,174 @@ def cli_main(words: list) -> int:
 # main -- one program, five roles: cli, launcher, monitor, init, worker
 # =============================================================================
 # Runs in: all roles.
+# `main` hands over to the role: the command line for people, `--role=launcher` for the one process that
+# this program executes itself. Monitors, workers and inits are forks of the launcher and never come
+# through here.
+#
+# engine.pyz starts in its own __main__ (build_zipapp.py), which loads the byte code of this file and
+# calls `main_exit`. That ends by os._exit: finalising the interpreter costs 2 ms, and what must be on
+# disk already is. pyroute2 and pyzstd travel inside engine.pyz: VendoredFinder serves `import
+# pyroute2.x` and `import pyzstd` from there, the C extension through a memfd. Nothing of them is read
+# before it is imported.
+
+VENDORED = ("pyroute2", "pyzstd")
+ZSTD_EXTENSION = "pyzstd._c._zstd"
+
+
+class VendoredFinder:
+    """Finder and loader of the packages inside engine.pyz, as importlib wants them.
+
+    `get(name)` returns a member of the archive or raises OSError. The launcher calls hold() early:
+    a `cp` over a running engine.pyz must not break it.
+    """
+
+    __slots__ = ("_get", "_held", "_modules")
+
+    def __init__(self, get: Callable[[str], bytes]) -> None:
+        self._get = get
+        self._held: dict[str, bytes] = {}
+        self._modules: dict | None = None
+
+    def hold(self) -> None:
+        """Read now whatever may be wanted later; a member that isn't there is no error."""
+        compiled = sys.implementation.cache_tag + "/vendored"
+        for name in (compiled, "vendored", "zstd-" + os.uname().machine):
+            if name == "vendored" and compiled in self._held:
+                continue
+            try:
+                self._held[name] = self._get(name)
+            except OSError:
+                continue
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        """A module spec for what is inside, else None, so that the next finder is asked."""
+        if name.partition(".")[0] not in VENDORED:
+            return None
+        from importlib.machinery import ModuleSpec
+        if name == ZSTD_EXTENSION:
+            return self._extension_spec(name)
+        found = self._all().get(name)
+        if found is None:
+            return None
+        return ModuleSpec(name, self, origin=f"{PROGRAM}/{name}",  # type: ignore[arg-type]
+                          is_package=bool(found[0]))
+
+    def create_module(self, spec: object) -> None:
+        """None: an ordinary module will do."""
+
+    def exec_module(self, module: Any) -> None:
+        """Run the module's code in it."""
+        exec(self._all()[module.__name__][1](), module.__dict__)
+
+    def _member(self, name: str) -> bytes:
+        return self._held.get(name) or self._get(name)
+
+    def _all(self) -> dict:
+        """{name: (is a package, function that returns its code)}; empty where nothing was vendored."""
+        if self._modules is None:
+            import marshal
+            from importlib.util import MAGIC_NUMBER
+            self._modules = {}
+            try:
+                blob = self._member(sys.implementation.cache_tag + "/vendored")
+                compiled = blob[:4] == MAGIC_NUMBER
+            except OSError:
+                compiled = False
+            try:
+                pairs = marshal.loads(blob[4:] if compiled else self._member("vendored"))
+            except OSError:
+                return self._modules
+            for name, (package, body) in pairs.items():
+                self._modules[name] = (package, _code_thunk(name, body, compiled))
+        return self._modules
+
+    def _extension_spec(self, name: str) -> object:
+        """A spec over a memfd that holds this Python's extension; None where there is none for it."""
+        try:
+            image = zstd_extension(self._member("zstd-" + os.uname().machine))
+            if image is None:
+                return None
+            fd = os.memfd_create("_zstd", os.MFD_CLOEXEC)
+        except (OSError, ImportError):
+            return None
+        from importlib.machinery import ExtensionFileLoader, ModuleSpec
+        write_all(fd, image)
+        path = f"/proc/self/fd/{fd}"
+
+        class Loader(ExtensionFileLoader):
+            def exec_module(self, module: Any) -> None:
+                super().exec_module(module)
+                os.close(fd)                # dlopen(3) has mapped it
+
+        return ModuleSpec(name, Loader(name, path), origin=path)
+
+
+def _code_thunk(name: str, body: bytes, compiled: bool) -> Callable[[], Any]:
+    import marshal
+    if compiled:
+        return lambda: marshal.loads(body)
+    return lambda: compile(body, f"{PROGRAM}/{name}", "exec", dont_inherit=True)
+
+
+def zstd_extension(solid: bytes) -> bytes | None:
+    """This Python's C extension out of a solid blob: a line of JSON {key: [offset, size]}, then xz.
+
+    None when it isn't among them; ImportError when this Python was built without lzma.
+    """
+    from lzma import LZMADecompressor
+    try:
+        libc = "gnu" if os.confstr("CS_GNU_LIBC_VERSION") else "musl"
+    except (OSError, ValueError):
+        libc = "musl"
+    head, _, stream = solid.partition(b"\n")
+    key = f"cp{sys.version_info[0]}{sys.version_info[1]}-{os.uname().machine}-{libc}"
+    offset, size = json_parse(head).get(key, (0, 0))
+    if not size or sys.implementation.name != "cpython":
+        return None
+    reader = LZMADecompressor()
+    data = stream
+    while offset:                           # what lies before it is dropped by the megabyte
+        offset -= len(reader.decompress(data, min(offset, 1 << 20)))
+        data = b""
+    found = b""
+    while len(found) < size:
+        found += reader.decompress(data, size - len(found))
+        data = b""
+    return found
+
+
+def vendored_install() -> VendoredFinder | None:
+    """Make the packages inside engine.pyz importable, before any of the same name elsewhere."""
+    loader = globals().get("__loader__")
+    if not hasattr(loader, "archive"):
+        return None                         # the plain source: what pip installed will do
+    finder = VendoredFinder(lambda name: loader.get_data(f"{loader.archive}/{name}"))
+    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    return finder
+
+
+def main(argv: list[str]) -> int:
+    """The exit code of one role: `--role=launcher RUN NAME`, or a command line."""
+    vendored = vendored_install()
+    if argv[:1] == ["--role=launcher"]:
+        if vendored:
+            vendored.hold()
+        launcher_main(*argv[1:3])
+    return cli_main(argv)
+
+
+def main_exit(argv: list[str]) -> None:
+    """Run main and end the process with its exit code; never returns."""
+    try:
+        code = main(argv)
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 1
+    except BaseException:
+        from traceback import print_exc
+        print_exc()                         # a mistake of ours: all of it is wanted
+        code = 125
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main_exit(sys.argv[1:])
