@@ -5512,9 +5512,12 @@ def client_local(data: str | None = None, run: str | None = None) -> Client:
 # Columns are aligned as Go's text/tabwriter does with minimal width 10 and padding 3: a cell
 # belongs to a column only when a tab ends it, so the last cell of a line is never padded, and a
 # column ends at the first line that lacks it.
-# Nothing here speaks to the engine or prints by itself, but progress_show, which draws a stream.
+# Nothing here speaks to the engine; most functions return text, those called *_show print it.
 # Colours: Docker's core commands use none, and so does this file.
 
+HELP_FORMAT = "Print by a Go template; 'json' prints JSON"
+HELP_FORMAT_LIST = ("Print by a Go template, one line for each; 'table TEMPLATE' adds headers, "
+                    "'json' prints JSON")
 _EPOCH_2000 = 946684800     # history: what claims to be older carries no true date
 
 
@@ -5964,15 +5967,28 @@ def template_parse(format: str, prefix: str = "template parsing error: ") -> Tem
         raise BadTemplate(text if text.startswith(prefix) else prefix + text) from None
 
 
-def inspect_text(objects: list, format: str = "") -> str:
-    """What `inspect` prints for the objects: one JSON array, or a template's line for each."""
-    if not format:
-        return json_pretty(objects) + "\n" if objects else "[]\n"
-    template = template_parse(format)
-    if template is None:
-        return json_text(objects) + "\n"
-    # Docker ends with a newline even when no object was found
-    return "".join(template.render(item) + "\n" for item in objects) or "\n"
+def inspect_show(refs: Iterable[str], fetch: Callable[[str], dict], format: str = "") -> list:
+    """Prints what `inspect` shows of the objects that fetch(ref) gets; returns the errors.
+
+    One JSON array, or the template's line for each. What cannot be fetched or shown does not keep
+    the others from being shown. Raises BadTemplate before anything is fetched.
+    """
+    template = template_parse(format) if format else None
+    found: list = []
+    errors: list = []
+    for ref in refs:
+        try:
+            value = fetch(ref)
+            found.append(value if template is None else template.render(value) + "\n")
+        except EngineError as error:
+            errors.append(error)
+    if template is not None:        # Docker ends with a newline even when nothing was found
+        output_write("".join(found) or "\n")
+    elif format and found:
+        output_write(json_text(found) + "\n")
+    else:
+        output_write(json_pretty(found) + "\n")
+    return errors
 
 
 # --- progress ---
@@ -6070,12 +6086,6 @@ def output_write(text: str) -> None:
     """Write text to stdout now, in order with everything written before."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def confirm(question: str) -> bool:
-    """Whether the user answers the question on stdin with "y"; the end of input means no."""
-    output_write(f"{question} [y/N] ")
-    return sys.stdin.readline().strip().lower() == "y"
 
 
 # =============================================================================
@@ -6808,13 +6818,696 @@ def cli_main(words: list) -> int:
 # =============================================================================
 # cli_images -- commands on images
 # =============================================================================
-# Runs in: cli.
+# Runs in: cli.   Refs: docker image --help, docker CLI cli/command/image
+#
+# Each command makes requests of its flags and shows what comes back; nothing here knows the store.
+# Archives are never held in memory: `load` and `import` hand an open file on as the body of the
+# request, `save` writes what comes to the file or stdout as it comes. A directory to be imported
+# and the programs of `image from-host` (ours) become a tar stream here, on the user's side, so
+# that both work with an engine elsewhere, too.
+# Several images in one command: all are tried, the errors are told together at the end, status 1.
+
+IMAGES_FLAGS = (
+    Flag("-a --all", kind="bool", help="Show intermediate images too"),
+    Flag("--digests", kind="bool", help="Show digests"),
+    Flag("-f --filter", kind="filter", help="Show only images that fit a condition (key=value)"),
+    Flag("--format", kind="string", help=HELP_FORMAT_LIST),
+    Flag("--no-trunc", kind="bool", help="Show all of each value"),
+    Flag("-q --quiet", kind="bool", help="Show IDs only"),
+    Flag("--tree", kind="bool", help="Show multi-platform images as a tree (EXPERIMENTAL)"),
+)
+#: flags of `images` that do not go with --tree, and the names by which Docker refuses them
+TREE_CONFLICTS = (("quiet", "--quiet"), ("no_trunc", "--no-trunc"),
+                  ("digests", "--show-digest"), ("format", "--format"))
+#: words that people give to `images` when they mean a command of `image`
+IMAGE_VERBS = ("build", "history", "import", "inspect", "list", "load", "ls", "prune", "pull",
+               "push", "rm", "save", "tag")
+PLATFORM_HELP = "The platform, where an image has several: os[/arch[/variant]]"
+
+
+def _platforms(texts: list) -> list | None:
+    return [json_text(platform_parse(text)) for text in texts] or None
+
+
+@command("image ls", aliases=("images", "image list"), usage="[OPTIONS] [REPOSITORY[:TAG]]",
+         flags=IMAGES_FLAGS, nargs=(0, 1), help="List images")
+def cmd_images(client: Any, args: Any) -> int:
+    """Lists images, newest first; an argument picks by repository, tag or pattern."""
+    if args.tree:
+        for name, flag in TREE_CONFLICTS:
+            if getattr(args, name):
+                raise EngineError(f"{flag} is not yet supported with --tree")
+    filters = {key: list(values) for key, values in (args.filter or {}).items()}
+    if args.rest:
+        filters.setdefault("reference", []).append(args.rest[0])
+    images = client.get("/images/json", {"filters": filters or None, "all": args.all or None})
+    if args.tree:
+        output_write(_tree_text(images))
+        return 0
+    output_write(images_text(images, show=Show(truncate=not args.no_trunc), format=args.format,
+                             quiet=args.quiet, digests=args.digests))
+    if not images and args.name == "images" and args.rest and args.rest[0] in IMAGE_VERBS:
+        print_error(f'No images found matching "{args.rest[0]}": did you mean '
+                    f'"docker image {args.rest[0]}"?')
+    return 0
+
+
+def _tree_text(images: list) -> str:
+    """Images with their names below each other; one platform each, as the store holds them."""
+    lines = [["IMAGE", "ID", "DISK USAGE", "USED"]]
+    for image in images:
+        names = image["RepoTags"] or ["<untagged>"]
+        lines.append([names[0], id_short(image["Id"]),
+                      size_human_short(image["Size"]), "✔" if image["Containers"] > 0 else ""])
+        lines.extend([f"  └─ {name}", "", "", ""] for name in names[1:])
+    return tabs_align(lines)
+
+
+@command("image tag", aliases=("tag",), usage="SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+         nargs=(2, 2), help="Give an image one more name")
+def cmd_tag(client: Any, args: Any) -> int:
+    """Makes the second name stand for the image that the first one names."""
+    source, target = args.rest
+    try:
+        name = reference_tagged(reference_parse(target))
+    except InvalidParameter as error:
+        raise InvalidParameter(f"Error parsing reference: {quote(target)} is not a valid "
+                               f"repository/tag: {error}") from None
+    if name.digest:
+        raise InvalidParameter("refusing to create a tag with a digest reference")
+    client.post(f"/images/{source}/tag", {"repo": name.familiar_name, "tag": name.tag})
+    return 0
+
+
+RMI_FLAGS = (
+    Flag("-f --force", kind="bool", help="Remove also what stopped containers or more names use"),
+    Flag("--no-prune", kind="bool", help="Keep parents that have no name"),
+    Flag("--platform", kind="strings", help=PLATFORM_HELP),
+)
+
+
+@command("image rm", aliases=("rmi", "image remove"), usage="[OPTIONS] IMAGE [IMAGE...]",
+         flags=RMI_FLAGS, nargs=(1, None), help="Remove images or names of images")
+def cmd_rmi(client: Any, args: Any) -> int:
+    """Removes names, and images that have no name left."""
+    query = {"force": args.force or None, "noprune": args.no_prune or None,
+             "platforms": _platforms(args.platform)}
+
+    def remove(ref: str) -> None:
+        for row in client.delete(f"/images/{ref}", query):
+            word, name = ("Deleted", row["Deleted"]) if row.get("Deleted") else (
+                "Untagged", row["Untagged"])
+            output_write(f"{word}: {name}\n")
+    errors = []
+    for ref in args.rest:
+        try:
+            remove(ref)
+        except EngineError as error:
+            errors.append(error)
+            print_error(error_line(error))
+    missing = all(isinstance(error, NotFound) for error in errors)
+    return 0 if not errors or args.force and missing else 1
+
+
+INSPECT_FLAGS = (
+    Flag("-f --format", kind="string", help=HELP_FORMAT),
+    Flag("--platform", kind="string", help=PLATFORM_HELP),
+)
+
+
+@command("image inspect", usage="[OPTIONS] IMAGE [IMAGE...]", flags=INSPECT_FLAGS, nargs=(1, None),
+         help="Show all that is known of images")
+def cmd_image_inspect(client: Any, args: Any) -> int:
+    """Prints the images' documents as one JSON array, or a line of a template for each."""
+    query = {"platform": platform_parse(args.platform) if args.platform else None}
+    errors = inspect_show(
+        args.rest, lambda ref: client.get(f"/images/{ref}/json", query), args.format)
+    for error in errors:
+        print_error(error_line(error))
+    return 1 if errors else 0
+
+
+HISTORY_FLAGS = (
+    Flag("--format", kind="string", help=HELP_FORMAT_LIST),
+    Flag("-H --human", kind="bool", default=True, help="Print sizes and dates for people"),
+    Flag("--no-trunc", kind="bool", help="Show all of each value"),
+    Flag("--platform", kind="string", help=PLATFORM_HELP),
+    Flag("-q --quiet", kind="bool", help="Show IDs only"),
+)
+
+
+@command("image history", aliases=("history",), usage="[OPTIONS] IMAGE", flags=HISTORY_FLAGS,
+         nargs=(1, 1), help="Show the steps that made an image")
+def cmd_history(client: Any, args: Any) -> int:
+    """Lists the steps of an image, the last one first."""
+    query = {"platform": platform_parse(args.platform) if args.platform else None}
+    steps = client.get(f"/images/{args.rest[0]}/history", query)
+    show = Show(truncate=not args.no_trunc, human=args.human)
+    output_write(history_text(steps, show=show, format=args.format, quiet=args.quiet))
+    return 0
+
+
+# --- archives in and out ---
+
+IMPORT_FLAGS = (
+    Flag("-c --change", kind="list", help="Set a value of the configuration by a line of a "
+                                          "Dockerfile"),
+    Flag("-m --message", kind="string", help="Write a comment into the history"),
+    Flag("--platform", kind="string", help="The platform of the image"),
+)
+
+
+def _import_query(target: str, changes: list, message: str, platform: str) -> dict:
+    """The query of an import; the name is checked here, before a long archive is sent."""
+    name = reference_parse(target) if target else None
+    query = {"fromSrc": "-", "repo": name.familiar_name if name else "",
+             "tag": (name.tag or "latest") if name else "", "changes": changes,
+             "message": message, "platform": platform}
+    return {key: value for key, value in query.items() if value}
+
+
+@command("image import", aliases=("import",), usage="[OPTIONS] file|URL|- [REPOSITORY[:TAG]]",
+         flags=IMPORT_FLAGS, nargs=(1, None), help="Make an image of an archive or a directory")
+def cmd_import(client: Any, args: Any) -> int:
+    """Makes an image with one layer from a tar file, a directory or stdin; prints its id."""
+    source, target = args.rest[0], args.rest[1] if len(args.rest) > 1 else ""
+    query = _import_query(target, args.change, args.message, args.platform)
+    if source.startswith(("http://", "https://")):
+        query["fromSrc"] = source
+        progress_show(client.lines("POST", "/images/create", query))
+        return 0
+    if source == "-":
+        body: Any = sys.stdin.buffer
+    elif os.path.isdir(source):
+        body = ChunkReader(archive_directory(source))
+    else:
+        body = _archive_open(source)
+    progress_show(client.lines("POST", "/images/create", query, body))
+    return 0
+
+
+def _archive_open(path: str) -> Any:
+    """The file, opened for reading; an EngineError in the words of Go's os.Open."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        text = error.strerror[:1].lower() + error.strerror[1:]
+        raise EngineError(f"open {path}: {text}") from None
+
+
+LOAD_FLAGS = (
+    Flag("-i --input", kind="string", help="Read this file in place of stdin"),
+    Flag("--platform", kind="strings", help="Load these platforms only: os[/arch[/variant]]"),
+    Flag("-q --quiet", kind="bool", help="Show no progress"),
+)
+
+
+@command("image load", aliases=("load",), usage="[OPTIONS]", flags=LOAD_FLAGS, nargs=(0, 0),
+         help="Load images from an archive that `save` made")
+def cmd_load(client: Any, args: Any) -> int:
+    """Loads all images of an archive, from a file or stdin."""
+    if args.input:
+        body = _archive_open(args.input)
+    elif os.isatty(0):
+        raise EngineError("requested load from stdin, but stdin is empty")
+    else:
+        body = sys.stdin.buffer
+    query = {"quiet": args.quiet or not os.isatty(1), "platform": _platforms(args.platform)}
+    progress_show(client.lines("POST", "/images/load", query, body))
+    return 0
+
+
+SAVE_FLAGS = (
+    Flag("-o --output", kind="string", help="Write to this file in place of stdout"),
+    Flag("--platform", kind="strings", help="Save these platforms only: os[/arch[/variant]]"),
+)
+
+#: file types (st_mode >> 12, inode(7)) that `save -o` leaves alone
+SPECIAL_FILES = {1: "named pipe (FIFO)", 2: "character device file", 4: "directory",
+                 6: "block device file", 10: "symbolic link directly", 12: "socket"}
+
+
+@command("image save", aliases=("save",), usage="[OPTIONS] IMAGE [IMAGE...]", flags=SAVE_FLAGS,
+         nargs=(1, None), help="Write images into one archive, for `load`")
+def cmd_save(client: Any, args: Any) -> int:
+    """Writes an archive of the images to stdout or a file, which appears when it is whole."""
+    if not args.output and os.isatty(1):
+        raise EngineError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    query = {"names": args.rest, "platform": _platforms(args.platform)}
+    if args.output:
+        _output_check(args.output)
+        _save_to_file(client.stream("GET", "/images/get", query), args.output)
+        return 0
+    for chunk in client.stream("GET", "/images/get", query):
+        _write_all(1, chunk)
+    return 0
+
+
+def _output_check(path: str) -> None:
+    """Refuses a path whose directory is missing, and what a rename onto it would destroy."""
+    directory = os.path.dirname(os.path.normpath(path)) or "."
+    reason = "" if os.path.exists(directory) else "no such file or directory"
+    if not reason and not os.path.isdir(directory):
+        reason = "not a directory"
+    if reason:
+        raise EngineError(
+            f"failed to save image: invalid output path: stat {directory}: {reason}")
+    kind = SPECIAL_FILES.get(os.lstat(path).st_mode >> 12) if os.path.lexists(path) else None
+    if kind:
+        raise EngineError(f"failed to save image: cannot write to a {kind}")
+
+
+def _save_to_file(chunks: Iterable[bytes], path: str) -> None:
+    """Writes beside and renames, so that a broken save leaves no half archive."""
+    beside = f"{path}.{os.urandom(4).hex()}"
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        for chunk in chunks:
+            _write_all(fd, chunk)
+        os.rename(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+# --- prune ---
+
+PRUNE_FLAGS = (
+    Flag("-a --all", kind="bool", help="Remove every image that no container uses, not only those "
+                                       "without a name"),
+    Flag("--filter", kind="filter", help="Remove only what fits a condition (until=<timestamp>, "
+                                         "label=...)"),
+    Flag("-f --force", kind="bool", help="Do not ask"),
+)
+PRUNE_ALL = ("WARNING! This will remove all images without at least one container associated to "
+             "them.\nAre you sure you want to continue?")
+PRUNE_DANGLING = ("WARNING! This will remove all dangling images.\n"
+                  "Are you sure you want to continue?")
+
+
+@command("image prune", usage="[OPTIONS]", flags=PRUNE_FLAGS, nargs=(0, 0),
+         help="Remove images that nobody uses")
+def cmd_image_prune(client: Any, args: Any) -> int:
+    """Removes unused images after a question; prints what went and how much space it freed."""
+    if not args.force and not confirm(PRUNE_ALL if args.all else PRUNE_DANGLING):
+        return 0
+    filters = {key: list(values) for key, values in (args.filter or {}).items()}
+    filters["dangling"] = ["false" if args.all else "true"]
+    report = client.post("/images/prune", {"filters": filters})
+    if report["ImagesDeleted"]:
+        output_write("Deleted Images:\n")
+        for row in report["ImagesDeleted"]:
+            word, name = ("untagged", row["Untagged"]) if row.get("Untagged") else (
+                "deleted", row["Deleted"])
+            output_write(f"{word}: {name}\n")
+        output_write("\n")
+    output_write(f"Total reclaimed space: {size_human(report['SpaceReclaimed'])}\n")
+    return 0
+
+
+# --- ours ---
+
+FROM_HOST_FLAGS = (
+    Flag("-c --change", kind="list", help="Set a value of the configuration by a line of a "
+                                          "Dockerfile"),
+    Flag("-t --tag", kind="string", help="The image's name"),
+)
+
+
+@command("image from-host", usage="[OPTIONS] PROGRAM [PROGRAM...]", flags=FROM_HOST_FLAGS,
+         nargs=(1, None), help="Make an image of programs of this host and all that they need")
+def cmd_from_host(client: Any, args: Any) -> int:
+    """Makes an image of this host's own programs with their libraries and data; prints its id."""
+    body = ChunkReader(harvest_archive(args.rest))
+    query = _import_query(args.tag, args.change, "from-host " + " ".join(args.rest), "")
+    progress_show(client.lines("POST", "/images/create", query, body))
+    return 0
+
+
+class ChunkReader:
+    """A file-like reader over an iterator of bytes."""
+
+    __slots__ = ("chunks", "rest")
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self.chunks = iter(chunks)
+        self.rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes, all when it is negative; b"" at the end."""
+        if size < 0:
+            whole = self.rest + b"".join(self.chunks)
+            self.rest = b""
+            return whole
+        while not self.rest:
+            try:
+                self.rest = next(self.chunks)
+            except StopIteration:
+                return b""
+        data, self.rest = self.rest[:size], self.rest[size:]
+        return data
+
+
+# --- not there yet ---
+
+#: flags of commands that come later, so that using one is answered by what is missing
+LATER_FLAGS = (
+    Flag("-a --all-tags", hidden=True), Flag("--build-arg", "list", hidden=True),
+    Flag("--disable-content-trust", default=True, hidden=True),
+    Flag("-f --file", "string", hidden=True), Flag("--label", "list", hidden=True),
+    Flag("--limit", "int", hidden=True), Flag("--network", "string", hidden=True),
+    Flag("--no-cache", hidden=True), Flag("-p --password", "string", hidden=True),
+    Flag("--password-stdin", hidden=True), Flag("--platform", "string", hidden=True),
+    Flag("--progress", "string", hidden=True), Flag("--pull", hidden=True),
+    Flag("-q --quiet", hidden=True), Flag("-t --tag", "list", hidden=True),
+    Flag("--target", "string", hidden=True), Flag("-u --username", "string", hidden=True),
+)
+# fmt: off
+#: commands that come with registries and builds: (names, usage, what they would do)
+LATER = (
+    (("image pull", "pull"),                   "[OPTIONS] NAME[:TAG|@DIGEST]", "Download an image"),
+    (("image push", "push"),                   "[OPTIONS] NAME[:TAG]",         "Upload an image"),
+    (("image build", "build", "builder build"), "[OPTIONS] PATH | URL | -",    "Build an image"),
+    (("login",),                               "[OPTIONS] [SERVER]",           "Log in to a registry"),
+    (("logout",),                              "[SERVER]",                     "Log out of a registry"),
+    (("search",),                              "[OPTIONS] TERM",               "Search a registry"),
+)
+# fmt: on
+
+
+def _later_register() -> None:
+    for names, usage, text in LATER:
+        def refuse(client: Any, args: Any, name: str = names[0]) -> int:
+            raise Unsupported(f"{name}: not supported yet")
+        command(names[0], aliases=names[1:], usage=usage, flags=LATER_FLAGS, nargs=(0, None),
+                help=f"{text} (not supported yet)")(refuse)
+
+
+_later_register()
 
 
 # =============================================================================
 # cli_system -- version, info, events and the rest
 # =============================================================================
-# Runs in: cli.
+# Runs in: cli.   Refs: docker version, docker info, docker events
+#
+# Each asks the engine for one document and lays it out as the docker CLI does. The layouts are
+# tables of (label, key): INFO_LINES is the order of `info`, line by line; a label says by its
+# leading spaces how deep it stands. No template engine on the default way: `version` has 8 ms.
+# A bad --format of these commands ends with status 64, as in Docker.
+
+FORMAT_FLAG = Flag("-f --format", kind="string", help=HELP_FORMAT)
+
+# fmt: off
+_CLIENT_LINES = (("Version", "Version"), ("API version", "ApiVersion"), ("Go version", "GoVersion"),
+                 ("Git commit", "GitCommit"), ("Built", "BuildTime"))
+_ENGINE_LINES = (("Go version", "GoVersion"), ("Git commit", "GitCommit"), ("Built", "BuildTime"))
+# fmt: on
+
+
+def client_version(server: dict | None) -> dict:
+    """What this client is, in the shape of the `Client` part of `version --format json`.
+
+    Client and engine are one file, so what the engine says of itself holds for the client too.
+    """
+    known = server or {}
+    return {
+        "Platform": {"Name": f"engine.pyz {VERSION}"},
+        "Version": DOCKER_VERSION, "ApiVersion": API_VERSION, "DefaultAPIVersion": API_VERSION,
+        "GitCommit": VERSION, "GoVersion": "python" + sys.version.partition(" ")[0],
+        "Os": "linux", "Arch": platform_host()["architecture"],
+        "BuildTime": known.get("BuildTime", ""), "Context": "default",
+    }
+
+
+def _build_time(text: str) -> str:
+    """An RFC 3339 time as Go's ANSIC layout; anything else as it is."""
+    if not text:
+        return ""
+    try:
+        seconds = time_parse(text) // SECOND
+    except EngineError:
+        return text
+    return time.asctime(time.gmtime(seconds))
+
+
+def version_text(client: dict, server: dict | None) -> str:
+    """The layout of `version`."""
+    lines = [f"Client: {client['Platform']['Name']}"]
+    lines.extend(f" {label}:\t{client[key]}" for label, key in _CLIENT_LINES)
+    lines.append(f" OS/Arch:\t{client['Os']}/{client['Arch']}")
+    lines.append(f" Context:\t{client['Context']}")
+    if server is not None:
+        name = server.get("Platform", {}).get("Name")
+        lines.extend(("", f"Server: {name}" if name else "Server:"))
+        for component in server["Components"]:
+            lines.append(f" {component['Name']}:")
+            lines.append(f"  Version:\t{component['Version']}")
+            lines.extend(_component_lines(component["Name"], component.get("Details") or {}))
+    return text_align("\n".join(lines), width=20, padding=1)
+
+
+def _component_lines(name: str, details: dict) -> list:
+    if name != "Engine":
+        return [f"  {key}:\t{value}" for key, value in sorted(details.items())]
+    return [f"  API version:\t{details['ApiVersion']} (minimum version {details['MinAPIVersion']})",
+            *(f"  {label}:\t{details.get(key, '')}" for label, key in _ENGINE_LINES),
+            f"  OS/Arch:\t{details['Os']}/{details['Arch']}",
+            f"  Experimental:\t{details.get('Experimental', 'false')}"]
+
+
+def _server_version(server: dict) -> dict:
+    """The engine's document as the docker CLI hands it to templates: the build date readable."""
+    for component in server["Components"]:
+        if component["Name"] == "Engine" and component.get("Details", {}).get("BuildTime"):
+            component["Details"]["BuildTime"] = _build_time(component["Details"]["BuildTime"])
+    return server
+
+
+@command("version", usage="[OPTIONS]", flags=(FORMAT_FLAG,), nargs=(0, 0),
+         help="Show the versions of client and engine")
+def cmd_version(client: Any, args: Any) -> int:
+    """Prints client and engine versions; the client's also when the engine cannot be reached."""
+    template = template_parse(args.format) if args.format else None
+    failure = server = None
+    try:
+        server = _server_version(client.get("/version"))
+    except EngineError as error:
+        failure = error
+    ours = client_version(server)
+    if not args.format:
+        output_write(version_text(ours, server))
+    elif template is None:
+        output_write(json_text({"Client": ours, "Server": server}) + "\n")
+    else:
+        output_write(template.render({"Client": ours, "Server": server}) + "\n")
+    if failure is not None:
+        raise failure
+    return 0
+
+
+# --- info ---
+
+# fmt: off
+#: lines of `info` in their order; a "?" before the label: left out when there is no value
+INFO_LINES = (
+    (" Containers",                "Containers"),
+    ("  Running",                  "ContainersRunning"),
+    ("  Paused",                   "ContainersPaused"),
+    ("  Stopped",                  "ContainersStopped"),
+    (" Images",                    "Images"),
+    ("? Server Version",           "ServerVersion"),
+    ("? Storage Driver",           "Driver"),
+    ("pairs",                      "DriverStatus"),
+    ("? Logging Driver",           "LoggingDriver"),
+    ("? Cgroup Driver",            "CgroupDriver"),
+    ("? Cgroup Version",           "CgroupVersion"),
+    (" Plugins",                   ""),
+    ("  Volume",                   "Plugins.Volume"),
+    ("  Network",                  "Plugins.Network"),
+    ("?  Authorization",           "Plugins.Authorization"),
+    ("  Log",                      "Plugins.Log"),
+    ("list CDI spec directories",  "CDISpecDirs"),
+    (" Swarm",                     "Swarm.LocalNodeState"),
+    ("? Runtimes",                 "Runtimes"),
+    ("? Default Runtime",          "DefaultRuntime"),
+    (" Init Binary",               "InitBinary"),
+    (" containerd version",        "ContainerdCommit.ID"),
+    (" runc version",              "RuncCommit.ID"),
+    (" init version",              "InitCommit.ID"),
+    ("security",                   "SecurityOptions"),
+    ("? Kernel Version",           "KernelVersion"),
+    ("? Operating System",         "OperatingSystem"),
+    ("? OSType",                   "OSType"),
+    ("? Architecture",             "Architecture"),
+    (" CPUs",                      "NCPU"),
+    ("size Total Memory",          "MemTotal"),
+    ("? Name",                     "Name"),
+    ("? ID",                       "ID"),
+    (" Docker Root Dir",           "DockerRootDir"),
+    (" Debug Mode",                "Debug"),
+    ("? HTTP Proxy",               "HttpProxy"),
+    ("? HTTPS Proxy",              "HttpsProxy"),
+    ("? No Proxy",                 "NoProxy"),
+    ("list Labels",                "Labels"),
+    (" Experimental",              "ExperimentalBuild"),
+    ("list Insecure Registries",   "RegistryConfig.InsecureRegistryCIDRs"),
+    ("list Registry Mirrors",      "RegistryConfig.Mirrors"),
+    (" Live Restore Enabled",      "LiveRestoreEnabled"),
+    ("? Product License",          "ProductLicense"),
+)
+# fmt: on
+
+
+def _info_value(info: dict, key: str) -> object:
+    value: object = info
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return " ".join(value)
+    return "" if value is None else value
+
+
+def _info_line(label: str, value: object) -> list:
+    kind, _, rest = label.partition(" ")
+    if kind == "pairs":
+        return [f"  {name}: {text}" for name, text in value or ()]
+    if kind == "list":
+        return [f" {rest}:", *(f"  {item}" for item in value)] if value else []
+    if kind == "security":
+        return _security_lines(value or ())
+    if kind == "size":
+        return [f" {rest}: {size_human_binary(value or 0)}"]
+    if kind == "?":
+        if not value:
+            return []
+        label = label[1:]
+    if isinstance(value, list):
+        value = " ".join(value)
+    return [f"{label}: {value}"] if label != " Plugins" else [" Plugins:"]
+
+
+def _security_lines(options: list) -> list:
+    lines = [" Security Options:"] if options else []
+    for option in options:
+        for pair in option.split(","):
+            key, _, value = pair.partition("=")
+            if key == "name" or "=" not in pair:
+                lines.append(f"  {value or pair}")
+            elif key == "profile":
+                lines.append(f"   Profile: {value}")
+    return lines
+
+
+def info_text(client: dict, info: dict | None) -> str:
+    """The layout of `info`; `info` is None where the engine could not be asked."""
+    lines = [f"Client: {client['Platform']['Name']}", f" Version:    {client['Version']}",
+             f" Context:    {client['Context']}",
+             f" Debug Mode: {'true' if client['Debug'] else 'false'}", "", "Server:"]
+    if info is not None:
+        for label, key in INFO_LINES:
+            lines.extend(_info_line(label, _info_value(info, key) if key else ""))
+        if (info.get("FirewallBackend") or {}).get("Driver"):
+            lines.append(f" Firewall Backend: {info['FirewallBackend']['Driver']}")
+        lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def _client_info() -> dict:
+    return {"Debug": False, **client_version(None), "Plugins": [], "Warnings": None}
+
+
+@command("system info", aliases=("info",), usage="[OPTIONS]", flags=(FORMAT_FLAG,), nargs=(0, 0),
+         help="Show what the engine is, has and runs on")
+def cmd_info(client: Any, args: Any) -> int:
+    """Prints the state of engine and host; warnings go to stderr."""
+    template = template_parse(args.format) if args.format else None
+    failure = info = None
+    try:
+        info = client.get("/info")
+    except EngineError as error:
+        failure = error
+    ours = _client_info()
+    if not args.format:
+        output_write(info_text(ours, info))
+        for warning in (info or {}).get("Warnings") or ():
+            print_error(warning)
+    else:
+        errors = {"ServerErrors": [str(failure)]} if failure else {}
+        document = {**(info or {}), **errors, "ClientInfo": ours}
+        output_write((json_text(document) if template is None else template.render(document))
+                     + "\n")
+    if failure is not None:
+        raise failure
+    return 0
+
+
+# --- events ---
+
+EVENTS_FLAGS = (
+    Flag("-f --filter", kind="filter", help="Show only events that fit a condition (key=value)"),
+    Flag("--format", kind="string", help=HELP_FORMAT),
+    Flag("--since", kind="string", help="Begin with the events after this time"),
+    Flag("--until", kind="string", help="End with the events at this time"),
+)
+
+
+def event_text(event: dict) -> str:
+    """An event as one line: time, type, action, id, and its attributes sorted."""
+    attributes = event["Actor"].get("Attributes") or {}
+    pairs = ", ".join(f"{key}={value}" for key, value in sorted(attributes.items()))
+    ns = event.get("timeNano") or event.get("time", 0) * SECOND
+    line = f"{event['Type']} {event['Action']} {event['Actor']['ID']}"
+    when = time_fixed_local(ns) + " " if ns else ""
+    return when + line + (f" ({pairs})" if pairs else "") + "\n"
+
+
+class _Event(dict):
+    """An event for templates, which know its fields as Go names them."""
+
+    __slots__ = ()
+
+    def __init__(self, event: dict) -> None:
+        super().__init__(event)
+        for name, key in (("Time", "time"), ("TimeNano", "timeNano"), ("Scope", "scope"),
+                          ("Status", "status"), ("ID", "id"), ("From", "from")):
+            self.setdefault(name, event.get(key, ""))
+
+
+@command("system events", aliases=("events",), usage="[OPTIONS]", flags=EVENTS_FLAGS, nargs=(0, 0),
+         help="Show what happens, as it happens")
+def cmd_events(client: Any, args: Any) -> int:
+    """Prints events until `--until` or an interrupt."""
+    template = template_parse(args.format, "Error parsing format: ") if args.format else None
+    query = {"since": args.since or None, "until": args.until or None,
+             "filters": args.filter or None}
+    for event in client.lines("GET", "/events", query):
+        if not args.format:
+            output_write(event_text(event))
+        elif template is None:
+            output_write(json_text(event) + "\n")
+        else:
+            output_write(template.render(_Event(event)) + "\n")
+    return 0
+
+
+@command("system df", usage="[OPTIONS]", nargs=(0, 0), help="Show how much disk space is used",
+         flags=(Flag("--format", kind="string", help=HELP_FORMAT),
+                Flag("-v --verbose", kind="bool", help="Show each object")))
+def cmd_system_df(client: Any, args: Any) -> int:
+    """Asks for the disk usage, which answers with one clear error so far."""
+    client.get("/system/df")
+    return 0
 
 
 # =============================================================================

@@ -165,11 +165,23 @@ def test_history(show):
 
 # --- objects ---
 
-def test_inspect_layouts():
-    assert engine.inspect_text([]) == "[]\n"
-    assert engine.inspect_text([{"A": [], "B": {"c": 1}}]) == (
+def inspect(capsys, objects, format=""):
+    def fetch(ref):
+        if ref not in objects:
+            raise engine.NotFound(f"No such object: {ref}")
+        return objects[ref]
+    errors = engine.inspect_show(["a", "nope", "b"], fetch, format)
+    assert [str(error) for error in errors] == [f"No such object: {ref}" for ref in ("a", "nope", "b")
+                                                if ref not in objects]
+    return capsys.readouterr().out
+
+
+def test_inspect_layouts(capsys):
+    assert inspect(capsys, {}) == "[]\n"
+    assert inspect(capsys, {"a": {"A": [], "B": {"c": 1}}}) == (
         '[\n    {\n        "A": [],\n        "B": {\n            "c": 1\n        }\n    }\n]\n')
-    assert engine.inspect_text([{"A": 1}], "json") == '[{"A":1}]\n'
+    assert inspect(capsys, {"a": {"A": 1}, "b": {}}, "json") == '[{"A":1},{}]\n'
+    assert inspect(capsys, {}, "json") == "[]\n"
 
 
 # --- progress ---
