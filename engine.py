@@ -2234,6 +2234,7 @@ sys_syncfs            = Call("syncfs", "i")                               # sync
 sys_statfs            = Call("statfs", "sp")                              # statfs(2)
 sys_fstatfs           = Call("fstatfs", "ip")                             # statfs(2)
 sys_ioctl             = Call("ioctl", "iLp")                              # ioctl(2)
+sys_eventfd           = Call("eventfd", "ui")                             # eventfd(2)
 sys_inotify_init1     = Call("inotify_init1", "i")                        # inotify_init(2)
 sys_inotify_add_watch = Call("inotify_add_watch", "isu")                  # inotify_add_watch(2)
 sys_inotify_rm_watch  = Call("inotify_rm_watch", "ii")                    # inotify_rm_watch(2)
@@ -2977,7 +2978,774 @@ def _unescape(word: bytes) -> str:
 # =============================================================================
 # cgroups -- one interface over v1, v2 and hybrid: create, limit, read, freeze, kill
 # =============================================================================
-# Runs in: launcher, monitor, init, api.
+# Runs in: launcher, monitor, init, api.   Refs: cgroups(7), kernel cgroup-v2.rst, cgroup-v1/*.rst,
+#          runtime-spec config-linux.md (resources)
+#
+# A cgroup has one name, "engine/<id>", in every hierarchy of the machine: in each v1 controller's, in v1's
+# name=systemd, and in v2. What a name means there, mountpoint and controllers, is found once by `cgroup_probe`.
+# Where nothing is mounted, or nothing may be written, everything here does nothing and says so in the warnings
+# that `create` and `limit` give back: the container runs without limits rather than not at all.
+#
+# A process joins by itself, best as its first act: it writes "0" into v1's `tasks` (0.2 ms; a parent that writes
+# cgroup.procs waits 10 ms for the kernel) and is born in v2 (`ns_clone(flags, cgroup.v2_fd())`) or writes there
+# too (`tasks_fds(v2=True)`). The cgroup namespace is made after that.
+#
+# v2 gives a controller to a cgroup only when its parent's cgroup.subtree_control names it, all the way
+# down, and a cgroup that does so holds no process itself: so nothing ever runs in "engine", the launcher
+# lives in "engine/launcher". v1's cpuset is empty in a new cgroup and takes no process before cpus and mems are filled.
+#
+# Limits come as OCI `linux.resources`. One row of RESOURCES is one value in both versions; what is not one value
+# in one file (memory with swap, cpu quota, devices, block devices) has a function. Devices are lists in v1 and a
+# BPF program in v2, where the last rule that matches decides, as the lists do.
+
+CGROUP_BUSY_WAIT = 2.0          # seconds that a removed cgroup's last task may take to be gone
+CGROUP_CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")      # wanted in v2
+
+_UNLIMITED = (1 << 64) - 1      # "max", as Docker's API shows it
+
+_V1_CONTROLLERS = frozenset((   # words in the options of a v1 mount that are not options
+    "blkio", "cpu", "cpuacct", "cpuset", "debug", "devices", "freezer", "hugetlb", "memory", "misc",
+    "net_cls", "net_prio", "perf_event", "pids", "rdma"))
+
+_DEVICE_TYPES = {"b": 1, "c": 2}                    # BPF_DEVCG_DEV_*
+_DEVICE_ACCESS = {"m": 1, "r": 2, "w": 4}           # BPF_DEVCG_ACC_*
+
+
+def cpu_weight(shares: int) -> int:
+    """cpu.weight (1..10000) of v1's shares (2..262144); 1024 becomes 100, the default of each."""
+    if shares <= 2:
+        return 1
+    if shares >= 262144:
+        return 10000
+    log = _log2(shares)
+    weight = 10 ** ((log * log + 125 * log) / 612.0 - 7.0 / 34.0)
+    return int(weight) + (weight > int(weight))
+
+
+def _log2(number: int) -> float:
+    """log2, exact for powers of two; by squaring, as the monitor imports nothing."""
+    whole = number.bit_length() - 1
+    rest, log, step = number / (1 << whole), float(whole), 0.5
+    for _ in range(40):
+        rest *= rest
+        if rest >= 2.0:
+            rest, log = rest / 2.0, log + step
+        step /= 2
+    return log
+
+
+def io_weight(weight: int) -> int:
+    """io.weight (1..10000) of blkio.weight (10..1000)."""
+    return 1 + (weight - 10) * 9999 // 990
+
+
+def _number(value: int) -> str:
+    return str(value)
+
+
+def _or_max(value: int) -> str:
+    return "max" if value < 0 else str(value)
+
+
+def _pids(value: int) -> str:
+    return str(value) if value > 0 else "max"
+
+
+# fmt: off
+RESOURCES = (   # (OCI name, v1 controller, v1 file, v1 text, v2 file, v2 text); no file: that version has none
+    ("memory.reservation",   "memory",  "memory.soft_limit_in_bytes", _number, "memory.low",   _or_max),
+    ("memory.swappiness",    "memory",  "memory.swappiness",          _number, None,           None),
+    ("memory.disableOOMKiller", "memory", "memory.oom_control",       lambda value: str(int(value)), None, None),
+    ("cpu.shares",           "cpu",     "cpu.shares",                 _number, "cpu.weight",   lambda value: str(cpu_weight(value))),
+    ("cpu.idle",             "cpu",     "cpu.idle",                   _number, "cpu.idle",     _number),
+    ("cpu.realtimePeriod",   "cpu",     "cpu.rt_period_us",           _number, None,           None),
+    ("cpu.realtimeRuntime",  "cpu",     "cpu.rt_runtime_us",          _number, None,           None),
+    ("cpu.cpus",             "cpuset",  "cpuset.cpus",                str,     "cpuset.cpus",  str),
+    ("cpu.mems",             "cpuset",  "cpuset.mems",                str,     "cpuset.mems",  str),
+    ("pids.limit",           "pids",    "pids.max",                   _pids,   "pids.max",     _pids),
+)
+
+_THROTTLES = (  # (OCI name, v1 file, word in v2's io.max)
+    ("throttleReadBpsDevice",   "blkio.throttle.read_bps_device",   "rbps"),
+    ("throttleWriteBpsDevice",  "blkio.throttle.write_bps_device",  "wbps"),
+    ("throttleReadIOPSDevice",  "blkio.throttle.read_iops_device",  "riops"),
+    ("throttleWriteIOPSDevice", "blkio.throttle.write_iops_device", "wiops"),
+)
+# fmt: on
+
+
+class Hierarchies:
+    """Where the machine's cgroups are: `v1` {controller: mountpoint} ("name=systemd" too), `v2` or None,
+    `mode` "v1", "v2", "hybrid" or "none", `controllers` (names as v1 has them or, for v2, as v2 has them)."""
+
+    __slots__ = ("controllers", "mode", "v1", "v2", "v2_controllers")
+
+    def __init__(self, v1: dict[str, str], v2: str | None) -> None:
+        self.v1, self.v2 = v1, v2
+        self.mode = {(True, True): "hybrid", (True, False): "v1", (False, True): "v2"}.get(
+            (bool(v1), v2 is not None), "none")
+        self.v2_controllers = frozenset(_read_words(v2 + "/cgroup.controllers")) if v2 else frozenset()
+        self.controllers = frozenset(v1) | self.v2_controllers
+
+    def tops(self) -> list[str]:
+        """The distinct v1 mountpoints (cpu and cpuacct are often mounted together)."""
+        return list(dict.fromkeys(self.v1.values()))
+
+
+def cgroup_probe() -> Hierarchies:
+    """The machine's hierarchies, read from mountinfo once in a process's life."""
+    try:
+        return cgroup_probe.found                   # type: ignore[attr-defined]
+    except AttributeError:
+        cgroup_probe.found = cgroup_hierarchies(mountinfo())    # type: ignore[attr-defined]
+        return cgroup_probe.found                   # type: ignore[attr-defined]
+
+
+def cgroup_hierarchies(mounts: list[MountInfo]) -> Hierarchies:
+    """The hierarchies that these mounts show; the first mount of each counts, a whole one before a part."""
+    v1: dict[str, str] = {}
+    v2 = None
+    for info in sorted(mounts, key=lambda info: info.root != "/"):
+        if info.fstype == "cgroup2":
+            v2 = v2 or info.point
+        elif info.fstype == "cgroup":
+            for word in info.data:
+                if word.startswith("name=") or word in _V1_CONTROLLERS:
+                    v1.setdefault(word, info.point)
+    return Hierarchies(v1, v2)
+
+
+def cgroup_paths(name: str) -> Cgroup:
+    """The cgroup of this name ("engine/<id>") in every hierarchy; nothing is made yet."""
+    return Cgroup(name, cgroup_probe())
+
+
+class Cgroup:
+    """One name in every hierarchy. Methods may be called in any process that sees the file systems."""
+
+    __slots__ = ("hierarchies", "name", "v2")
+
+    def __init__(self, name: str, hierarchies: Hierarchies) -> None:
+        self.name, self.hierarchies = name, hierarchies
+        self.v2 = f"{hierarchies.v2}/{name}" if hierarchies.v2 else None
+
+    def v1(self, controller: str) -> str | None:
+        """Its directory in a v1 controller's hierarchy; None where that is not v1."""
+        top = self.hierarchies.v1.get(controller)
+        return f"{top}/{self.name}" if top else None
+
+    def v1_paths(self) -> list[str]:
+        """Its directories in all v1 hierarchies."""
+        return [f"{top}/{self.name}" for top in self.hierarchies.tops()]
+
+    def paths(self) -> list[str]:
+        """Its directories in all hierarchies."""
+        return self.v1_paths() + ([self.v2] if self.v2 else [])
+
+    # ---- being and ending
+
+    def create(self, fresh: bool = True) -> list[str]:
+        """Make it everywhere, and its parents; warnings of the hierarchies that refuse.
+
+        A `fresh` one takes no process and no limit over from an earlier one of its name: EBUSY if that
+        one is still inhabited after CGROUP_BUSY_WAIT.
+        """
+        warnings = [] if self.paths() else ["no cgroup is mounted: limits are not enforced"]
+        for path in self.paths():
+            try:
+                _cgroup_make(path, self.name, fresh=fresh, cpuset=path == self.v1("cpuset"))
+                if path == self.v2:
+                    warnings += _v2_enable(self.hierarchies, self.name)
+            except OSError as refused:
+                if refused.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                    raise
+                warnings.append(f"cannot make a cgroup: {path}: {refused.strerror}")
+        return warnings
+
+    def remove(self, timeout: float = CGROUP_BUSY_WAIT) -> None:
+        """Remove it and what was made below it, everywhere; EBUSY when a process stays longer than `timeout`."""
+        deadline = time.monotonic() + timeout
+        for path in self.paths():
+            _cgroup_remove(path, deadline)
+
+    def tasks_fds(self, v2: bool = False) -> list[int]:
+        """Descriptors into which the process that is to join writes b"0"; v2's too if wanted."""
+        files = [path + "/tasks" for path in self.v1_paths()]
+        if v2 and self.v2:
+            files.append(self.v2 + "/cgroup.procs")
+        fds = []
+        for file in files:
+            try:
+                fds.append(os.open(file, os.O_WRONLY | os.O_CLOEXEC))
+            except OSError as missing:
+                if missing.errno not in (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM):
+                    raise                           # those were warned about by create()
+        return fds
+
+    def v2_fd(self) -> int | None:
+        """A descriptor of its v2 directory for `ns_clone`; None where there is none."""
+        try:
+            return os.open(self.v2, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if self.v2 else None
+        except FileNotFoundError:
+            return None
+
+    def procs(self) -> list[int]:
+        """The pids in it and below it, as this process's pid namespace numbers them."""
+        for path in ([self.v2] if self.v2 else []) + self.v1_paths():
+            if os.path.isdir(path):
+                return _procs_below(path)
+        return []
+
+    # ---- limits
+
+    def limit(self, resources: dict) -> list[str]:
+        """Apply OCI `linux.resources`; warnings of what this machine cannot limit. OSError: a value refused."""
+        warnings: list[str] = []
+        for step in LIMIT_STEPS:
+            step(self, resources, warnings)
+        return warnings
+
+    def put(self, controller: str, v1_file: str | None, v2_file: str | None, texts: tuple) -> bool:
+        """Write (v1 text, v2 text) where the controller is; False when it is nowhere or has no such file."""
+        v1 = self.v1(controller)
+        path, text = (f"{v1}/{v1_file}", texts[0]) if v1 else (f"{self.v2}/{v2_file}", texts[1])
+        if (v1_file if v1 else v2_file and self.v2) is None:
+            return False
+        try:
+            _write(path, text)
+        except FileNotFoundError:
+            return False
+        return True
+
+    # ---- freezer
+
+    def freeze(self, timeout: float = CGROUP_BUSY_WAIT) -> None:
+        """Stop every process in it, and return when all have stopped."""
+        deadline = time.monotonic() + timeout
+        rounds = 0
+        while True:
+            if not self.put("freezer", "freezer.state", "cgroup.freeze", ("FROZEN", "1")):
+                raise EngineError("cannot pause: this machine has no freezer cgroup")
+            if self.is_frozen():
+                return
+            if time.monotonic() > deadline:
+                self.thaw()
+                raise EngineError("unable to freeze")
+            rounds += 1
+            if rounds % 50 == 0:                    # v1 can hang in FREEZING over a vfork: kernel freezer-subsystem.rst
+                self.thaw()
+            time.sleep(0.001)
+
+    def thaw(self) -> None:
+        """Let its processes go on; harmless when they do."""
+        self.put("freezer", "freezer.state", "cgroup.freeze", ("THAWED", "0"))
+
+    def is_frozen(self) -> bool:
+        """All of its processes have stopped by freeze()."""
+        path = self.v1("freezer")
+        if path:
+            return _read_words(path + "/freezer.state") == ["FROZEN"]
+        return bool(self.v2) and _read_pairs(self.v2 + "/cgroup.events").get("frozen") == 1
+
+    # ---- ending its processes
+
+    def kill(self) -> None:
+        """SIGKILL to every process in it and below it; a frozen one is thawed, as it would not die. Reaps nothing."""
+        if self.v2 and os.path.exists(self.v2 + "/cgroup.kill"):        # Linux 5.14
+            _write(self.v2 + "/cgroup.kill", "1")
+            self.thaw()
+            return
+        try:
+            self.freeze()                           # else one that forks faster than we read gets away
+        except EngineError:
+            pass                                    # without a freezer: some rounds must do
+        for _ in range(100):
+            pids = self.procs()
+            for pid in pids:
+                _kill_pid(pid)
+            self.thaw()
+            if not pids or not self.procs():
+                return
+            time.sleep(0.001)
+
+    # ---- reading
+
+    def oom_count(self) -> int:
+        """How many processes in it the kernel killed for memory; 0 where nobody counts."""
+        v1 = self.v1("memory")
+        file = f"{v1}/memory.oom_control" if v1 else f"{self.v2}/memory.events"
+        return _read_pairs(file).get("oom_kill", 0)
+
+    def oom_watch(self) -> int | None:
+        """A descriptor that becomes readable when memory ran out (read it, then see oom_count); None without."""
+        v1 = self.v1("memory")
+        if v1:
+            return _oom_eventfd(v1)
+        if not self.v2 or not os.path.exists(self.v2 + "/memory.events"):
+            return None
+        fd = sys_inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        sys_inotify_add_watch(fd, self.v2 + "/memory.events", 2)        # IN_MODIFY
+        return fd
+
+    def stats(self) -> dict:
+        """What the Docker API calls cpu_stats, memory_stats, pids_stats, blkio_stats (times in ns, sizes in bytes)."""
+        return {"cpu_stats": _cpu_stats(self), "memory_stats": _memory_stats(self),
+                "pids_stats": _pids_stats(self), "blkio_stats": _blkio_stats(self)}
+
+
+def cgroup_enter_leaf(name: str) -> list[str]:
+    """Move this process (one thread) into the cgroup `name`, made where it is missing; warnings."""
+    cgroup = cgroup_paths(name)
+    warnings = cgroup.create(fresh=False)
+    for fd in cgroup.tasks_fds(v2=True):
+        try:
+            os.write(fd, b"0")
+        except OSError as refused:
+            warnings.append(f"cannot join the cgroup {name}: {refused.strerror}")
+        finally:
+            os.close(fd)
+    return warnings
+
+
+def cgroup_leave_leaf(name: str) -> None:
+    """Move this process to the top, and remove the cgroup `name` and its parents unless others use them."""
+    cgroup = cgroup_paths(name)
+    hierarchies = cgroup.hierarchies
+    for top in hierarchies.tops() + ([hierarchies.v2] if hierarchies.v2 else []):
+        try:
+            _write(top + ("/cgroup.procs" if top == hierarchies.v2 else "/tasks"), "0")
+            path = f"{top}/{name}"
+            while path != top:
+                os.rmdir(path)
+                path = os.path.dirname(path)
+        except OSError:                             # used by another launcher, or not ours to write
+            continue
+
+
+# ---- files
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as refused:
+        raise OSError(refused.errno, f"write {text!r}: {refused.strerror}", path) from None
+    finally:
+        os.close(fd)
+
+
+def _read(path: str) -> str:
+    """The file's text; "" where it is missing, or not readable for want of a device (ENODEV, EOPNOTSUPP)."""
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode()
+    except OSError:
+        return ""
+
+
+def _read_words(path: str) -> list[str]:
+    return _read(path).split()
+
+
+def _read_number(path: str, default: int = 0) -> int:
+    text = _read(path).strip()
+    return _UNLIMITED if text == "max" else int(text) if text.lstrip("-").isdigit() else default
+
+
+def _read_pairs(path: str) -> dict[str, int]:
+    """{"name": number} of lines "name number"."""
+    words = (line.split() for line in _read(path).splitlines())
+    return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _cgroup_make(path: str, name: str, *, fresh: bool, cpuset: bool) -> None:
+    """One directory and its parents up to the mountpoint, which `path` is with `name` cut off.
+
+    `cpuset`: it is v1's, whose cpus and mems are to be those of the parent.
+    """
+    for _ in range(20):
+        try:
+            os.mkdir(path)
+            break
+        except FileExistsError:
+            if not fresh:
+                return
+            _cgroup_remove(path, time.monotonic() + CGROUP_BUSY_WAIT)
+        except FileNotFoundError:                   # the parent is not yet, or no longer: another's last one left
+            parent = os.path.dirname(name)
+            if not parent:
+                raise
+            _cgroup_make(path[:len(path) - len(name) + len(parent)], parent,
+                         fresh=False, cpuset=cpuset)
+    if cpuset:
+        for file in ("/cpuset.cpus", "/cpuset.mems"):
+            if not _read(path + file).strip():
+                _write(path + file, _read(os.path.dirname(path) + file).strip())
+
+
+def _cgroup_remove(path: str, deadline: float) -> None:
+    """rmdir, children first; a task that has just died may hold it for a moment."""
+    while True:
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as refused:
+            if refused.errno != errno.EBUSY and refused.errno != errno.ENOTEMPTY:
+                raise
+            children = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+            for child in children:
+                _cgroup_remove(child, deadline)
+            if not children:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.001)
+
+
+def _v2_enable(hierarchies: Hierarchies, name: str) -> list[str]:
+    """Hand the controllers down to the cgroup `name` through subtree_control of each of its parents."""
+    wanted = [word for word in CGROUP_CONTROLLERS if word in hierarchies.v2_controllers]
+    parents = [hierarchies.v2]
+    for word in name.split("/")[:-1]:
+        parents.append(f"{parents[-1]}/{word}")
+    warnings = []
+    # Nearest first: after the first container it is all done, and one read tells.
+    if set(wanted) <= set(_read_words(parents[-1] + "/cgroup.subtree_control")):
+        return warnings
+    for parent in parents:
+        enabled = set(_read_words(parent + "/cgroup.subtree_control"))
+        for word in wanted:
+            if word not in enabled:
+                try:
+                    _write(parent + "/cgroup.subtree_control", "+" + word)
+                except OSError as refused:          # EBUSY: it holds processes; ENOENT: not handed down to it
+                    warnings.append(f"cgroup v2 controller {word} cannot be used: {parent}: "
+                                    f"{os.strerror(refused.errno)}")
+    return warnings
+
+
+def _procs_below(path: str) -> list[int]:
+    pids = [int(word) for word in _read_words(path + "/cgroup.procs")]
+    try:
+        children = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return pids
+    for child in children:
+        pids += _procs_below(child)
+    return [pid for pid in pids if pid]             # 0: not in our pid namespace
+
+
+def _kill_pid(pid: int) -> None:
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        pass
+
+
+def _oom_eventfd(v1: str) -> int | None:
+    """An eventfd that v1's memory controller counts up: cgroup-v1/memory.rst, 9."""
+    fd = sys_eventfd(0, os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        control = os.open(v1 + "/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _write(v1 + "/cgroup.event_control", f"{fd} {control}")
+        finally:
+            os.close(control)
+    except OSError:                                 # missing, or a kernel that has given it up
+        os.close(fd)
+        return None
+    return fd
+
+
+# ---- limits
+
+def _resource(resources: dict, name: str) -> object:
+    group, _, key = name.partition(".")
+    return (resources.get(group) or {}).get(key)
+
+
+def _limit_rows(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
+    for name, controller, v1_file, v1_text, v2_file, v2_text in RESOURCES:
+        value = _resource(resources, name)
+        if value is None or value == "" or value == 0 and name != "memory.swappiness":
+            continue                                # unset; only swappiness means something when 0
+        texts = (v1_text(value) if v1_file else "", v2_text(value) if v2_file else "")
+        if not cgroup.put(controller, v1_file, v2_file, texts):
+            warnings.append(f"{name} is not supported by this kernel's cgroups and was ignored")
+
+
+def _limit_memory(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
+    """limit and swap (memory and swap together; v2 counts swap alone)."""
+    limit = _resource(resources, "memory.limit") or 0
+    swap = _resource(resources, "memory.swap") or 0
+    if limit == -1 and not swap:
+        swap = -1                                   # unlimited memory with a limit on swap left is refused
+    v1 = cgroup.v1("memory")
+    if not limit and not swap:
+        return
+    if not v1 and not (cgroup.v2 and os.path.exists(cgroup.v2 + "/memory.max")):
+        warnings.append("memory.limit is not supported by this kernel's cgroups and was ignored")
+        return
+    if v1:
+        writes = [(v1 + "/memory.limit_in_bytes", str(limit))] if limit else []
+        if swap and os.path.exists(v1 + "/memory.memsw.limit_in_bytes"):
+            writes.append((v1 + "/memory.memsw.limit_in_bytes", str(swap)))
+        elif swap > 0:
+            warnings.append("memory.swap is not supported by this kernel's cgroups and was ignored")
+        _write_either_way(writes)
+        return
+    if swap:
+        alone = swap - limit if swap > 0 and limit > 0 else swap
+        if not cgroup.put("memory", None, "memory.swap.max", ("", _or_max(alone))) and swap > 0:
+            warnings.append("memory.swap is not supported by this kernel's cgroups and was ignored")
+    if limit:
+        _write(cgroup.v2 + "/memory.max", _or_max(limit))
+
+
+def _write_either_way(writes: list[tuple]) -> None:
+    """Two files where the kernel checks the one against the other: whichever order it takes."""
+    try:
+        for path, text in writes:
+            _write(path, text)
+    except OSError as refused:
+        if refused.errno != errno.EINVAL or len(writes) < 2:
+            raise
+        for path, text in reversed(writes):
+            _write(path, text)
+
+
+def _limit_cpu(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
+    """quota, period and burst in microseconds."""
+    cpu = resources.get("cpu") or {}
+    quota, period, burst = cpu.get("quota") or 0, cpu.get("period") or 0, cpu.get("burst")
+    if not quota and not period and burst is None:
+        return
+    v1 = cgroup.v1("cpu")
+    if not v1 and not (cgroup.v2 and os.path.exists(cgroup.v2 + "/cpu.max")):
+        warnings.append("cpu.quota is not supported by this kernel's cgroups and was ignored")
+        return
+    if v1:
+        writes = [(v1 + "/cpu.cfs_period_us", str(period))] if period else []
+        writes += [(v1 + "/cpu.cfs_quota_us", str(quota))] if quota else []
+        _write_either_way(writes)
+    elif quota or period:
+        old = _read_words(cgroup.v2 + "/cpu.max")
+        text = _or_max(quota) if quota else old[0]
+        _write(cgroup.v2 + "/cpu.max", f"{text} {period or old[1]}")
+    if burst is not None and not cgroup.put("cpu", "cpu.cfs_burst_us", "cpu.max.burst",
+                                            (str(burst), str(burst))):
+        warnings.append("cpu.burst is not supported by this kernel's cgroups and was ignored")
+
+
+def _limit_block(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
+    """Weights and rates of block devices."""
+    block = resources.get("blockIO") or {}
+    weight = block.get("weight")
+    if weight:
+        v2_weight = str(io_weight(weight))
+        # BFQ's own file takes v1's scale in both versions, and is there only while BFQ is in use.
+        if not (cgroup.put("blkio", "blkio.bfq.weight", "io.bfq.weight",
+                           (str(weight), str(weight)))
+                or cgroup.put("blkio", "blkio.weight", "io.weight",
+                              (str(weight), "default " + v2_weight))):
+            warnings.append("blockIO.weight is not supported by this kernel's cgroups and was ignored")
+    for device in block.get("weightDevice") or ():
+        place = f"{device['major']}:{device['minor']} {device['weight']}"
+        if not cgroup.put("blkio", "blkio.bfq.weight_device",
+                          "io.bfq.weight", (place, place)):
+            warnings.append("blockIO.weightDevice is not supported by this kernel's cgroups and was ignored")
+    for name, v1_file, word in _THROTTLES:
+        for device in block.get(name) or ():
+            place, rate = f"{device['major']}:{device['minor']}", device["rate"]
+            if not cgroup.put("blkio", v1_file, "io.max",
+                              (f"{place} {rate}", f"{place} {word}={rate or 'max'}")):
+                warnings.append(f"blockIO.{name} is not supported by this kernel's cgroups and was ignored")
+
+
+def _limit_huge_pages(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
+    for row in resources.get("hugepageLimits") or ():
+        size, text = row["pageSize"], str(row["limit"])
+        if not cgroup.put("hugetlb", f"hugetlb.{size}.limit_in_bytes", f"hugetlb.{size}.max", (text, text)):
+            warnings.append(f"hugepageLimits of {size} are not supported by this kernel's cgroups and were ignored")
+
+
+def _limit_unified(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
+    """Files of v2 by their own names."""
+    for name, text in (resources.get("unified") or {}).items():
+        if "/" in name:
+            raise InvalidParameter(f"invalid cgroup v2 file name: {name}")
+        if not cgroup.v2 or not os.path.exists(f"{cgroup.v2}/{name}"):
+            warnings.append(f"{name} is not supported by this kernel's cgroups and was ignored")
+            continue
+        for line in text.split("\n"):
+            _write(f"{cgroup.v2}/{name}", line)
+
+
+# ---- devices
+
+def _limit_devices(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
+    """The rules of OCI `devices`, in order; without any nothing is changed."""
+    rules = resources.get("devices")
+    if not rules:
+        return
+    v1 = cgroup.v1("devices")
+    if v1 and os.path.isdir(v1):
+        for rule in rules:
+            _write(v1 + ("/devices.allow" if rule["allow"] else "/devices.deny"), device_rule_text(rule))
+        return
+    try:
+        if cgroup.v2 and _devices_attach(cgroup.v2, device_program(rules)):
+            return
+    except OSError as refused:
+        if refused.errno not in (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.ENOENT):
+            raise
+    warnings.append("this kernel cannot restrict devices by cgroup")
+
+
+def device_rule_text(rule: dict) -> str:
+    """A rule as v1's lists take it: "c 1:3 rwm", "a" for every device."""
+    if rule.get("type") in (None, "", "a"):
+        return "a"
+    place = [str(number) if number is not None and number >= 0 else "*"
+             for number in (rule.get("major"), rule.get("minor"))]
+    return f"{rule['type']} {place[0]}:{place[1]} {rule.get('access') or 'rwm'}"
+
+
+def device_program(rules: list[dict]) -> bytes:
+    """eBPF of the rules: 1 where access is allowed. The last rule that matches decides, none is a refusal."""
+    code = [_ebpf(0x61, 2, 1, 0),                   # r2 = access_type: type in the low half, access above
+            _ebpf(0x61, 4, 1, 4), _ebpf(0x61, 5, 1, 8),                 # r4 = major, r5 = minor
+            _ebpf(0xBC, 3, 2), _ebpf(0x74, 3, 0, 0, 16),                # r3 = access
+            _ebpf(0x54, 2, 0, 0, 0xFFFF)]                               # r2 = type
+    for rule in reversed(rules):
+        block = _device_block(rule)
+        code += block
+        if len(block) == 2:                         # matches everything: what follows would be unreachable,
+            return b"".join(code)                   # which the kernel refuses
+    return b"".join([*code, _ebpf(0xB4, 0), _ebpf(0x95)])
+
+
+def _device_block(rule: dict) -> list[bytes]:
+    """If the rule matches, answer; else fall through to the next."""
+    kind = _DEVICE_TYPES.get(rule.get("type") or "a")
+    access = sum(_DEVICE_ACCESS[letter] for letter in set(rule.get("access") or "rwm"))
+    tests = []                                      # (instructions, jump opcode, register, value)
+    if kind is not None:
+        tests.append(([], 0x56, 2, kind))
+    if access != 7 and rule["allow"]:               # everything asked for must be in it
+        tests.append(([_ebpf(0xBC, 1, 3), _ebpf(0x54, 1, 0, 0, ~access & 7)], 0x56, 1, 0))
+    elif access != 7:                               # something asked for is in it
+        tests.append(([_ebpf(0xBC, 1, 3), _ebpf(0x54, 1, 0, 0, access)], 0x16, 1, 0))
+    for register, key in ((4, "major"), (5, "minor")):
+        number = rule.get(key)
+        if kind is not None and number is not None and number >= 0:
+            tests.append(([], 0x56, register, number))
+    body = [_ebpf(0xB4, 0, 0, 0, int(bool(rule["allow"]))), _ebpf(0x95)]
+    for before, jump, register, value in reversed(tests):
+        body = [*before, _ebpf(jump, register, 0, len(body), value), *body]
+    return body
+
+
+def _ebpf(code: int, target: int = 0, source: int = 0, offset: int = 0, value: int = 0) -> bytes:
+    """One instruction of eBPF: struct bpf_insn, linux/bpf.h."""
+    return struct.pack("=BBhI", code, target | source << 4, offset, value)
+
+
+def _devices_attach(path: str, program: bytes) -> bool:
+    """Load the program and hold every process below the cgroup to it; it stays as long as the cgroup does."""
+    code, licence = sys_buffer(program), sys_buffer(b"Apache-2.0\0")
+    load = sys_buffer(struct.pack("=IIQQ", 15, len(program) // 8, sys_address(code), sys_address(licence))
+                      + bytes(104))                 # BPF_PROG_TYPE_CGROUP_DEVICE
+    fd = sys_bpf(5, load, 128)                      # BPF_PROG_LOAD
+    try:
+        cgroup = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sys_bpf(8, struct.pack("=4I", cgroup, fd, 6, 2), 16)        # BPF_PROG_ATTACH, device, may be several
+        finally:
+            os.close(cgroup)
+    finally:
+        os.close(fd)
+    return True
+
+
+LIMIT_STEPS = (_limit_memory, _limit_cpu, _limit_rows, _limit_block, _limit_huge_pages, _limit_unified,
+               _limit_devices)
+
+
+# ---- figures
+
+def _cpu_stats(cgroup: Cgroup) -> dict:
+    account, cpu = cgroup.v1("cpuacct"), cgroup.v1("cpu")
+    if account:
+        ticks = _read_pairs(account + "/cpuacct.stat")
+        tick = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+        usage = {"total_usage": _read_number(account + "/cpuacct.usage"),
+                 "percpu_usage": [int(word) for word in _read_words(account + "/cpuacct.usage_percpu")],
+                 "usage_in_kernelmode": ticks.get("system", 0) * tick,
+                 "usage_in_usermode": ticks.get("user", 0) * tick}
+        stat, unit, time_key = _read_pairs(f"{cpu}/cpu.stat"), 1, "throttled_time"
+    else:
+        stat, unit, time_key = _read_pairs(f"{cgroup.v2}/cpu.stat"), 1000, "throttled_usec"
+        usage = {"total_usage": stat.get("usage_usec", 0) * 1000,
+                 "usage_in_kernelmode": stat.get("system_usec", 0) * 1000,
+                 "usage_in_usermode": stat.get("user_usec", 0) * 1000}
+    return {"cpu_usage": usage,
+            "throttling_data": {"periods": stat.get("nr_periods", 0),
+                                "throttled_periods": stat.get("nr_throttled", 0),
+                                "throttled_time": stat.get(time_key, 0) * unit}}
+
+
+def _memory_stats(cgroup: Cgroup) -> dict:
+    v1 = cgroup.v1("memory")
+    if v1:
+        return {"usage": _read_number(v1 + "/memory.usage_in_bytes"),
+                "max_usage": _read_number(v1 + "/memory.max_usage_in_bytes"),
+                "failcnt": _read_number(v1 + "/memory.failcnt"),
+                "limit": _read_number(v1 + "/memory.limit_in_bytes"),
+                "stats": _read_pairs(v1 + "/memory.stat")}
+    if not cgroup.v2 or not os.path.exists(cgroup.v2 + "/memory.current"):
+        return {}
+    return {"usage": _read_number(cgroup.v2 + "/memory.current"),
+            "limit": _read_number(cgroup.v2 + "/memory.max"),
+            "stats": _read_pairs(cgroup.v2 + "/memory.stat")}
+
+
+def _pids_stats(cgroup: Cgroup) -> dict:
+    path = cgroup.v1("pids") or cgroup.v2
+    if not path or not os.path.exists(path + "/pids.current"):
+        return {}
+    stats = {"current": _read_number(path + "/pids.current")}
+    limit = _read_number(path + "/pids.max")
+    if limit != _UNLIMITED or not cgroup.v1("pids"):
+        stats["limit"] = limit
+    return stats
+
+
+def _blkio_stats(cgroup: Cgroup) -> dict:
+    """Bytes and operations by device: [{"major": 8, "minor": 0, "op": "read", "value": 4096}]."""
+    sizes: list[dict] = []
+    counts: list[dict] = []
+    v1 = cgroup.v1("blkio")
+    if v1:
+        for name, rows in (("service_bytes", sizes), ("serviced", counts)):
+            text = (_read(f"{v1}/blkio.bfq.io_{name}_recursive")
+                    or _read(f"{v1}/blkio.throttle.io_{name}_recursive"))
+            for words in map(str.split, text.splitlines()):
+                if len(words) == 3:
+                    rows.append(_block_row(words[0], words[1].lower(), words[2]))
+    else:
+        for place, *pairs in map(str.split, _read(f"{cgroup.v2}/io.stat").splitlines()):
+            values = dict(pair.split("=") for pair in pairs if "=" in pair)
+            for op, size, count in (("read", "rbytes", "rios"), ("write", "wbytes", "wios")):
+                sizes.append(_block_row(place, op, values.get(size, "0")))
+                counts.append(_block_row(place, op, values.get(count, "0")))
+    return {"io_service_bytes_recursive": sizes, "io_serviced_recursive": counts}
+
+
+def _block_row(place: str, op: str, value: str) -> dict:
+    major, _, minor = place.partition(":")
+    return {"major": int(major), "minor": int(minor), "op": op, "value": int(value)}
 
 
 # =============================================================================
