@@ -1,22 +1,23 @@
 #!/usr/bin/env python3
 """Builds engine.pyz, the one file that is copied onto a host; standard library only.
 
-    python3 build_zipapp.py [-o engine.pyz] [--python PATH]... [--cache .build] [--no-vendored | --need-vendored]
+    python3 build_zipapp.py [-o engine.pyz] [--python PATH]... [--cache .build]
+                            [--no-vendored | --need-vendored]
 
 What is in the archive, in this order (a member costs 5 us at every start, so there are few):
 
-    __main__.py, __main__.pyc     picks the byte code below; MAIN of this file
-    help                          what `--help` prints, so that it needs no engine to be loaded
-    <cache tag>/engine.pyc        byte code, stored, never checked against the source: this Python's and each --python's
-    <cache tag>/vendored          the vendored packages' byte code: marshal of {name: (is package, code)}
-    engine.py                     the source, for every other Python and for tracebacks
-    vendored                      the vendored packages' source: marshal of {name: (is package, source)}
-    zstd-<machine>                pyzstd's C extensions for that machine, all Pythons and both libcs: one solid xz
-    LICENSE, licenses/...         ours, and those of what is inside
+    __main__.py, __main__.pyc  picks the byte code below: MAIN of this file
+    help                       what `--help` prints, so that it needs no engine to be loaded
+    <cache tag>/engine.pyc     byte code, stored, never checked against the source
+    <cache tag>/vendored       byte code of the vendored packages: {name: (is package, code)}
+    engine.py                  the source, for every other Python and for tracebacks
+    vendored                   source of the vendored packages: {name: (is package, source)}
+    zstd-<machine>             pyzstd's C extensions for that machine: one solid xz
+    LICENSE, licenses/...      ours, and those of what is inside
 
-The same input gives the same bytes: names and dates are fixed (SOURCE_DATE_EPOCH), nothing depends on where it is built.
-The vendored packages are fetched by pip as wheels and checked against PINS. Without pip (or without a network)
-the archive is built without them: the main job needs neither.
+The same input gives the same bytes: order and dates are fixed (SOURCE_DATE_EPOCH), nothing depends
+on where it is built. The vendored packages are fetched by pip as wheels and checked against PINS.
+Without pip (or without a network) the archive is built without them: the main job needs neither.
 """
 
 from __future__ import annotations
@@ -38,8 +39,13 @@ PYROUTE2 = "pyroute2==0.9.7"
 #: 0.18 is the last pyzstd with a C extension of its own.
 PYZSTD = "pyzstd==0.18.0"
 #: What pyroute2 is used for; what these modules import travels with them.
-PYROUTE2_ROOTS = ("pyroute2.iproute.linux", "pyroute2.netlink.nfnetlink.nfctsocket", "pyroute2.nftables.expressions",
-                  "pyroute2.nftables.main", "pyroute2.nftables.rule")
+PYROUTE2_ROOTS = (
+    "pyroute2.iproute.linux",
+    "pyroute2.netlink.nfnetlink.nfctsocket",
+    "pyroute2.nftables.expressions",
+    "pyroute2.nftables.main",
+    "pyroute2.nftables.rule",
+)
 #: Their own packages import everything there is (150 ms) or other packages; these do without.
 REPLACED = {
     "pyroute2": '__version__ = "0.9.7"\n',
@@ -48,7 +54,7 @@ REPLACED = {
 }
 # fmt: off
 PINS = {
-    "pyroute2-0.9.7-py3-none-any": "01a2a3afe565a6acb0a0d5d8ac86c9682b6564407e3d9589070191ae94b737e8",
+    "pyroute2": "01a2a3afe565a6acb0a0d5d8ac86c9682b6564407e3d9589070191ae94b737e8",
     "cp39-x86_64-gnu":    "a25a72afa7d66d47a881e475ffe88d9961b36052bf6a512af3b84de22b20d41f",
     "cp39-x86_64-musl":   "c335605ac7d018ca2d4d68cc0bac10e3c4ccf8e9686972dfc569a4df53f7a8d3",
     "cp39-aarch64-gnu":   "3ea0d70b4ec72b9d5feae4ec665ef8a4cd48f442921f2100117229c900a5a713",
@@ -72,10 +78,14 @@ PINS = {
 }
 # fmt: on
 
-#: The whole start-up. It runs before anything of the engine, so it is as short as it can be: `--help` is in the
-#: archive as text; byte code comes from the archive, else from DATA/cache/<build>/, where the first start with an
-#: unknown Python leaves it. Only a file of our own that nobody else can read or write is taken from there.
-#: The garbage collector would walk the growing pile of constants nine times while they are loaded: 1 ms.
+#: The whole start-up. It runs before anything of the engine, so it is as short as it can be:
+#: `--help` is in the
+#: archive as text; byte code comes from the archive, else from DATA/cache/<build>/, where the first
+#: start with an
+#: unknown Python leaves it. Only a file of our own that nobody else can read or write is taken from
+#: there.
+#: The garbage collector would walk the growing pile of constants nine times while they are loaded:
+#: 1 ms.
 MAIN = '''"""Start of engine.pyz; made by build_zipapp.py."""
 import sys
 from _frozen_importlib_external import MAGIC_NUMBER
@@ -101,7 +111,8 @@ def cache_path():
     if not data and os.geteuid():
         home = os.environ.get("HOME") or "/"
         data = (os.environ.get("XDG_DATA_HOME") or home + "/.local/share") + "/engine"
-    return "%s/cache/%s/%s.pyc" % (data or "/var/lib/engine", BUILD_ID, sys.implementation.cache_tag)
+    parts = (data or "/var/lib/engine", BUILD_ID, sys.implementation.cache_tag)
+    return "%s/cache/%s/%s.pyc" % parts
 
 
 def cache_read(path):
@@ -145,9 +156,17 @@ def code_load():
     return code
 
 
+def help_width():
+    try:
+        return os.get_terminal_size(0).columns or 80
+    except OSError:
+        return 80
+
+
 def start():
     global archive
-    if sys.argv[1:] in ([], ["--help"], ["-h"]):
+    named = os.path.basename(sys.argv[0]) == "engine.pyz"
+    if sys.argv[1:] in ([], ["--help"]) and named and help_width() == 80:
         try:
             os.write(1, get("help"))
             os._exit(0)
@@ -179,14 +198,28 @@ def say(text: str) -> None:
 
 def wheel_requests() -> list[tuple[str, str, list[str]]]:
     """(pin, requirement, what pip must be told) of every wheel."""
-    asked = [("pyroute2-0.9.7-py3-none-any", PYROUTE2, [])]
+    asked = [("pyroute2", PYROUTE2, [])]
     for pin in sorted(PINS):
         if not pin.startswith("cp"):
             continue
         tag, machine, libc = pin.split("-")
         platform = "manylinux_2_28_" if libc == "gnu" else "musllinux_1_2_"
-        asked.append((pin, PYZSTD, ["--python-version", tag[2:], "--implementation", "cp", "--abi", tag,
-                                    "--platform", platform + machine]))
+        asked.append(
+            (
+                pin,
+                PYZSTD,
+                [
+                    "--python-version",
+                    tag[2:],
+                    "--implementation",
+                    "cp",
+                    "--abi",
+                    tag,
+                    "--platform",
+                    platform + machine,
+                ],
+            )
+        )
     return asked
 
 
@@ -198,13 +231,27 @@ def wheel_fetch(cache: str, pin: str, requirement: str, options: list[str]) -> s
     """A running pip that downloads one wheel into a directory of its own."""
     target = os.path.dirname(wheel_path(cache, pin))
     os.makedirs(target, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--only-binary=:all:", "--dest", target, *options, requirement]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        target,
+        *options,
+        requirement,
+    ]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def wheel_check(cache: str, pin: str) -> None:
-    """The file that pip left becomes `wheel` once its sha256 is the pinned one; SystemExit if not."""
+    """What pip left becomes `wheel` if its sha256 is the pinned one; else SystemExit."""
     path = wheel_path(cache, pin)
     names = [name for name in os.listdir(os.path.dirname(path)) if name.endswith(".whl")]
     found = os.path.join(os.path.dirname(path), names[0])
@@ -216,12 +263,17 @@ def wheel_check(cache: str, pin: str) -> None:
 
 
 def wheels_ensure(cache: str) -> str:
-    """Fetches and checks what is missing, four at a time; the reason why that isn't possible, else ""."""
+    """Fetches what is missing, four at a time; "", else the reason why that isn't possible."""
     missing = [row for row in wheel_requests() if not os.path.exists(wheel_path(cache, row[0]))]
     if not missing:
         return ""
-    probe = subprocess.run([sys.executable, "-m", "pip", "--version"], stdin=subprocess.DEVNULL,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    probe = subprocess.run(
+        [sys.executable, "-m", "pip", "--version"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
     if probe.returncode:
         return "this Python has no pip"
     for at in range(0, len(missing), 4):
@@ -229,7 +281,9 @@ def wheels_ensure(cache: str) -> str:
         for pin, process in running:
             error = process.communicate()[1].decode(errors="replace").strip()
             if process.returncode:
-                return f"pip could not fetch {pin}: {(error.splitlines() or ['no reason given'])[-1]}"
+                return (
+                    f"pip could not fetch {pin}: {(error.splitlines() or ['no reason given'])[-1]}"
+                )
             wheel_check(cache, pin)
     return ""
 
@@ -237,7 +291,9 @@ def wheels_ensure(cache: str) -> str:
 def wheel_open(cache: str, pin: str) -> zipfile.ZipFile:
     with open(wheel_path(cache, pin), "rb") as file:
         if hashlib.sha256(file.read()).hexdigest() != PINS[pin]:
-            raise SystemExit(f"build_zipapp: {wheel_path(cache, pin)} is not the pinned file; remove it")
+            raise SystemExit(
+                f"build_zipapp: {wheel_path(cache, pin)} is not the pinned file; remove it"
+            )
     return zipfile.ZipFile(wheel_path(cache, pin))
 
 
@@ -245,7 +301,7 @@ def wheel_open(cache: str, pin: str) -> zipfile.ZipFile:
 
 
 def imports_of(name: str, is_package: bool, source: bytes) -> list[str]:
-    """Absolute names of all that a module imports, wherever in it; some are attributes, not modules."""
+    """Absolute names of all that a module imports; some may be attributes, not modules."""
     package = name if is_package else name.rpartition(".")[0]
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -280,7 +336,7 @@ def pyroute2_modules(wheel: zipfile.ZipFile) -> dict[str, tuple[bool, bytes]]:
 
 
 def vendored_modules(cache: str) -> dict[str, tuple[bool, bytes]]:
-    with wheel_open(cache, "pyroute2-0.9.7-py3-none-any") as wheel:
+    with wheel_open(cache, "pyroute2") as wheel:
         modules = pyroute2_modules(wheel)
     for name in ("pyzstd", "pyzstd._c"):
         modules[name] = (True, REPLACED[name].encode())
@@ -288,9 +344,10 @@ def vendored_modules(cache: str) -> dict[str, tuple[bool, bytes]]:
 
 
 def zstd_solid(cache: str, machine: str) -> bytes:
-    """All extensions for one machine: a line of JSON {pin: [offset, size]}, then one xz stream over all of them.
+    """A line of JSON {pin: [offset, size]}, then one xz stream over all extensions for a machine.
 
-    They differ little, so ten of 0.95 MB take 0.55 MB. Compressing takes seconds: kept in the cache by content.
+    They differ little: ten of 0.95 MB take 0.55 MB. Compressing takes seconds, so the result is
+    kept in the cache under the digest of the content.
     """
     import lzma
 
@@ -314,7 +371,10 @@ def zstd_solid(cache: str, machine: str) -> bytes:
 
 def licences(cache: str) -> dict[str, bytes]:
     found = {}
-    for pin, package in (("pyroute2-0.9.7-py3-none-any", "pyroute2"), ("cp311-x86_64-gnu", "pyzstd")):
+    for pin, package in (
+        ("pyroute2", "pyroute2"),
+        ("cp311-x86_64-gnu", "pyzstd"),
+    ):
         with wheel_open(cache, pin) as wheel:
             for path in wheel.namelist():
                 if ".dist-info/" in path and "LICENSE" in path:
@@ -324,39 +384,58 @@ def licences(cache: str) -> dict[str, bytes]:
 
 # -------------------------------------------------------------- byte code
 
-#: Runs in each Python that gets byte code: marshal of {name: (is package, source)} in, the same with code out.
-#: An import system isn't needed to make byte code, and co_filename must not tell where it was built.
+#: Runs in each Python that gets byte code: marshal of {name: (is package, source)} in, the same
+#: with code out.
+#: An import system isn't needed to make byte code, and co_filename must not tell where it was
+#: built.
 COMPILE = """
 import marshal, sys
 from importlib.util import MAGIC_NUMBER
 given = marshal.load(sys.stdin.buffer)
-made = {name: (package, compile(source, "engine.pyz/" + name.replace(".", "/") + ".py", "exec", dont_inherit=True))
-        for name, (package, source) in given.items()}
-marshal.dump((sys.implementation.cache_tag, MAGIC_NUMBER, {n: (p, marshal.dumps(c)) for n, (p, c) in made.items()}),
-             sys.stdout.buffer)
+made = {}
+for name, (package, source) in given.items():
+    path = "engine.pyz/" + name.replace(".", "/") + ".py"
+    made[name] = (package, marshal.dumps(compile(source, path, "exec", dont_inherit=True)))
+marshal.dump((sys.implementation.cache_tag, MAGIC_NUMBER, made), sys.stdout.buffer)
 """
 
 
-def byte_code(python: str, modules: dict[str, tuple[bool, bytes]]) -> tuple[str, bytes, dict[str, tuple[bool, bytes]]]:
+def byte_code(
+    python: str, modules: dict[str, tuple[bool, bytes]]
+) -> tuple[str, bytes, dict[str, tuple[bool, bytes]]]:
     """(cache tag, magic number, {name: (is package, marshalled code)}) as that Python makes them.
 
     A fresh process with a fixed hash seed, so that sets in constants come out in the same order.
     """
-    done = subprocess.run([python, "-S", "-s", "-B", "-c", COMPILE], input=marshal.dumps(modules, 2),
-                          stdout=subprocess.PIPE, check=True, env={"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]})
+    done = subprocess.run(
+        [python, "-S", "-s", "-B", "-c", COMPILE],
+        input=marshal.dumps(modules, 2),
+        stdout=subprocess.PIPE,
+        check=True,
+        env={"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]},
+    )
     return marshal.loads(done.stdout)
 
 
 def help_text(source: bytes) -> bytes:
-    """What `--help` prints to a pipe."""
-    run = ("import sys, types; m = types.ModuleType('engine'); m.__file__ = 'engine.py'; sys.modules['engine'] = m; "
-           "exec(compile(sys.stdin.buffer.read(), 'engine.py', 'exec', dont_inherit=True), m.__dict__); "
-           "sys.exit(m.main(['--help']))")
-    done = subprocess.run([sys.executable, "-B", "-c", run], input=source, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, check=False, env={"PATH": os.environ.get("PATH", "")})
+    """What `--help` prints where no terminal says how wide it is."""
+    run = (
+        "import sys; m = type(sys)('engine'); sys.modules['engine'] = m; sys.argv = ['engine.pyz']; "
+        "m.__file__ = 'engine.py'; exec(sys.stdin.buffer.read(), m.__dict__); "
+        "sys.exit(m.main(['--help']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", run],
+        input=source,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+        env={"PATH": os.environ.get("PATH", "")},
+    )
     if done.returncode:
-        say("engine.py --help failed:\n" + done.stderr.decode(errors="replace"))
-        return b""
+        raise SystemExit(
+            "build_zipapp: engine.py --help failed:\n" + done.stderr.decode(errors="replace")
+        )
     return done.stdout
 
 
@@ -384,19 +463,32 @@ def members(cache: str, pythons: list[str], vendored: bool) -> list[tuple[str, b
     rows.append(("engine.py", source, False))
     if vendored:
         rows.append(("vendored", marshal.dumps(sources, 2), False))
-        rows += [("zstd-" + machine, zstd_solid(cache, machine), True) for machine in ("aarch64", "x86_64")]
-    rows += [(name, text, False) for name, text in sorted({"LICENSE": file_bytes("LICENSE"),
-                                                           **(licences(cache) if vendored else {})}.items())]
+        rows += [
+            ("zstd-" + machine, zstd_solid(cache, machine), True)
+            for machine in ("aarch64", "x86_64")
+        ]
+    rows += [
+        (name, text, False)
+        for name, text in sorted(
+            {"LICENSE": file_bytes("LICENSE"), **(licences(cache) if vendored else {})}.items()
+        )
+    ]
     build = hashlib.sha256(MAIN.encode())
     for name, data, _ in rows:
         build.update(b"%s %d\n" % (name.encode(), len(data)) + data)
     main = MAIN.replace("@BUILD@", build.hexdigest()[:32]).encode()
     _, magic, codes = byte_code(pythons[0], {"__main__": (False, main)})
-    return [("__main__.py", main, True), ("__main__.pyc", magic + b"\1" + bytes(11) + codes["__main__"][1], True), *rows]
+    return [
+        ("__main__.py", main, True),
+        ("__main__.pyc", magic + b"\1" + bytes(11) + codes["__main__"][1], True),
+        *rows,
+    ]
 
 
 def archive_write(path: str, rows: list[tuple[str, bytes, bool]]) -> None:
-    when = time.gmtime(max(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), 315_532_800))[:6]  # zip begins in 1980
+    when = time.gmtime(max(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), 315_532_800))[
+        :6
+    ]  # zip begins in 1980
     beside = f"{path}.{os.getpid()}"
     with open(beside, "wb") as file:
         file.write(b"#!/usr/bin/env python3\n")
@@ -415,12 +507,23 @@ def options_parse(argv: list[str]) -> dict:
 
     parser = argparse.ArgumentParser(prog="build_zipapp.py", description="Builds engine.pyz.")
     parser.add_argument("-o", "--output", default=os.path.join(TOP, "engine.pyz"), metavar="FILE")
-    parser.add_argument("--python", action="append", default=[], metavar="PATH",
-                        help="another Python to make byte code for; may be repeated")
-    parser.add_argument("--cache", default=os.path.join(TOP, ".build"), metavar="DIR",
-                        help="where wheels are kept between builds (default .build)")
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="another Python to make byte code for; may be repeated",
+    )
+    parser.add_argument(
+        "--cache",
+        default=os.path.join(TOP, ".build"),
+        metavar="DIR",
+        help="where wheels are kept between builds (default .build)",
+    )
     parser.add_argument("--no-vendored", action="store_true", help="leave pyroute2 and pyzstd out")
-    parser.add_argument("--need-vendored", action="store_true", help="fail where they cannot be fetched")
+    parser.add_argument(
+        "--need-vendored", action="store_true", help="fail where they cannot be fetched"
+    )
     return vars(parser.parse_args(argv))
 
 
@@ -435,8 +538,10 @@ def main(argv: list[str]) -> int:
     rows = members(options["cache"], [sys.executable, *options["python"]], not reason)
     archive_write(options["output"], rows)
     size = os.path.getsize(options["output"])
-    print(f"{options['output']}: {size:,} bytes, byte code for "
-          + ", ".join(name.partition("/")[0] for name, *_ in rows if name.endswith("/engine.pyc")))
+    print(
+        f"{options['output']}: {size:,} bytes, byte code for "
+        + ", ".join(name.partition("/")[0] for name, *_ in rows if name.endswith("/engine.pyc"))
+    )
     if size > LIMIT:
         say(f"larger than {LIMIT:,} bytes")
         return 1

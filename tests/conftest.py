@@ -1,11 +1,11 @@
-"""What all tests share: the module, the built file, a runner with roots of its own, images, and the leftovers check.
+"""What all tests share: module, built file, runner with its own roots, images, leftovers check.
 
-    def test_true(cli):                      # an empty engine below /tmp, gone afterwards
-        assert cli("version").code == 0
+def test_true(cli):                      # an empty engine below /tmp, gone afterwards
+    assert cli("version").code == 0
 
-    @pytest.mark.root
-    def test_run(busybox):                   # the same with the image busybox:latest loaded
-        assert busybox("run", "--rm", "busybox", "echo", "hi").out == "hi\\n"
+@pytest.mark.root
+def test_run(busybox):                   # the same with the image busybox:latest loaded
+    assert busybox("run", "--rm", "busybox", "echo", "hi").out == "hi\\n"
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Result:
         self.err = err.decode("utf-8", "surrogateescape")
 
     def __repr__(self):
-        return f"<{' '.join(self.args)}: {self.code}, out {self.out[-2000:]!r}, err {self.err[-2000:]!r}>"
+        seen = f"out {self.out[-2000:]!r}, err {self.err[-2000:]!r}"
+        return f"<{' '.join(self.args)}: {self.code}, {seen}>"
 
     def ok(self):
         """Itself, once sure that the command succeeded."""
@@ -79,12 +80,22 @@ class Cli:
         self.used = False
 
     def argv(self, *args):
-        return [self.python, self.pyz, "--data-root", self.roots.data, "--run-root", self.roots.run,
-                *map(str, args)]
+        return [
+            self.python,
+            self.pyz,
+            "--data-root",
+            self.roots.data,
+            "--run-root",
+            self.roots.run,
+            *map(str, args),
+        ]
 
     def environ(self, extra=None):
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "TERM", "LANG", "LC_ALL", "ENGINE_DEBUG")
-                if name in os.environ}
+        kept = {
+            name: os.environ[name]
+            for name in ("PATH", "HOME", "TERM", "LANG", "LC_ALL", "ENGINE_DEBUG")
+            if name in os.environ
+        }
         return {**kept, **(extra or {})}
 
     def __call__(self, *args, input=b"", timeout=60, env=None, **options):
@@ -92,8 +103,14 @@ class Cli:
         if "stdin" not in options:
             options["input"] = input.encode() if isinstance(input, str) else input
         self.used = True
-        done = subprocess.run(self.argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              timeout=timeout, env=self.environ(env), **options)
+        done = subprocess.run(
+            self.argv(*args),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=timeout,
+            env=self.environ(env),
+            **options,
+        )
         reap_orphans()
         return Result([str(arg) for arg in args], done.returncode, done.stdout, done.stderr)
 
@@ -150,7 +167,12 @@ def reap_orphans():
     """Zombies that daemons left to us are collected; a test's own children aren't touched."""
     mine, session = os.getpid(), os.getsid(0)
     for pid, (name, state, parent, sid) in processes().items():
-        if parent == mine and state == "Z" and sid != session and (name.startswith("engine:") or sid != pid):
+        if (
+            parent == mine
+            and state == "Z"
+            and sid != session
+            and (name.startswith("engine:") or sid != pid)
+        ):
             try:
                 os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
@@ -189,8 +211,13 @@ def cgroups():
     """Engine and test cgroups of all hierarchies that hold no process; `engine` itself may stay."""
     with open("/proc/self/mountinfo") as file:
         tops = [line.split()[4] for line in file if " - cgroup" in line]
-    paths = [path for top in tops for name in ("engine", "engine-test") for path, _, _ in
-             os.walk(os.path.join(top, name)) if os.path.basename(path) not in ("engine", "launcher")]
+    paths = [
+        path
+        for top in tops
+        for name in ("engine", "engine-test")
+        for path, _, _ in os.walk(os.path.join(top, name))
+        if os.path.basename(path) not in ("engine", "launcher")
+    ]
     return {path for path in paths if cgroup_is_empty(path)}
 
 
@@ -215,7 +242,7 @@ def run_dirs():
 
 
 def end_launchers():
-    """Idle launchers are told to go: they would stay for a minute; none of them may hold a child."""
+    """Idle launchers are told to go: they would stay for a minute."""
     for pid, (name, *_) in descendants().items():
         if name == "engine:launcher":
             try:
@@ -230,8 +257,11 @@ def leftovers(base, before):
     left = {kind: sorted(now[kind] - before[kind]) for kind in now}
     left["mounts"] = sorted(mounts_of(base))
     session = os.getsid(0)
-    left["processes"] = [f"{pid} {stat[0]}" for pid, stat in descendants().items()
-                         if stat[1] != "Z" and (stat[0].startswith("engine:") or stat[3] != session)]
+    left["processes"] = [
+        f"{pid} {stat[0]}"
+        for pid, stat in descendants().items()
+        if stat[1] != "Z" and (stat[0].startswith("engine:") or stat[3] != session)
+    ]
     return {kind: what for kind, what in left.items() if what}
 
 
@@ -281,8 +311,11 @@ def pyz():
     target = CACHE / "engine.pyz"
     with open(CACHE / "build.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run([PYTHON, "-B", str(TOP / "build_zipapp.py"), "-o", str(target)], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [PYTHON, "-B", str(TOP / "build_zipapp.py"), "-o", str(target)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     return target
 
 
@@ -312,23 +345,49 @@ def rootfs_members():
         program = file.read()
     if b"/ld-" in program[:4096]:
         pytest.skip("busybox is not static: apt-get install busybox-static")
-    listed = subprocess.run([path, "--list"], stdout=subprocess.PIPE, check=True, text=True).stdout.split()
+    listed = subprocess.run(
+        [path, "--list"], stdout=subprocess.PIPE, check=True, text=True
+    ).stdout.split()
 
     def entry(name, data=b"", mode=0o755, kind=tarfile.REGTYPE, target=""):
         info = tarfile.TarInfo(name)
-        info.mode, info.type, info.linkname, info.size, info.mtime = mode, kind, target, len(data), 1700000000
+        info.mode, info.type, info.linkname, info.size, info.mtime = (
+            mode,
+            kind,
+            target,
+            len(data),
+            1700000000,
+        )
         return info, data
 
-    for name, mode in (("bin", 0o755), ("dev", 0o755), ("etc", 0o755), ("home", 0o755), ("proc", 0o755),
-                       ("root", 0o700), ("sys", 0o755), ("tmp", 0o1777), ("usr", 0o755), ("usr/bin", 0o755),
-                       ("var", 0o755)):
+    for name, mode in (
+        ("bin", 0o755),
+        ("dev", 0o755),
+        ("etc", 0o755),
+        ("home", 0o755),
+        ("proc", 0o755),
+        ("root", 0o700),
+        ("sys", 0o755),
+        ("tmp", 0o1777),
+        ("usr", 0o755),
+        ("usr/bin", 0o755),
+        ("var", 0o755),
+    ):
         yield entry(name + "/", mode=mode, kind=tarfile.DIRTYPE)
     yield entry("bin/busybox", program)
     for name in sorted(set(listed) - {"busybox"}):
         yield entry("bin/" + name, kind=tarfile.LNKTYPE, target="bin/busybox")
-    yield entry("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n"
-                              b"user:x:1000:1000:user:/home/user:/bin/sh\n", 0o644)
-    yield entry("etc/group", b"root:x:0:\ndaemon:x:1:\naudio:x:29:user\nuser:x:1000:\nextra:x:2000:user\n", 0o644)
+    yield entry(
+        "etc/passwd",
+        b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n"
+        b"user:x:1000:1000:user:/home/user:/bin/sh\n",
+        0o644,
+    )
+    yield entry(
+        "etc/group",
+        b"root:x:0:\ndaemon:x:1:\naudio:x:29:user\nuser:x:1000:\nextra:x:2000:user\n",
+        0o644,
+    )
 
 
 def tar_of(members):
@@ -341,22 +400,38 @@ def tar_of(members):
 
 
 def docker_archive(layers, config=None, tags=("busybox:latest",)):
-    """Bytes of a `docker save` archive (manifest.json, config, layers) of uncompressed layer tars."""
+    """Bytes of a `docker save` archive of uncompressed layer tars."""
     import hashlib
 
     digests = [hashlib.sha256(layer).hexdigest() for layer in layers]
-    document = {"architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine),
-                "os": "linux", "created": "2024-01-01T00:00:00Z",
-                "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-                           "Cmd": ["sh"], **(config or {})},
-                "rootfs": {"type": "layers", "diff_ids": ["sha256:" + digest for digest in digests]},
-                "history": [{"created": "2024-01-01T00:00:00Z", "created_by": "test"} for _ in layers]}
+    document = {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(
+            os.uname().machine, os.uname().machine
+        ),
+        "os": "linux",
+        "created": "2024-01-01T00:00:00Z",
+        "config": {
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "Cmd": ["sh"],
+            **(config or {}),
+        },
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + digest for digest in digests]},
+        "history": [{"created": "2024-01-01T00:00:00Z", "created_by": "test"} for _ in layers],
+    }
     text = json.dumps(document).encode()
     name = hashlib.sha256(text).hexdigest()
-    manifest = [{"Config": name + ".json", "RepoTags": list(tags),
-                 "Layers": [digest + "/layer.tar" for digest in digests]}]
-    files = [(name + ".json", text), ("manifest.json", json.dumps(manifest).encode()),
-             *((digest + "/layer.tar", layer) for digest, layer in zip(digests, layers))]
+    manifest = [
+        {
+            "Config": name + ".json",
+            "RepoTags": list(tags),
+            "Layers": [digest + "/layer.tar" for digest in digests],
+        }
+    ]
+    files = [
+        (name + ".json", text),
+        ("manifest.json", json.dumps(manifest).encode()),
+        *((digest + "/layer.tar", layer) for digest, layer in zip(digests, layers)),
+    ]
     members = []
     for path, data in files:
         info = tarfile.TarInfo(path)

@@ -12,15 +12,28 @@ import zipfile
 import pytest
 from conftest import PYTHON, TOP, Cli
 
-TAG = subprocess.run([PYTHON, "-c", "import sys; print(sys.implementation.cache_tag, end='')"], check=True,
-                     stdout=subprocess.PIPE, text=True).stdout
-OTHER_PYTHONS = sorted(path for path in glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3"))
-                       if int(path.split("/3.")[1].split(".")[0]) >= 9)
+TAG = subprocess.run(
+    [PYTHON, "-c", "import sys; print(sys.implementation.cache_tag, end='')"],
+    check=True,
+    stdout=subprocess.PIPE,
+    text=True,
+).stdout
+OTHER_PYTHONS = sorted(
+    path
+    for path in glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3"))
+    if int(path.split("/3.")[1].split(".")[0]) >= 9
+)
 
 
 def build(*args, top=TOP, env=None):
-    return subprocess.run([PYTHON, "-B", str(top / "build_zipapp.py"), *map(str, args)], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, check=False, env={**os.environ, **(env or {})})
+    return subprocess.run(
+        [PYTHON, "-B", str(top / "build_zipapp.py"), *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
 
 
 def without(pyz, target, unwanted):
@@ -36,8 +49,14 @@ def without(pyz, target, unwanted):
 
 def evaluate(pyz, code, python=PYTHON, env=None):
     """What code prints that runs in the place of main, inside the built archive."""
-    done = subprocess.run([python, "-c", LOAD, str(pyz), code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, check=False, env={"PATH": os.environ["PATH"], **(env or {})})
+    done = subprocess.run(
+        [python, "-c", LOAD, str(pyz), code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], **(env or {})},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -60,7 +79,9 @@ exec(code)
 @pytest.fixture
 def missed(pyz, tmp_path):
     """engine.pyz without byte code for this Python, as if it were another one's."""
-    return without(pyz, tmp_path / "engine.pyz", lambda name: name.startswith(TAG) or name == "__main__.pyc")
+    return without(
+        pyz, tmp_path / "engine.pyz", lambda name: name.startswith(TAG) or name == "__main__.pyc"
+    )
 
 
 def test_is_one_executable_file_below_the_limit(pyz):
@@ -72,7 +93,9 @@ def test_is_one_executable_file_below_the_limit(pyz):
 
 def test_byte_code_is_stored_and_few_members(pyz):
     with zipfile.ZipFile(pyz) as archive:
-        stored = {info.filename for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED}
+        stored = {
+            info.filename for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED
+        }
         assert {"__main__.py", "__main__.pyc", "help", TAG + "/engine.pyc"} <= stored
         assert len(archive.namelist()) <= 20
 
@@ -101,11 +124,21 @@ def test_two_builds_in_two_directories_are_equal(pyz, tmp_path):
 
 def test_without_pip_it_builds_and_says_so(tmp_path):
     (tmp_path / "pip.py").write_text("raise SystemExit(1)\n")
-    done = build("--cache", tmp_path / "cache", "-o", tmp_path / "engine.pyz", env={"PYTHONPATH": str(tmp_path)})
+    done = build(
+        "--cache",
+        tmp_path / "cache",
+        "-o",
+        tmp_path / "engine.pyz",
+        env={"PYTHONPATH": str(tmp_path)},
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == ["build_zipapp: built without pyroute2 and pyzstd (this Python has no pip): "
-                                        "containers run all the same"]
-    assert subprocess.run([PYTHON, tmp_path / "engine.pyz", "--version"], check=True, stdout=subprocess.PIPE).stdout
+    assert done.stderr.splitlines() == [
+        "build_zipapp: built without pyroute2 and pyzstd (this Python has no pip): "
+        "containers run all the same"
+    ]
+    assert subprocess.run(
+        [PYTHON, tmp_path / "engine.pyz", "--version"], check=True, stdout=subprocess.PIPE
+    ).stdout
 
 
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path):
@@ -153,8 +186,11 @@ def test_a_cache_that_cannot_be_trusted_is_ignored(missed, roots, spoil):
 
 
 def plant(path, source):
-    code = "import marshal, sys; from importlib.util import MAGIC_NUMBER; " \
-           "open(sys.argv[1], 'wb').write(MAGIC_NUMBER + bytes(12) + marshal.dumps(compile(sys.argv[2], 'x', 'exec')))"
+    code = (
+        "import marshal, sys; from importlib.util import MAGIC_NUMBER; "
+        "code = marshal.dumps(compile(sys.argv[2], 'x', 'exec')); "
+        "open(sys.argv[1], 'wb').write(MAGIC_NUMBER + bytes(12) + code)"
+    )
     subprocess.run([PYTHON, "-c", code, path, source], check=True)
 
 
@@ -180,22 +216,28 @@ def vendored(pyz):
 @pytest.mark.parametrize("python", [PYTHON, *OTHER_PYTHONS])
 def test_vendored_packages_are_found_inside(pyz, python, tmp_path):
     vendored(pyz)
-    code = ("import pyzstd; z = pyzstd.ZstdCompressor(3); data = z.compress(b'x' * 100000) + z.flush(); "
-            "assert pyzstd.decompress(data) == b'x' * 100000; "
-            "import pyroute2.iproute.linux, pyroute2.nftables.main, pyroute2.nftables.expressions; "
-            "print(pyroute2.__version__, pyroute2.iproute.linux.IPRoute.__name__)")
+    code = (
+        "import pyzstd; z = pyzstd.ZstdCompressor(3); "
+        "data = z.compress(b'x' * 100000) + z.flush(); "
+        "assert pyzstd.decompress(data) == b'x' * 100000; "
+        "import pyroute2.iproute.linux, pyroute2.nftables.main, pyroute2.nftables.expressions; "
+        "print(pyroute2.__version__, pyroute2.iproute.linux.IPRoute.__name__)"
+    )
     assert evaluate(pyz, code, python, {"ENGINE_DATA_ROOT": str(tmp_path)}) == "0.9.7 IPRoute"
 
 
 def test_launcher_keeps_what_it_needs_in_memory(pyz, tmp_path):
     vendored(pyz)
     copy = shutil.copy(pyz, tmp_path / "engine.pyz")
-    code = "f = sys.meta_path[0]; f.hold(); open(archive, 'wb').close(); import pyzstd, pyroute2.nftables.main; print('ok')"
+    code = (
+        "sys.meta_path[0].hold(); open(archive, 'wb').close(); "
+        "import pyzstd, pyroute2.nftables.main; print('ok')"
+    )
     assert evaluate(copy, code) == "ok"
 
 
 def test_start_is_quick(pyz, roots):
-    """Twice the targets: the real figures are taken by `make bench` on a machine that does nothing else."""
+    """Twice the targets: `make bench` takes the real figures, on a machine at rest."""
     cli = Cli(pyz, roots)
     base = fastest([PYTHON, "-c", "pass"])
     assert fastest([PYTHON, str(pyz), "--help"]) - base < 0.010

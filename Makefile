@@ -1,0 +1,66 @@
+# engine.pyz: `make` builds it, `make test` tests everything, `make demo` runs a container.
+# T=tests/test_x.py::test_y narrows quick and root to some tests; S=cgroups names a section for show.
+
+PYTHON ?= /usr/bin/python3
+PY      = tests/.cache/venv/bin/python
+TEST    = $(PY) -B -m pytest -c tests/pytest.ini --rootdir=.
+RUFF    = $(PY) -m ruff check --config tests/ruff.toml --cache-dir tests/.cache/ruff
+MYPY    = $(PY) -m mypy --config-file tests/mypy.ini --cache-dir tests/.cache/mypy
+SHELL   = /bin/sh
+SOURCES = engine.py build_zipapp.py LICENSE
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: all build test quick root lint types demo bench repro importtime toc show clean packages
+
+all: build
+
+build: engine.pyz
+
+engine.pyz: $(SOURCES)
+	$(PYTHON) build_zipapp.py
+
+test: packages lint types
+	$(TEST) -m "not root"
+	$(MAKE) --no-print-directory root
+
+quick: packages
+	$(TEST) -m "not root and not slow" $(T)
+
+# A mount and a network namespace of its own spare the host whatever a test leaves behind. It has a loopback and
+# nothing else, so that no test depends on a network.
+root: packages
+	unshare -mn --propagation private $(PY) tests/in_namespace.py $(TEST) -m root $(T)
+
+lint: packages
+	$(RUFF) .
+
+types: packages
+	$(MYPY) engine.py
+
+demo: build
+	$(PYTHON) tests/demo.py
+
+bench: build packages
+	$(PYTHON) tests/bench/side_by_side.py $(B)
+
+repro:
+	$(TEST) -q tests/test_build.py::test_two_builds_in_two_directories_are_equal
+
+importtime: build
+	$(PYTHON) -X importtime engine.pyz --version 2>&1 | sort -t'|' -k2 -n | tail -25
+
+toc:
+	@$(PYTHON) tests/test_structure.py
+
+show:
+	@$(PYTHON) tests/test_structure.py $(S)
+
+# What the tests need: Debian packages where apt is, and a virtual environment with pinned versions. Both are
+# quick when nothing is missing.
+packages: tests/.cache/venv/ready
+
+tests/.cache/venv/ready: tests/requirements.txt tests/packages.sh
+	sh tests/packages.sh $(PYTHON)
+
+clean:
+	rm -rf engine.pyz .build tests/.cache __pycache__ tests/__pycache__ tests/bench/__pycache__

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Installs what the tests need and is missing: Debian packages by apt, Python packages into tests/.cache/venv.
+#   sh tests/packages.sh PYTHON
+set -eu
+python=$1
+here=$(dirname "$0")
+venv=$here/.cache/venv
+
+missing=
+need() { # a path that tells, the package that has it
+    [ -e "$1" ] || missing="$missing $2"
+}
+need /usr/share/doc/busybox-static busybox-static
+need /usr/bin/strace strace
+need /usr/bin/unshare util-linux
+need /usr/bin/git git
+"$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+"$python" -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
+
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "tests/packages.sh: these packages are missing:$missing" >&2
+        exit 1
+    fi
+    apt-get -qq update
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $missing >/dev/null
+fi
+
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+touch "$venv/ready"
