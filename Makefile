@@ -38,7 +38,7 @@ types: packages
 	$(MYPY) engine.py
 
 demo: build
-	$(PYTHON) tests/demo.py
+	sh tests/demo.sh $(PYTHON)
 
 bench: build packages
 	$(PYTHON) tests/bench/side_by_side.py $(B)

@@ -420,7 +420,7 @@ def byte_code(
 def help_text(source: bytes) -> bytes:
     """What `--help` prints where no terminal says how wide it is."""
     run = (
-        "import sys; m = type(sys)('engine'); sys.modules['engine'] = m; sys.argv = ['engine.pyz']; "
+        "import sys; sys.argv = ['engine.pyz']; m = sys.modules['engine'] = type(sys)('engine'); "
         "m.__file__ = 'engine.py'; exec(sys.stdin.buffer.read(), m.__dict__); "
         "sys.exit(m.main(['--help']))"
     )

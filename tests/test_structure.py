@@ -6,6 +6,7 @@ Run as a program it shows the building: `make toc` lists the sections, `make sho
 from __future__ import annotations
 
 import ast
+import builtins
 import dis
 import pathlib
 import re
@@ -78,7 +79,9 @@ def imported(node):
 
 def typing_only():
     """Line numbers below `if TYPE_CHECKING:`, which nothing executes."""
-    blocks = [n for n in TREE.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    blocks = [
+        n for n in TREE.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"
+    ]
     return {line for n in blocks for line in range(n.lineno, n.end_lineno + 1)}
 
 
@@ -92,7 +95,9 @@ def test_banners_say_who_runs_a_section():
 
 
 def test_every_section_has_tests():
-    assert [n for n in NAMES if not [*TESTS.glob(f"test_{n}.py"), *TESTS.glob(f"test_{n}_*.py")]] == []
+    assert [
+        n for n in NAMES if not [*TESTS.glob(f"test_{n}.py"), *TESTS.glob(f"test_{n}_*.py")]
+    ] == []
 
 
 def test_sections_use_only_names_from_above():
@@ -100,22 +105,27 @@ def test_sections_use_only_names_from_above():
 
 
 def test_names_exist():
-    known = {*HOME, *vars(__builtins__ if isinstance(__builtins__, types.ModuleType) else types), *dir(__builtins__)}
-    known |= set(__builtins__ if isinstance(__builtins__, dict) else ()) | {"__file__", "__name__"}
+    known = {*HOME, *dir(builtins), "__file__", "__name__"}
     known |= {a.asname or a.name.partition(".")[0] for n in IMPORTS for a in n.names}
     unknown = set()
     todo = [CODE]
     while todo:
         code = todo.pop()
         todo += [const for const in code.co_consts if isinstance(const, types.CodeType)]
-        unknown |= {op.argval for op in dis.get_instructions(code)
-                    if op.opname == "LOAD_GLOBAL" and op.argval not in known}
+        unknown |= {
+            op.argval
+            for op in dis.get_instructions(code)
+            if op.opname == "LOAD_GLOBAL" and op.argval not in known
+        }
     assert unknown == set()
 
 
 def test_underscore_is_private_to_its_section():
-    assert [f"line {line}: {name}" for here, home, line, name in USES
-            if name.startswith("_") and home not in (here, -1)] == []
+    assert [
+        f"line {line}: {name}"
+        for here, home, line, name in USES
+        if name.startswith("_") and home not in (here, -1)
+    ] == []
 
 
 def test_module_level_holds_no_state():
@@ -123,7 +133,9 @@ def test_module_level_holds_no_state():
     for node in TREE.body:
         if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             names = [n for n in defined_names(node) if n.strip("_") != n.strip("_").upper()]
-            a_type = isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "namedtuple"
+            a_type = (
+                isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "namedtuple"
+            )
             if names and not a_type and section_name(node.lineno) not in BINDING_SECTIONS:
                 wrong.append(f"line {node.lineno}: {', '.join(names)}")
     wrong += [f"line {n.lineno}: global" for n in ast.walk(TREE) if isinstance(n, ast.Global)]
@@ -132,22 +144,34 @@ def test_module_level_holds_no_state():
 
 def test_imports_at_start_are_few():
     skip = typing_only()
-    top = [n for n in TREE.body if isinstance(n, (ast.Import, ast.ImportFrom)) and n.lineno not in skip]
+    top = [
+        n for n in TREE.body if isinstance(n, (ast.Import, ast.ImportFrom)) and n.lineno not in skip
+    ]
     assert set().union(*map(imported, top)) <= IMPORTS_AT_START
 
 
 def test_slow_modules_are_never_imported():
     skip = typing_only()
-    assert [f"line {n.lineno}: {name}" for n in IMPORTS if n.lineno not in skip
-            for name in imported(n) & IMPORTS_NEVER
-            if not (name == "http" and section_name(n.lineno) in HTTP_SECTIONS)] == []
+    assert [
+        f"line {n.lineno}: {name}"
+        for n in IMPORTS
+        if n.lineno not in skip
+        for name in imported(n) & IMPORTS_NEVER
+        if not (name == "http" and section_name(n.lineno) in HTTP_SECTIONS)
+    ] == []
 
 
 def test_forks_stay_where_one_thread_runs():
-    calls = [(n.lineno, getattr(n.func, "attr", getattr(n.func, "id", "")))
-             for n in ast.walk(TREE) if isinstance(n, ast.Call)]
-    assert [f"line {line}: {name}" for line, name in calls
-            if name in FORKS and section_name(line) not in FORKING_SECTIONS] == []
+    calls = [
+        (n.lineno, getattr(n.func, "attr", getattr(n.func, "id", "")))
+        for n in ast.walk(TREE)
+        if isinstance(n, ast.Call)
+    ]
+    assert [
+        f"line {line}: {name}"
+        for line, name in calls
+        if name in FORKS and section_name(line) not in FORKING_SECTIONS
+    ] == []
 
 
 def test_init_imports_nothing():
@@ -155,21 +179,38 @@ def test_init_imports_nothing():
 
 
 def test_sizes():
-    wrong = [f"line {n.lineno}: {n.name} has {n.end_lineno - n.lineno + 1} lines" for n in FUNCTIONS
-             if n.end_lineno - n.lineno >= 60]
-    wrong += [f"line {n.lineno}: class {n.name} has {n.end_lineno - n.lineno + 1} lines" for n in CLASSES
-              if n.end_lineno - n.lineno >= 400]
-    wrong += [f"section {name} has {end - start} lines" for (start, name, _), end in zip(SECTIONS, ENDS)
-              if end - start > 820]
+    wrong = [
+        f"line {n.lineno}: {n.name} has {n.end_lineno - n.lineno + 1} lines"
+        for n in FUNCTIONS
+        if n.end_lineno - n.lineno >= 60
+    ]
+    wrong += [
+        f"line {n.lineno}: class {n.name} has {n.end_lineno - n.lineno + 1} lines"
+        for n in CLASSES
+        if n.end_lineno - n.lineno >= 400
+    ]
+    wrong += [
+        f"section {name} has {end - start} lines"
+        for (start, name, _), end in zip(SECTIONS, ENDS)
+        if end - start > 820
+    ]
     assert wrong == []
 
 
 def test_public_names_have_docstrings():
     top = [n for n in TREE.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
-    inner = [m for n in top if isinstance(n, ast.ClassDef) for m in n.body if isinstance(m, ast.FunctionDef)
-             and not n.name.startswith("_")]
-    assert [f"line {n.lineno}: {n.name}" for n in [*top, *inner]
-            if not n.name.startswith("_") and not ast.get_docstring(n)] == []
+    inner = [
+        m
+        for n in top
+        if isinstance(n, ast.ClassDef)
+        for m in n.body
+        if isinstance(m, ast.FunctionDef) and not n.name.startswith("_")
+    ]
+    assert [
+        f"line {n.lineno}: {n.name}"
+        for n in [*top, *inner]
+        if not n.name.startswith("_") and not ast.get_docstring(n)
+    ] == []
 
 
 def test_signatures_are_annotated():
@@ -187,7 +228,9 @@ def test_signatures_are_annotated():
 
 def test_text_is_finished():
     words = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
-    assert [f"line {n}: {line.strip()}" for n, line in enumerate(LINES, 1) if words.search(line)] == []
+    assert [
+        f"line {n}: {line.strip()}" for n, line in enumerate(LINES, 1) if words.search(line)
+    ] == []
 
 
 def test_oldest_python_can_parse_it():
