@@ -5473,12 +5473,949 @@ class Launcher:
 # init -- inside the container: from clone to execve
 # =============================================================================
 # Runs in: init.
+# What happens in a new process between clone(2) and execve(2), as a tuple of small steps whose order is
+# the content. There are two such lists: INIT_STEPS for a container's first process, and EXEC_STEPS for
+# one that joins it; they share whatever comes after the root is entered.
+#   - The process is a fork of the monitor. It imports nothing and, once it can see the container's
+#     files, could not: imports_freeze() empties the import machinery, so that no file of the container
+#     is ever run as the host's root.
+#   - It reads its documents (config.json) itself, so that the garbage of parsing dies with it.
+#   - Files of the container are opened relative to the root's descriptor by openat2(RESOLVE_IN_ROOT).
+#   - It talks to the monitor over one SEQPACKET socket: "ready" (with the pty's master), or an error;
+#     then it waits for "go". The socket closes at execve, so its end tells that the program runs.
+#   - A program that was found and cannot be executed is told as Docker's runtime tells it: one line on
+#     the container's stderr and exit code 255.
+# Refs: runtime-spec config.md and config-linux.md, pivot_root(2), capabilities(7), credentials(7).
+
+# fmt: off
+DEVICES_DEFAULT = (             # runtime-spec config-linux.md, "Default Devices": name, major, minor
+    ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
+)
+DEVICE_LINKS = (
+    ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"), ("core", "/proc/kcore"),
+)
+# fmt: on
+S_IFMT, S_IFCHR, S_IFDIR = 0o170000, 0o020000, 0o040000     # inode(7); nothing is imported here
+PR_SET_KEEPCAPS = 8             # prctl(2)
+PASSWD_SIZE = 16 << 20          # bytes of /etc/passwd and /etc/group that are read; they are the image's
+ID_MAX = (1 << 31) - 1
+
+
+class InitError(EngineError):
+    """A container's process cannot be started; `plain` keeps the runtime's usual preamble away."""
+
+    plain = False
+
+
+def init_refuse(message: str, exit: int, plain: bool = False) -> InitError:
+    """The error with its exit code: 126, 127 (status 400), or 125 for what is no fault of the command."""
+    refused = InitError(message, exit)
+    refused.status = 400 if exit in (126, 127) else 500
+    refused.plain = plain
+    return refused
+
+
+class Birth:
+    """All that a new process needs to know, made by the monitor before the clone.
+
+    `channel` is the socket to the monitor, `stdio` three descriptors (none with a terminal), `names`
+    the OCI names of the namespaces that are new (none for a second process), `joins` pairs of name
+    and descriptor of those to enter, `tasks` the files of v1 cgroups to write oneself into, `cgroup`
+    the directory of the v2 one to be born in, `root` the detached root mount. A second process has `document`, a descriptor, instead of a bundle.
+    """
+
+    __slots__ = ("bundle", "cgroup", "channel", "document", "gid", "groups", "home", "joins", "layers", "names",
+                 "process", "program", "root", "rows_columns", "slave", "spec", "stdio", "tasks",
+                 "terminal", "uid", "upper", "work")
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, None)
+        self.joins = []
+        self.tasks = []
+        self.root = -1
+
+
+def imports_freeze() -> None:
+    """From here on an import fails instead of running a file of the container."""
+    sys.meta_path[:] = []
+    sys.path_hooks[:] = []
+    sys.path[:] = []
+    sys.path_importer_cache.clear()
+
+
+def birth_run(birth: Birth, steps: tuple) -> None:
+    """Run the steps and the program; in a new process. Never returns."""
+    try:
+        for step in steps:
+            step(birth)
+    except BaseException as failure:
+        _birth_fail(birth, step.__name__, failure)
+    finally:
+        os._exit(255)
+
+
+def _birth_fail(birth: Birth, step: str, failure: BaseException) -> None:
+    if isinstance(failure, InitError):
+        message, status, exit_code, plain = str(failure), failure.status, failure.exit, failure.plain
+    else:
+        text = failure.strerror if isinstance(failure, OSError) else f"{failure!r}"
+        where = f" {failure.filename}" if isinstance(failure, OSError) and failure.filename else ""
+        message, status, exit_code, plain = f"{step}:{where} {text}", 500, 125, False
+    answer = {"error": message, "status": status, "exit": exit_code, "plain": plain, "step": step}
+    birth.channel.send(json_text(answer).encode("utf-8", "replace"))
+
+
+# ---- before the root is entered ----------------------------------------------------------------
+
+def init_alone(birth: Birth) -> None:
+    """A session of our own; nobody in the container may look into us (ptrace(2), /proc/PID/fd)."""
+    sys_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    os.setsid()
+    process_name("engine:init")
+
+
+def init_cgroup(birth: Birth) -> None:
+    """Move into the container's cgroup; its namespace's root is the cgroup at that moment."""
+    for fd in birth.tasks:
+        os.write(fd, b"0")
+
+
+def init_cgroup_namespace(birth: Birth) -> None:
+    """CLONE_NEWCGROUP comes after the move, never with the clone: cgroup_namespaces(7)."""
+    if "cgroup" in birth.names:
+        ns_unshare(CLONE_NEWCGROUP)
+
+
+def init_join(birth: Birth) -> None:
+    """Enter the namespaces that are shared with another container."""
+    for name, fd in birth.joins:
+        if name != "pid":                   # the monitor entered it before the clone
+            ns_join(fd, name)
+        os.close(fd)
+
+
+def init_read(birth: Birth) -> None:
+    """config.json of the bundle."""
+    birth.spec = json_parse(file_read(birth.bundle + "/config.json"))
+    birth.process = birth.spec["process"]
+
+
+def init_network(birth: Birth) -> None:
+    """A new network namespace has nothing but a loopback that is down."""
+    if "network" in birth.names:
+        loopback_up()
+
+
+def init_hostname(birth: Birth) -> None:
+    """Names of a UTS namespace of our own."""
+    if "uts" in birth.names:
+        name = birth.spec.get("hostname", "").encode()
+        if name:
+            sys_sethostname(name, len(name))
+        domain = birth.spec.get("domainname", "").encode()
+        if domain:
+            sys_setdomainname(domain, len(domain))
+
+
+def init_root_attach(birth: Birth) -> None:
+    """Put the root's detached mount into this mount namespace, which no longer reports to the host's."""
+    mount_propagation("/", MS_SLAVE | MS_REC)
+    if birth.root >= 0:
+        mount_attach(birth.root, AT_FDCWD, birth.bundle)
+        return
+    # Linux < 6.5 with many layers: the old call, whose options must fit in a page.
+    overlay_mount_legacy(birth.layers[0], birth.layers[1], birth.upper, birth.work,
+                         target=birth.bundle)
+    birth.root = os.open(birth.bundle, O_DIR)
+
+
+def init_mounts(birth: Birth) -> None:
+    """The spec's mounts in their order, each onto a target that cannot be outside the root."""
+    for mount in birth.spec["mounts"]:
+        try:
+            _mount_put(birth.root, mount)
+        except OSError as refused:
+            if "optional" in mount.get("options", ()):
+                continue
+            text = f"error mounting \"{mount['source']}\" to rootfs at \"{mount['destination']}\""
+            raise init_refuse(f"{text}: {refused.strerror}", 125) from None
+
+
+def _mount_put(root: int, mount: dict) -> None:
+    options = [word for word in mount.get("options", ()) if word != "optional"]
+    kind = mount["type"]
+    if kind == "bind":
+        parsed = mount_options_parse([word for word in options if word not in ("bind", "rbind")])
+        source = _source_clone(mount, "rbind" in options)
+        target = path_make(root, mount["destination"], _is_dir(os.fstat(source).st_mode))
+        late = not _attrs_settle(source, parsed)
+        mount_attach(source, target)
+        if late:
+            _attrs_settle(source, parsed)
+        os.close(source)
+    else:
+        target = path_make(root, mount["destination"])
+        if kind == "cgroup":
+            _cgroup_put(target, options)
+        else:
+            fd = mount_new(kind, options)
+            mount_attach(fd, target)
+            os.close(fd)
+    os.close(target)
+
+
+def _source_clone(mount: dict, recursive: bool) -> int:
+    """A detached copy of a bind's source: a path of the host, or one inside another container.
+
+    The latter ("root": its /proc/PID/root) is cloned from within that container's mount namespace,
+    as open_tree(2) copies only what the caller's own has; its links cannot lead out of its root.
+    """
+    if "root" not in mount:
+        return mount_clone(mount["source"], recursive)
+    own = ns_open("self", "mount")
+    other = os.open(os.path.dirname(mount["root"]) + "/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        ns_join(other, "mount")
+        root = os.open("/", O_DIR)
+        inside = open_in_root(root, mount["source"], os.O_PATH)
+        copy = mount_clone(inside, recursive)
+        for fd in (inside, root):
+            os.close(fd)
+        ns_join(own, "mount")
+    finally:
+        os.close(own)
+        os.close(other)
+    return copy
+
+
+def _attrs_settle(fd: int, parsed: MountOptions) -> bool:
+    """Flags and propagation of a bind; False where Linux < 5.12 can do it only after the attach."""
+    try:
+        attrs = mount_attrs_of(parsed.set)
+        if attrs or parsed.clear:
+            mount_attrs(fd, set=attrs, clear=mount_attrs_of(parsed.clear))
+        if parsed.recursive_set or parsed.recursive_clear:
+            mount_attrs(fd, set=mount_attrs_of(parsed.recursive_set),
+                        clear=mount_attrs_of(parsed.recursive_clear), recursive=True)
+        for flags in parsed.propagation:
+            mount_attrs(fd, propagation=flags, recursive=bool(flags & MS_REC))
+        return True
+    except OSError as refused:
+        if refused.errno != errno.ENOSYS:
+            raise
+        return False
+
+
+def _cgroup_put(target: int, options: list) -> None:
+    """/sys/fs/cgroup as the cgroup namespace shows it: the v2 tree, or a tmpfs of v1 hierarchies."""
+    hierarchies = cgroup_probe()
+    flags = [word for word in options if word in MOUNT_OPTIONS]
+    if hierarchies.mode == "none":
+        return
+    if hierarchies.mode == "v2":
+        fd = mount_new("cgroup2", flags)
+        mount_attach(fd, target)
+        os.close(fd)
+        return
+    tmpfs = mount_new("tmpfs", ["nosuid", "noexec", "nodev", "mode=755"])
+    mount_attach(tmpfs, target)
+    for point in hierarchies.tops():
+        names = [name for name, at in hierarchies.v1.items() if at == point]
+        directory = os.path.basename(point)
+        _hierarchy_put(tmpfs, directory, "cgroup", flags + (
+            ["none", *names] if names[0].startswith("name=") else names))
+        for name in names:
+            if name != directory and "=" not in name:
+                os.symlink(directory, name, dir_fd=tmpfs)
+    if hierarchies.v2:
+        _hierarchy_put(tmpfs, os.path.basename(hierarchies.v2), "cgroup2", flags)
+    if "ro" in options:
+        mount_readonly(tmpfs)
+    os.close(tmpfs)
+
+
+def _hierarchy_put(tmpfs: int, directory: str, fstype: str, options: list) -> None:
+    os.mkdir(directory, 0o755, dir_fd=tmpfs)
+    fd = mount_new(fstype, options)
+    mount_attach(fd, tmpfs, directory)
+    os.close(fd)
+
+
+def init_devices(birth: Birth) -> None:
+    """Nodes and links in /dev; the nodes are ours, made in a tmpfs, so nothing of the image is trusted."""
+    dev = path_make(birth.root, "/dev")
+    umask = os.umask(0)
+    try:
+        for name, major, minor in DEVICES_DEFAULT:
+            _node_make(dev, name, 0o020666, os.makedev(major, minor), (0, 0))
+        for device in birth.spec["linux"].get("devices", ()):
+            kind = 0o060000 if device["type"] == "b" else 0o020000
+            parent, name = os.path.split(device["path"])
+            at = path_make(birth.root, parent)
+            _node_make(at, name, kind | device.get("fileMode", 0o666) & 0o7777,
+                       os.makedev(device["major"], device["minor"]),
+                       (device.get("uid", 0), device.get("gid", 0)))
+            os.close(at)
+        for name, target in DEVICE_LINKS:
+            try:
+                os.symlink(target, name, dir_fd=dev)
+            except FileExistsError:
+                pass                        # /dev comes from the user (--privileged -v /dev:/dev)
+    finally:
+        os.umask(umask)
+        os.close(dev)
+
+
+def _node_make(at: int, name: str, mode: int, device: int, owner: tuple) -> None:
+    try:
+        os.mknod(name, mode, device, dir_fd=at)
+    except FileExistsError:
+        return
+    if owner != (0, 0):
+        os.chown(name, owner[0], owner[1], dir_fd=at, follow_symlinks=False)
+
+
+def init_terminal(birth: Birth) -> None:
+    """A pty of the container's own devpts: /dev/pts/0 exists for it, and /dev/console is the same."""
+    if not birth.terminal:
+        return
+    pts = path_make(birth.root, "/dev/pts")
+    devpts = os.open(f"/proc/self/fd/{pts}", O_DIR)
+    os.close(pts)
+    birth.terminal, number = pty_open(devpts)
+    os.close(devpts)
+    birth.slave = pty_slave(birth.terminal)
+    if birth.rows_columns and any(birth.rows_columns):
+        winsize_set(birth.terminal, birth.rows_columns[0], birth.rows_columns[1])
+    if birth.names is None:
+        return                              # a second process: /dev/console is the first one's
+    console = path_make(birth.root, "/dev/console", False)
+    slave = open_in_root(birth.root, f"/dev/pts/{number}", os.O_PATH)
+    fd = mount_clone(slave)
+    mount_attach(fd, console)
+    for done in (fd, slave, console):
+        os.close(done)
+
+
+def init_cwd_make(birth: Birth) -> None:
+    """The working directory exists when the program starts, as Docker makes it."""
+    cwd = birth.process["cwd"]
+    try:
+        os.close(path_make(birth.root, cwd))
+    except OSError as refused:
+        raise init_refuse(f"mkdir {cwd}: {refused.strerror.lower()}", 125) from None
+
+
+def init_sysctl(birth: Birth) -> None:
+    """Namespaced kernel parameters, while /proc/sys can still be written."""
+    for key, value in birth.spec["linux"].get("sysctl", {}).items():
+        path = "/proc/sys/" + key.replace(".", "/")
+        try:
+            fd = open_in_root(birth.root, path, os.O_WRONLY)
+            os.write(fd, str(value).encode())
+            os.close(fd)
+        except OSError as refused:
+            raise init_refuse(f"open sysctl {key} file: {refused.strerror.lower()}", 125) from None
+
+
+def init_root_enter(birth: Birth) -> None:
+    """From here on the container's files are all that can be seen."""
+    imports_freeze()
+    root = birth.spec["root"]
+    root_pivot(birth.root)
+    if root.get("readonly"):
+        mount_readonly(birth.root)
+    propagation = birth.spec["linux"].get("rootfsPropagation")
+    if propagation in MOUNT_PROPAGATION:
+        mount_propagation("/", MOUNT_PROPAGATION[propagation])
+
+
+def init_paths_hide(birth: Birth) -> None:
+    """Read-only and masked paths: over what the kernel shows of the host, and over nothing else.
+
+    The target is opened first and is the thing that is covered, whatever a link may become meanwhile;
+    /dev/null must be the device it says it is (CVE-2025-31133).
+    """
+    linux = birth.spec["linux"]
+    for path in linux.get("readonlyPaths", ()):
+        target = _path_if_there(birth.root, path)
+        if target < 0:
+            continue
+        copy = mount_clone(target, recursive=True)
+        mount_attach(copy, target)
+        mount_readonly(copy, recursive=True)
+        os.close(copy)
+        os.close(target)
+    masked = linux.get("maskedPaths", ())
+    if not masked:
+        return
+    null = open_in_root(birth.root, "/dev/null", os.O_PATH | os.O_NOFOLLOW)
+    seen = os.fstat(null)
+    if seen.st_mode & S_IFMT != S_IFCHR or seen.st_rdev != os.makedev(1, 3):
+        raise init_refuse("/dev/null is not the null device", 125)
+    for path in masked:
+        target = _path_if_there(birth.root, path)
+        if target < 0:
+            continue
+        if _is_dir(os.fstat(target).st_mode):
+            cover = mount_new("tmpfs", ["ro", "size=0", "mode=555"])
+        else:
+            cover = mount_clone(null)
+        mount_attach(cover, target)
+        os.close(cover)
+        os.close(target)
+    os.close(null)
+
+
+def _path_if_there(root: int, path: str) -> int:
+    try:
+        return open_in_root(root, path, os.O_PATH)
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+
+
+def _is_dir(mode: int) -> bool:
+    return mode & S_IFMT == S_IFDIR
+
+
+# ---- who the process is ---------------------------------------------------------------------------
+
+def _table_read(path: str) -> list:
+    """The lines of /etc/passwd or /etc/group as lists of fields; [] when there is no such file.
+
+    Read by hand: pwd would go through NSS and load the container's libraries (CVE-2019-14271).
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    try:
+        text = b""
+        while len(text) < PASSWD_SIZE:
+            part = os.read(fd, 1 << 16)
+            if not part:
+                break
+            text += part
+    finally:
+        os.close(fd)
+    lines = text.decode("utf-8", "surrogateescape").split("\n")
+    return [line.split(":") for line in lines if line and line[0] != "#"]
+
+
+def _number(text: str) -> int:
+    """The id that a text of digits stands for, or -1."""
+    if not text.isdigit():
+        return -1
+    if int(text) > ID_MAX:
+        raise init_refuse("uids and gids must be in range 0-2147483647", 125, plain=True)
+    return int(text)
+
+
+def user_resolve(user: str, added: list, passwd: list, group: list) -> tuple:
+    """(uid, gid, supplementary gids, home) of "name|uid[:group|gid]" by the image's own files.
+
+    InitError as Docker words it: `unable to find user x: no matching entries in passwd file`.
+    """
+    name, _, group_name = user.partition(":")
+    name = name or "0"
+    uid, gid, home, groups = _number(name), 0, "/", []
+    for row in passwd:
+        if len(row) > 5 and (row[0] == name or (uid >= 0 and row[2] == name)):
+            uid, gid, home = _number(row[2]), _number(row[3]), row[5] or "/"
+            if not group_name:
+                groups = [_number(line[2]) for line in group
+                          if len(line) > 3 and row[0] in line[3].split(",")]
+            break
+    if uid < 0:
+        text = f"unable to find user {name}: no matching entries in passwd file"
+        raise init_refuse(text, 125, plain=True)
+    if group_name:
+        gid = _group_resolve(group_name, group)
+    groups += [_group_resolve(str(extra), group) for extra in added]
+    unique = list(dict.fromkeys([gid] + [number for number in groups if number >= 0]))
+    return uid, gid, unique, home
+
+
+def _group_resolve(name: str, group: list) -> int:
+    for line in group:
+        if len(line) > 2 and (line[0] == name or line[2] == name):
+            return _number(line[2])
+    gid = _number(name)
+    if gid < 0:
+        text = f"unable to find group {name}: no matching entries in group file"
+        raise init_refuse(text, 125, plain=True)
+    return gid
+
+
+def init_user(birth: Birth) -> None:
+    """Resolve the user with the image's files, and give HOME if the environment has none."""
+    user = birth.process["user"]
+    birth.uid, birth.gid, birth.groups, birth.home = user_resolve(
+        user.get("username", ""), user.get("groups", []),
+        _table_read("/etc/passwd"), _table_read("/etc/group"))
+
+
+def init_stdio(birth: Birth) -> None:
+    """Descriptors 0, 1 and 2, owned by the user so that /dev/stdout can be opened again."""
+    if birth.terminal:
+        pty_control(birth.slave)
+        os.fchown(birth.slave, birth.uid, -1)
+        fds = (birth.slave, birth.slave, birth.slave)
+    else:
+        fds = birth.stdio
+        for fd in fds:
+            if fd >= 0 and birth.uid:
+                try:
+                    os.fchown(fd, birth.uid, -1)
+                except OSError:
+                    pass                    # /dev/null of the host belongs to the host
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+
+
+def init_limits(birth: Birth) -> None:
+    """Resource limits and the OOM score; raising above the hard limit needs a capability we may lack."""
+    warnings = rlimits_apply(birth.process.get("rlimits", ()))
+    score = birth.process.get("oomScoreAdj")
+    if score is not None:
+        try:
+            fd = open_in_root(birth.root, "/proc/self/oom_score_adj", os.O_WRONLY)
+            os.write(fd, str(score).encode())
+            os.close(fd)
+        except OSError as refused:
+            if refused.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
+                raise
+            warnings.append(f"oom_score_adj {score}: {refused.strerror}")
+    for warning in warnings:
+        birth.channel.send(json_text({"warning": warning}).encode())
+
+
+def init_keyring(birth: Birth) -> None:
+    """A session keyring of its own, so that the launcher's keys are out of reach: keyrings(7)."""
+    try:
+        sys_keyctl(KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0)
+    except OSError as refused:
+        if refused.errno not in (errno.ENOSYS, errno.EPERM, errno.EDQUOT):
+            raise
+
+
+def init_confine(birth: Birth) -> None:
+    """no_new_privs, seccomp, ids, capabilities: in the one order that the kernel allows.
+
+    A filter needs CAP_SYS_ADMIN or no_new_privs (seccomp(2)), so without the latter it comes before
+    the ids change, else as late as possible. Only root keeps effective capabilities, as execve(2)
+    would have it.
+    """
+    process = birth.process
+    caps = process["capabilities"]
+    quiet = process.get("noNewPrivileges")
+    seccomp = birth.spec["linux"].get("seccomp")
+    if quiet:
+        no_new_privs()
+    caps_bound(caps["bounding"])
+    if seccomp is not None and not quiet:
+        seccomp_install(seccomp_program(seccomp, caps["bounding"]))
+    sys_prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    sys_setgroups(len(birth.groups), struct.pack(f"={len(birth.groups)}I", *birth.groups))
+    os.setresgid(birth.gid, birth.gid, birth.gid)
+    os.setresuid(birth.uid, birth.uid, birth.uid)
+    sys_prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0)
+    root = birth.uid == 0
+    caps_set(effective=caps["effective"] if root else (), permitted=caps["permitted"] if root else (),
+             inheritable=caps.get("inheritable", ()), ambient=caps.get("ambient", ()))
+    if seccomp is not None and quiet:
+        seccomp_install(seccomp_program(seccomp, caps["bounding"]))
+
+
+def init_cwd(birth: Birth) -> None:
+    """Enter the working directory as the user; it must be inside (CVE-2024-21626)."""
+    cwd = birth.process["cwd"]
+    try:
+        os.chdir(cwd)
+        os.getcwd()
+    except OSError as refused:
+        text = f"chdir to cwd (\"{cwd}\") set in config.json failed: {refused.strerror.lower()}"
+        raise init_refuse(text, 126) from None
+
+
+def init_program(birth: Birth) -> None:
+    """Find the program as the user would: 127 when it does not exist, 126 when it may not be executed."""
+    name = birth.process["args"][0]
+    env = dict(word.partition("=")[::2] for word in birth.process["env"] if "=" in word)
+    env.setdefault("HOME", birth.home)
+    birth.process["env"] = env
+    if "/" in name:
+        found = _program_check(name)
+        if found:
+            raise init_refuse(f'exec: "{name}": {found[0]}', found[1])
+        birth.program = name
+        return
+    seen = None
+    for directory in env.get("PATH", PATH_DEFAULT).split(":"):
+        path = f"{directory or '.'}/{name}"
+        refused = _program_check(path)
+        if refused is None:
+            birth.program = path
+            return
+        if refused[1] == 126 and seen is None:
+            seen = refused
+    if seen and name:
+        raise init_refuse(f'exec: "{name}": {seen[0]}', 126)
+    raise init_refuse(f'exec: "{name}": executable file not found in $PATH', 127)
+
+
+def _program_check(path: str):
+    """None when the path can be executed, else (why not, exit code)."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as refused:
+        code = 126 if refused.errno == errno.EACCES else 127
+        return f"stat {path}: {refused.strerror.lower()}", code
+    if _is_dir(mode):
+        return "is a directory", 126
+    if not os.access(path, os.X_OK, effective_ids=True):
+        return "permission denied", 126
+    return None
+
+
+def init_ready(birth: Birth) -> None:
+    """Tell the monitor, hand it the terminal, and wait for its word."""
+    fds = [birth.terminal] if birth.terminal else []
+    fds_send(birth.channel, b'{"ready":true}', fds)
+    if birth.channel.recv(16) != b"go":
+        os._exit(255)
+
+
+def init_exec(birth: Birth) -> None:
+    """Become the program. A dead monitor means a dead container (PR_SET_PDEATHSIG)."""
+    signal = sys.modules["signal"]
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):       # the interpreter ignores them
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)
+    sys_close_range(3, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
+    sys_prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    process = birth.process
+    if process.get("init"):
+        _reaper_run(birth)
+    _program_become(birth)
+
+
+def _program_become(birth: Birth) -> None:
+    process = birth.process
+    try:
+        os.execve(birth.program, process["args"], process["env"])
+    except OSError as refused:
+        os.write(2, f"exec {birth.program}: {refused.strerror.lower()}\n".encode("utf-8", "replace"))
+        os._exit(255)
+
+
+def _reaper_run(birth: Birth) -> None:
+    """--init: stay as process 1, which forwards signals to the program and reaps what is orphaned.
+
+    Returns in the program's process only.
+    """
+    signal = sys.modules["signal"]
+    handled = set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV,
+                                            signal.SIGBUS, signal.SIGFPE, signal.SIGILL, 32, 33}
+    signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+    pid = ns_fork()
+    if pid == 0:
+        if birth.terminal:
+            os.setpgid(0, 0)
+            os.tcsetpgrp(0, os.getpid())
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        return
+    sys_close_range(0, 0xFFFFFFFF, 0)
+    process_name("docker-init")
+    while True:
+        number = signal.sigwait(handled)
+        if number != signal.SIGCHLD:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+            continue
+        while True:
+            try:
+                done, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                os._exit(255)
+            if done == 0:
+                break
+            if done == pid:
+                os._exit(status_code(status))
+
+
+def status_code(status: int) -> int:
+    """A wait status as Docker's exit code: the code, or 128 + the signal."""
+    if os.WIFSIGNALED(status):
+        return 128 + os.WTERMSIG(status)
+    return os.WEXITSTATUS(status)
+
+
+# ---- a second process beside the first -------------------------------------------------------------
+
+def exec_read(birth: Birth) -> None:
+    """The document of an exec, from the memfd that came with the request."""
+    size = os.fstat(birth.document).st_size
+    birth.spec = json_parse(os.pread(birth.document, size, 0))
+    birth.process = birth.spec["process"]
+
+
+def exec_join(birth: Birth) -> None:
+    """Enter the container. Joining its mount namespace also moves root and cwd to its root."""
+    imports_freeze()
+    for name, fd in birth.joins:
+        if name != "pid":                   # the monitor entered it before the clone
+            ns_join(fd, name)
+    birth.root = os.open("/", O_DIR)
+
+
+INIT_STEPS = (
+    init_alone,             # before anybody can see us
+    init_cgroup,            # limits hold for everything that follows
+    init_cgroup_namespace,  # its root is the cgroup just entered
+    init_join,
+    init_read,
+    init_network,
+    init_hostname,
+    init_root_attach,
+    init_mounts,
+    init_devices,           # after /dev is mounted
+    init_terminal,          # after /dev/pts is
+    init_cwd_make,          # before the root may become read-only
+    init_sysctl,            # before /proc/sys becomes so
+    init_root_enter,
+    init_paths_hide,        # our own /proc and /dev are there
+    init_user,              # by the image's passwd
+    init_stdio,
+    init_limits,
+    init_keyring,
+    init_confine,           # last of what needs privileges
+    init_cwd,               # as the user
+    init_program,           # as the user
+    init_ready,
+    init_exec,
+)
+
+EXEC_STEPS = (
+    init_alone,
+    init_cgroup,
+    exec_read,
+    exec_join,
+    init_terminal,
+    init_user,
+    init_stdio,
+    init_limits,
+    init_keyring,
+    init_confine,
+    init_cwd,
+    init_program,
+    init_ready,
+    init_exec,
+)
 
 
 # =============================================================================
 # runtime -- from a start plan to a waiting init, and a second process beside it
 # =============================================================================
 # Runs in: monitor.
+# The half of a container's birth that stays outside. The monitor calls it; what runs inside is section
+# init. A new process is born in four moves:
+#   1. everything it will need is made and opened (cgroup, root mount, pipes, namespaces to join);
+#   2. one clone(2) with all namespace flags; while the child mounts, the parent has nothing to do;
+#   3. "ready" comes back with the terminal: its namespaces are pinned by descriptors, since a container's
+#      mounts and network are then torn down when we close them, not while somebody waits for its exit;
+#   4. "go", and the program runs.
+# A pid namespace is entered by the parent for the length of the clone: setns(2) changes it for children
+# only, so one process less is needed than by entering it in the child.
+
+PINNED = ("mount", "network", "pid", "ipc", "uts", "cgroup")     # namespaces of a running container
+
+
+class Born:
+    """A process that runs: its pid, our ends of its stdio (-1: none), its namespaces by OCI name."""
+
+    __slots__ = ("pid", "pins", "stderr", "stdin", "stdout", "terminal", "warnings")
+
+    def __init__(self) -> None:
+        self.pid = self.stdin = self.stdout = self.stderr = self.terminal = -1
+        self.pins: dict = {}
+        self.warnings: list = []
+
+
+def runtime_start(plan: dict) -> Born:
+    """Start a container's first process from its plan; raises EngineError with Docker's text.
+
+    On failure nothing is left but the cgroup, which the caller removes in either case.
+    """
+    birth = Birth()
+    birth.bundle = plan["bundle"]
+    birth.terminal = plan["tty"]
+    flags = plan["clone_flags"]
+    birth.names = [name for name, (_, flag) in NAMESPACES.items() if flags & flag]
+    if plan["cgroupns"]:
+        birth.names.append("cgroup")
+    held: list = []
+    try:
+        cgroup = cgroup_paths(plan["cgroup"])
+        warnings = cgroup.create() + cgroup.limit(plan["resources"])
+        birth.tasks = cgroup.tasks_fds()
+        birth.cgroup = cgroup.v2_fd()
+        held += birth.tasks + ([] if birth.cgroup is None else [birth.cgroup])
+        for name, path in plan["join"]:
+            birth.joins.append((name, os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
+            held.append(birth.joins[-1][1])
+        _root_prepare(birth, plan)
+        if birth.root >= 0:
+            held.append(birth.root)
+        born = _bear(birth, flags, INIT_STEPS, plan["open_stdin"])
+        born.warnings[:0] = warnings
+        return born
+    except InitError as refused:
+        if refused.plain:
+            raise
+        text = ("failed to create task for container: failed to create shim task: OCI runtime create"
+                " failed: runc create failed: unable to start container process: error during"
+                f" container init: {refused}: unknown")
+        raise error_for(refused.status, text, refused.exit) from None
+    except OSError as refused:
+        where = f"{refused.filename}: " if refused.filename else ""
+        raise EngineError(f"failed to create task for container: {where}{refused.strerror}",
+                          125) from None
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+def runtime_exec(document: int, pins: dict, cgroup: Cgroup, *, tty: bool, open_stdin: bool,
+                 size: list | None = None) -> Born:
+    """Start a second process beside a container's first, from a document {"process", "linux"}.
+
+    `document` is a descriptor of its JSON, `pins` the namespaces' descriptors of the first process,
+    `cgroup` its cgroup. Raises EngineError with Docker's text.
+    """
+    birth = Birth()
+    birth.document = document
+    birth.terminal = tty
+    birth.rows_columns = size
+    birth.joins = list(pins.items())
+    birth.tasks = cgroup.tasks_fds()
+    birth.cgroup = cgroup.v2_fd()
+    held = birth.tasks + ([] if birth.cgroup is None else [birth.cgroup])
+    try:
+        return _bear(birth, 0, EXEC_STEPS, open_stdin)
+    except InitError as refused:
+        if refused.plain:
+            raise
+        text = ("OCI runtime exec failed: exec failed: unable to start container process:"
+                f" {refused}: unknown")
+        raise error_for(refused.status, text, refused.exit) from None
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+def _root_prepare(birth: Birth, plan: dict) -> None:
+    """The root as a detached overlay; where this kernel cannot, what the init needs to mount it."""
+    try:
+        birth.root = overlay_mount(plan["layers"], plan["upper"], plan["work"])
+    except NeedsLegacyMount:
+        directory = os.path.commonpath(plan["layers"])
+        names = [os.path.relpath(layer, directory) for layer in plan["layers"]]
+        birth.layers = directory, names
+        birth.upper, birth.work = plan["upper"], plan["work"]
+
+
+def _bear(birth: Birth, flags: int, steps: tuple, open_stdin: bool) -> Born:
+    born = Born()
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    birth.channel = theirs
+    _stdio_open(birth, born, open_stdin)
+    try:
+        born.pid = _clone_into(birth, flags)
+        if born.pid == 0:
+            ours.close()
+            for fd in (born.stdin, born.stdout, born.stderr):
+                if fd >= 0:
+                    os.close(fd)
+            birth_run(birth, steps)
+    except BaseException:
+        _born_drop(born)
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        for fd in set(birth.stdio or ()):
+            os.close(fd)
+    try:
+        _ready_wait(ours, born)
+        if flags or birth.names:
+            for name in PINNED:
+                born.pins[name] = ns_open(born.pid, name)
+        ours.send(b"go")
+    except BaseException:
+        _born_drop(born)
+        os.waitpid(born.pid, 0)           # it ends by itself: it was refused, or the socket is gone
+        raise
+    finally:
+        ours.close()
+    return born
+
+
+def _clone_into(birth: Birth, flags: int) -> int:
+    pid_ns = [fd for name, fd in birth.joins if name == "pid"]
+    if not pid_ns:
+        return ns_clone(flags, birth.cgroup)
+    own = ns_open("self", "pid")
+    try:
+        ns_join(pid_ns[0], "pid")
+        pid = ns_clone(flags, birth.cgroup)
+        if pid:
+            ns_join(own, "pid")
+        return pid
+    finally:
+        os.close(own)
+
+
+def _stdio_open(birth: Birth, born: Born, open_stdin: bool) -> None:
+    """Pipes for stdin (or /dev/null), stdout and stderr; a terminal comes from the init instead."""
+    if birth.terminal:
+        return
+    if open_stdin:
+        read, born.stdin = os.pipe2(os.O_CLOEXEC)
+    else:
+        read = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    born.stdout, out = os.pipe2(os.O_CLOEXEC)
+    born.stderr, err = os.pipe2(os.O_CLOEXEC)
+    birth.stdio = (read, out, err)
+
+
+def _ready_wait(channel, born: Born) -> None:
+    while True:
+        text, fds = fds_recv(channel, 1 << 16, 1)
+        if not text:
+            raise init_refuse("the process ended before it was ready", 125)
+        answer = json_parse(text)
+        if "ready" in answer:
+            if fds:
+                born.terminal = fds[0]
+            return
+        if "warning" in answer:
+            born.warnings.append(answer["warning"])
+            continue
+        failure = init_refuse(answer["error"], answer["exit"], answer["plain"])
+        failure.status = answer["status"]
+        raise failure
+
+
+def _born_drop(born: Born) -> None:
+    for fd in (born.stdin, born.stdout, born.stderr, born.terminal, *born.pins.values()):
+        if fd >= 0:
+            os.close(fd)
 
 
 # =============================================================================
@@ -5527,6 +6464,928 @@ class Launcher:
 # monitor -- one watcher process per container: stdio, exec, wait, exit
 # =============================================================================
 # Runs in: monitor, and who talks to it.
+# One process per container, forked by the launcher. It makes the container's first process, waits for
+# it, carries its stdio to the log and to attached clients, serves attach, exec, wait, stop, kill, pause
+# and resize on a SEQPACKET socket, and writes the container's end into the store. It is the only
+# owner: daemon, launcher and commands come and go.
+#   - armed: it was forked for an attach or a wait, holds those clients and has no process yet. It
+#     ends when the last client is gone. `start` is a message to it; after the end it is armed again.
+#   - It imports nothing, starts no thread, collects no garbage: what it touches, it pays for in pages
+#     that it would else share with the launcher.
+#   - One loop over epoll. Clients are never waited for: what a client does not take is queued, and
+#     above QUEUE_SIZE the container's output is not read until it does. Control messages always are.
+#   - The order at the end: log flushed, row written (or deleted, directory moved to tmp/), events,
+#     waiters and clients answered, and only then namespaces closed, cgroup and files removed. The
+#     socket's name goes last but for the process itself: who finds no socket reads a final row.
+#   - It outlives upgrades of engine.pyz, so the statements of MONITOR_SQL and the verbs of MONITOR_VERBS
+#     are only added to, never changed.
+
+QUEUE_SIZE = 1 << 20            # bytes that one client may be behind
+READ_SIZE = 1 << 16
+LINGER = 60.0                   # s that a client has to take what is queued after the end
+EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP = 1, 4, 8, 16
+DETACH_KEYS = "ctrl-p,ctrl-q"
+
+MONITOR_SQL = {
+    "running": "UPDATE containers SET state='running', pid=?, started=?, boot_id=?, exit_code=0,"
+               " oom_killed=0, error='', owner='', stopped=0 WHERE id=?",
+    "exited":  "UPDATE containers SET state='exited', pid=0, finished=?, exit_code=?, oom_killed=?,"
+               " stopped=?, owner='' WHERE id=?",
+    "paused":  "UPDATE containers SET state='paused' WHERE id=? AND state='running'",
+    "resumed": "UPDATE containers SET state='running' WHERE id=? AND state='paused'",
+    "gone":    "DELETE FROM containers WHERE id=?",
+}
+
+
+class NoMonitor(EngineError):
+    """No process answers for this container."""
+
+
+def monitor_connect(store: Store, id: str, start: bool = False):
+    """A connection to a container's monitor, or None; with `start` one is forked if there is none."""
+    directory = store.run_path("containers", id)
+    sock = unix_connect(directory, "monitor.sock")
+    if sock is not None or not start:
+        return sock
+    dir_ensure(directory, 0o700)
+    with lock_file(directory + "/lock"):
+        sock = unix_connect(directory, "monitor.sock")
+        if sock is None:
+            sock = launcher_call(store, "monitor", {"id": id})
+            answer_read(sock, f"the monitor did not start: see {store.run_path('launcher.log')}")
+    return sock
+
+
+def monitor_call(store: Store, id: str, message: dict, fds=(), start: bool = False) -> dict:
+    """The monitor's answer to one message; raises the EngineError that it carries, or NoMonitor."""
+    text = json_text(message).encode("utf-8", "surrogateescape")
+    for _ in range(5):
+        sock = monitor_connect(store, id, start)
+        if sock is None:
+            break
+        try:
+            fds_send(sock, text, fds)
+            answer = sock.recv(1 << 16)
+        except (BrokenPipeError, ConnectionResetError):
+            answer = b""
+        finally:
+            sock.close()
+        if answer:
+            reply = json_parse(answer)
+            if "error" in reply:
+                raise error_for(reply.get("status", 500), reply["error"], reply.get("exit"))
+            return reply
+        # It closed without an answer: it was just ending. The next turn finds its end recorded.
+    raise NoMonitor(f"no monitor answers for container {id}")
+
+
+def detach_keys_parse(text: str) -> bytes:
+    """The bytes of a key sequence like "ctrl-p,ctrl-q" or "a,ctrl-@"; InvalidParameter when wrong."""
+    out = bytearray()
+    for key in text.split(","):
+        if len(key) == 1:
+            out += key.encode()
+        elif key[:5] == "ctrl-" and len(key) == 6 and ("a" <= key[5] <= "z" or key[5] in "@[\\]^_"):
+            out.append(ord(key[5].upper()) & 0x1F)
+        elif key == "DEL":
+            out.append(127)
+        else:
+            raise InvalidParameter(f"Unknown character: '{key}'")
+    return bytes(out)
+
+
+class Client:
+    """Somebody attached to a process: a socket that gets output and may give input."""
+
+    __slots__ = ("_at", "_detach", "_mask", "_mux", "_queue", "_stdio", "err", "fd", "input",
+                 "last", "out", "queued")
+
+    def __init__(self, stdio: Stdio, fd: int, message: dict) -> None:
+        self._stdio = stdio
+        self.fd = fd
+        self.out = message.get("stdout", False)
+        self.err = message.get("stderr", False)
+        self.input = message.get("stdin", False) and stdio.takes_input
+        self._mux = message.get("mux", True)
+        keys = message.get("detach_keys")
+        self._detach = detach_keys_parse(keys or DETACH_KEYS) if stdio.tty else b""
+        self._at = 0
+        self._queue: list = []
+        self.queued = 0
+        self.last = False
+        os.set_blocking(fd, False)
+        self._mask = EPOLLIN if self.input else 0
+        stdio.monitor.watch(fd, self._mask, self.ready)
+
+    def push(self, stream: int, data: bytes) -> None:
+        """Send output, or queue what the socket does not take now."""
+        if not (self.out if stream == 1 else self.err):
+            return
+        parts = [struct.pack(">BxxxI", stream, len(data)), data] if self._mux else [data]
+        if not self._queue:
+            try:
+                sent = os.writev(self.fd, parts)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.drop()
+                return
+            if self._mux and sent >= 8:
+                parts, sent = [data], sent - 8
+            if sent == len(parts[-1]) and len(parts) == 1:
+                return
+            rest = b"".join(parts)[sent:]
+        else:
+            rest = b"".join(parts)
+        self._queue.append(rest)
+        self.queued += len(rest)
+        self._update()
+
+    def ready(self, events: int) -> None:
+        """epoll has something for this socket."""
+        if events & EPOLLOUT:
+            self._flush()
+        if events & EPOLLIN and self.input:
+            self._read()
+        elif events & (EPOLLHUP | EPOLLERR):
+            self.drop()
+
+    def _flush(self) -> None:
+        try:
+            while self._queue:
+                sent = os.write(self.fd, self._queue[0])
+                self.queued -= sent
+                if sent < len(self._queue[0]):
+                    self._queue[0] = self._queue[0][sent:]
+                    break
+                self._queue.pop(0)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.drop()
+            return
+        if self.last and not self._queue:
+            self.drop()
+            return
+        self._update()
+        self._stdio.reading()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self.fd, READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.drop()
+            return
+        if not data:
+            self.input = False             # half closed: output still goes to it
+            self._update()
+            self._stdio.input_end()
+            return
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Bytes that the client typed, less the detach keys; a whole sequence of those detaches."""
+        if self._detach:
+            data = self._keys(data)
+        if data:
+            self._stdio.input_write(data)
+
+    def _keys(self, data: bytes) -> bytes:
+        keys, out = self._detach, bytearray()
+        for byte in data:
+            if byte == keys[self._at]:
+                self._at += 1
+                if self._at == len(keys):
+                    self._stdio.monitor.emit("detach", self._stdio)
+                    self._stdio.input_write(bytes(out))
+                    self.drop()
+                    return b""
+                continue
+            out += keys[:self._at]          # it was not the sequence after all
+            self._at = 1 if byte == keys[0] else 0
+            if not self._at:
+                out.append(byte)
+        return bytes(out)
+
+    def pause_input(self, paused: bool) -> None:
+        """Stop or go on reading what the client sends: the process does not take it."""
+        self._update(paused)
+
+    def _update(self, paused: bool = False) -> None:
+        mask = (EPOLLIN if self.input and not paused else 0) | (EPOLLOUT if self._queue else 0)
+        if mask != self._mask and self.fd >= 0:
+            self._mask = mask
+            self._stdio.monitor.watch(self.fd, mask, self.ready)
+
+    def end(self) -> None:
+        """No more output comes: close when what is queued has been taken."""
+        self.last = True
+        if not self._queue:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the socket and forget the client."""
+        if self.fd >= 0:
+            self._stdio.monitor.unwatch(self.fd)
+            os.close(self.fd)
+            self.fd = -1
+            self._stdio.forget(self)
+
+
+class Stdio:
+    """A process's standard streams between pipes (or a pty), a log, and any number of clients."""
+
+    __slots__ = ("_input", "_outs", "_stopped", "clients", "id", "log", "monitor", "pid", "started",
+                 "stdin", "stdin_once", "takes_input", "terminal", "tty")
+
+    def __init__(self, monitor: Monitor, id: str, *, tty: bool, takes_input: bool,
+                 stdin_once: bool) -> None:
+        self.monitor = monitor
+        self.id = id                       # "" for the container's first process
+        self.tty = tty
+        self.takes_input = takes_input
+        self.stdin_once = stdin_once
+        self.clients: list = []
+        self.log = None
+        self.pid = self.stdin = self.terminal = -1
+        self.started = 0
+        self._outs: dict = {}              # descriptor -> 1 or 2
+        self._input = b""
+        self._stopped = False
+
+    def begin(self, born: Born) -> None:
+        """The process runs: take over our ends of its streams."""
+        self.pid, self.terminal, self.stdin = born.pid, born.terminal, born.stdin
+        if self.tty:
+            self.stdin = born.terminal
+            self._outs = {born.terminal: 1}
+        else:
+            self._outs = {born.stdout: 1, born.stderr: 2}
+        for fd in (*self._outs, self.stdin):
+            if fd >= 0:
+                os.set_blocking(fd, False)
+        self.reading()
+        if self._input:
+            self._input_flush()
+        if self.stdin_once and not self.tty and self.clients and not any(
+                client.input for client in self.clients):
+            self.input_end()
+
+    # ---- output
+
+    def reading(self) -> None:
+        """Read the process's output, unless a client is too far behind."""
+        stop = any(client.queued > QUEUE_SIZE for client in self.clients)
+        if stop != self._stopped or not stop:
+            self._stopped = stop
+            for fd in self._outs:
+                mask = 0 if stop else EPOLLIN
+                if fd == self.stdin and self._input:
+                    mask |= EPOLLOUT
+                self.monitor.watch(fd, mask, self._ready)
+
+    def _ready(self, events: int) -> None:
+        # Each descriptor has its own entry in the loop; a read of an empty one costs one call.
+        for fd in list(self._outs):
+            self._take(fd)
+        if events & EPOLLOUT and self._input:
+            self._input_flush()
+
+    def _take(self, fd: int) -> bool:
+        """Read one chunk; False when there is none now. The end closes the descriptor."""
+        try:
+            data = os.read(fd, READ_SIZE)
+        except BlockingIOError:
+            return False
+        except OSError as failure:
+            if failure.errno != errno.EIO:     # a pty whose last slave is closed
+                raise
+            data = b""
+        stream = self._outs[fd]
+        if not data:
+            if fd != self.terminal:
+                self.monitor.unwatch(fd)
+                os.close(fd)
+                del self._outs[fd]
+            elif self.pid < 0:
+                return False
+            else:
+                self.monitor.watch(fd, 0, self._ready)
+            return False
+        if self.log:
+            self.log.write(stream, data)
+        for client in list(self.clients):
+            client.push(stream, data)
+        if any(client.queued > QUEUE_SIZE for client in self.clients):
+            self.reading()
+        return True
+
+    def drain(self) -> None:
+        """Read what is left after the process has ended; whoever else holds the pipe is not waited for."""
+        for fd in list(self._outs):
+            while fd in self._outs and self._take(fd):
+                pass
+
+    # ---- input
+
+    def input_write(self, data: bytes) -> None:
+        """Bytes for the process's stdin, kept until it takes them."""
+        self._input += data
+        if self.stdin >= 0:
+            self._input_flush()
+
+    def _input_flush(self) -> None:
+        try:
+            while self._input:
+                self._input = self._input[os.write(self.stdin, self._input[:READ_SIZE]):]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._input = b""              # the process closed its stdin
+        waiting = bool(self._input)
+        for client in self.clients:
+            client.pause_input(waiting and len(self._input) > READ_SIZE)
+        if self.stdin == self.terminal >= 0:
+            self.reading()
+        elif waiting:
+            self.monitor.watch(self.stdin, EPOLLOUT, lambda events: self._input_flush())
+        elif self.stdin >= 0:
+            self.monitor.unwatch(self.stdin)
+            if self.stdin_once and self.clients and not any(c.input for c in self.clients):
+                self.input_end()
+
+    def input_end(self) -> None:
+        """A client has no more input: the process sees the end when stdin was for one client only."""
+        if self.tty or not self.stdin_once or self.stdin < 0 or self._input:
+            return
+        if any(client.input for client in self.clients):
+            return
+        self.monitor.unwatch(self.stdin)
+        os.close(self.stdin)
+        self.stdin = -1
+
+    # ---- the end
+
+    def forget(self, client: Client) -> None:
+        """A client is gone; if it was the one that fed stdin, stdin ends."""
+        if client in self.clients:
+            self.clients.remove(client)
+        if client.input:
+            client.input = False
+            self.input_end()
+        self.reading()
+
+    def end(self) -> None:
+        """The process is gone: the rest of its output, then the end of every stream."""
+        self.drain()
+        self.pid = -1
+        if self.log:
+            self.log.flush_partial(1)
+            self.log.flush_partial(2)
+            self.log = None
+        for fd in {*self._outs, self.stdin, self.terminal}:
+            if fd >= 0:
+                self.monitor.unwatch(fd)
+                os.close(fd)
+        self._outs = {}
+        self.stdin = self.terminal = -1
+        self._input = b""
+
+    def dismiss(self) -> None:
+        """Let the clients go, each when it has taken what is queued for it."""
+        for client in list(self.clients):
+            client.end()
+
+
+class Monitor:
+    """The state of one container's monitor and its loop; see the banner."""
+
+    __slots__ = ("_born", "_conns", "_execs", "_handlers", "_listener", "_plan", "_poll", "_stops",
+                 "_timers", "_trash", "_waiters", "_wake", "cgroup", "deadline", "id", "main",
+                 "paused", "store", "user_stopped")
+
+    def __init__(self, store: Store, id: str, conn) -> None:
+        self.store = store
+        self.id = id
+        self._handlers: dict = {}
+        self._poll = sys.modules["select"].epoll(16)
+        self._conns: dict = {}             # fd -> socket
+        self._execs: dict = {}             # id -> Stdio
+        self._waiters: list = []           # (condition, fd, head)
+        self._stops: list = []             # sockets that wait for the end
+        self._timers: list = []            # (when, function)
+        self._trash: list = []             # directories to remove at last
+        self._born: Born | None = None
+        self._plan: dict = {}
+        self.main = self._stdio_new()
+        self.paused = False
+        self.user_stopped = False
+        self.cgroup = None
+        self.deadline = 0.0
+        self._listener = unix_listen(store.run_path("containers", id), "monitor.sock")
+        self._listener.setblocking(False)
+        self.watch(self._listener.fileno(), EPOLLIN, self._accept)
+        self._wake_make()
+        self._conn_add(conn)
+
+    def _stdio_new(self) -> Stdio:
+        # Whether there is a terminal is known with the plan; until then the row tells.
+        row = self.store.row("SELECT config FROM containers WHERE id=?", self.id)
+        config = json_parse(row[0]) if row else {}
+        return Stdio(self, "", tty=bool(config.get("Tty")), takes_input=bool(config.get("OpenStdin")),
+                     stdin_once=bool(config.get("StdinOnce")))
+
+    def _wake_make(self) -> None:
+        signal = sys.modules["signal"]
+        self._wake, wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _signal_note)
+        self.watch(self._wake, EPOLLIN, self._reap)
+
+    # ---- the loop
+
+    def watch(self, fd: int, mask: int, handler) -> None:
+        """Call handler(events) when the descriptor is ready."""
+        known = self._handlers.get(fd)
+        if known is None:
+            self._poll.register(fd, mask)
+        elif known[0] != mask:
+            self._poll.modify(fd, mask)
+        self._handlers[fd] = (mask, handler)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor, before it is closed."""
+        if self._handlers.pop(fd, None):
+            self._poll.unregister(fd)
+
+    def run(self) -> None:
+        """Serve until there is no process and nobody left to serve; then clear up."""
+        while True:
+            for fd, events in self._poll.poll(self._timeout()):
+                entry = self._handlers.get(fd)
+                if entry:                   # one before it may have closed this one
+                    entry[1](events)
+            self._timers_run()
+            if self._idle():
+                break
+        self._leave()
+
+    def _timeout(self) -> float:
+        if not self._timers:
+            return -1
+        return max(0.0, min(when for when, _ in self._timers) - time.monotonic())
+
+    def _timers_run(self) -> None:
+        now = time.monotonic()
+        due = [timer for timer in self._timers if timer[0] <= now]
+        if due:
+            self._timers = [timer for timer in self._timers if timer[0] > now]
+            for _, function in due:
+                function()
+
+    def after(self, seconds: float, function) -> None:
+        """Call the function later."""
+        self._timers.append((time.monotonic() + seconds, function))
+
+    def _idle(self) -> bool:
+        return not (self._born or self._conns or self._waiters or self._stops
+                    or self.main.clients or self._execs)
+
+    def _leave(self) -> None:
+        """The name first, so that who comes now makes a new monitor; then what nobody waits for."""
+        directory = self.store.run_path("containers", self.id)
+        try:
+            os.unlink(directory + "/monitor.sock")
+        except FileNotFoundError:
+            pass
+        self._listener.close()
+        for path in self._trash:
+            tree_remove(path)
+
+    def _accept(self, events: int) -> None:
+        try:
+            fd, _ = self._listener._accept()
+        except BlockingIOError:
+            return
+        sock = _socket.socket(fileno=fd)
+        if peer_cred(sock)[1] != os.getuid():
+            sock.close()
+            return
+        self._conn_add(sock)
+
+    def _conn_add(self, sock) -> None:
+        sock.setblocking(True)
+        fd = sock.fileno()
+        self._conns[fd] = sock
+        self.watch(fd, EPOLLIN, lambda events: self._conn_ready(sock))
+
+    def _conn_close(self, sock) -> None:
+        self.unwatch(sock.fileno())
+        self._conns.pop(sock.fileno(), None)
+        if sock in self._stops:
+            self._stops.remove(sock)
+        sock.close()
+
+    def _conn_ready(self, sock) -> None:
+        try:
+            text, fds = fds_recv(sock, 1 << 18, 4)
+        except OSError:
+            text, fds = b"", []
+        if not text:
+            self._conn_close(sock)
+            return
+        message = json_parse(text)
+        verb = MONITOR_VERBS.get(message.get("verb"))
+        try:
+            if verb is None:
+                raise InvalidParameter(f"unknown verb {message.get('verb')}")
+            answer = verb(self, message, fds, sock)
+        except EngineError as failure:
+            answer = error_answer(failure)
+        except OSError as failure:
+            answer = {"error": f"{message['verb']}: {failure.strerror}", "status": 500}
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+        if answer is not None:
+            answer_send(sock, answer)
+
+    # ---- what happens to processes
+
+    def _reap(self, events: int) -> None:
+        try:
+            os.read(self._wake, 4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self._born and pid == self._born.pid:
+                self._main_ended(status_code(status))
+                continue
+            for stdio in list(self._execs.values()):
+                if stdio.pid == pid:
+                    self._exec_ended(stdio, status_code(status))
+
+    def start(self, plan: dict) -> dict:
+        """Start the container; the row says `starting` and is `running` on return."""
+        if self._born:
+            raise Conflict(f"container {self.id} is running")
+        self._plan = plan
+        self.main.tty = plan["tty"]
+        self.main.takes_input = plan["open_stdin"]
+        self.main.stdin_once = plan["stdin_once"]
+        self.cgroup = cgroup_paths(plan["cgroup"])
+        try:
+            born = runtime_start(plan)
+        except BaseException:
+            self.cgroup.remove()
+            self.main.dismiss()
+            raise
+        self._born = born
+        self.user_stopped = self.paused = False
+        self.main.log = LogWriter(plan["log"])
+        now = self.main.started = time.time_ns()
+        with self.store.write(durable=False) as db:
+            db.execute(MONITOR_SQL["running"], (born.pid, now, boot_id(), self.id))
+        self.main.begin(born)
+        for warning in born.warnings:
+            os.write(2, f"engine: {self.id[:12]}: {warning}\n".encode())
+        self.emit("start", self.main)
+        return {"ok": True, "pid": born.pid, "warnings": born.warnings}
+
+    def _main_ended(self, code: int) -> None:
+        born, plan = self._born, self._plan
+        self.cgroup_end()
+        self.main.end()
+        for stdio in list(self._execs.values()):
+            self._exec_ended(stdio, 137)
+        oom = self.cgroup.oom_count() > 0
+        now = time.time_ns()
+        self._born = None
+        self.paused = False
+        self._end_record(code, oom, now)
+        if oom:
+            self.emit("oom", self.main)
+        seconds = (now - self.main.started) // 1000000000
+        self.emit("die", self.main, exitCode=str(code), execDuration=str(seconds))
+        if plan["auto_remove"]:
+            self.emit("destroy", self.main)
+        self._tell_end(code)
+        for fd in born.pins.values():      # the container's mounts and network end here
+            os.close(fd)
+        self.cgroup.remove()
+
+    def cgroup_end(self) -> None:
+        """Nothing of the container outlives its first process, also where the pid namespace is shared."""
+        if self.paused:
+            self.cgroup.thaw()
+        self.cgroup.kill()
+
+    def _end_record(self, code: int, oom: bool, now: int) -> None:
+        with self.store.write(durable=False) as db:
+            if self._plan["auto_remove"]:
+                db.execute(MONITOR_SQL["gone"], (self.id,))
+            else:
+                db.execute(MONITOR_SQL["exited"],
+                           (now, code, int(oom), int(self.user_stopped), self.id))
+        if self._plan["auto_remove"]:
+            trash = self.store.path("tmp", "removed-" + self.id)
+            os.rename(self.store.path("containers", self.id), trash)
+            self._trash += [trash, self.store.run_path("containers", self.id)]
+
+    def _tell_end(self, code: int) -> None:
+        self.main.dismiss()
+        if self.main.clients:
+            self.after(LINGER, self._linger_over)
+        for _, fd, head in self._waiters:
+            self._waiter_answer(fd, head, code)
+        self._waiters = []
+        for sock in self._stops:
+            answer_send(sock, {"ok": True, "code": code})
+        self._stops = []
+
+    def _linger_over(self) -> None:
+        if not self._born:
+            for client in list(self.main.clients):
+                client.drop()
+
+    def _waiter_answer(self, fd: int, head: bytes, code: int) -> None:
+        self.unwatch(fd)
+        try:
+            os.set_blocking(fd, True)
+            write_all(fd, head + b'{"StatusCode":%d}\n' % code)
+        except OSError:
+            pass                            # it did not wait for the answer
+        os.close(fd)
+
+    def _waiter_gone(self, fd: int) -> None:
+        self.unwatch(fd)
+        self._waiters = [waiter for waiter in self._waiters if waiter[1] != fd]
+        os.close(fd)
+
+    def wait_add(self, condition: str, fd: int, head: bytes) -> None:
+        """Answer on this descriptor when the process has ended."""
+        self._waiters.append((condition, fd, head))
+        self.watch(fd, 0, lambda events: self._waiter_gone(fd))
+
+    def stop_add(self, sock, number: int, timeout: float) -> None:
+        """Signal the process, kill it when it does not end in time, and answer when it has."""
+        self.user_stopped = True
+        self._stops.append(sock)
+        self.signal(number)
+        if timeout >= 0:
+            born = self._born
+            self.after(timeout, lambda: self._stop_late(born))
+
+    def _stop_late(self, born: Born) -> None:
+        if self._born is born:
+            self.signal(9)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the container's first process; a paused one is thawed to receive it."""
+        self.emit("kill", self.main, signal=str(number))
+        os.kill(self._born.pid, number)
+        if self.paused and number in (9, self._plan["stop_signal"]):
+            self.pause(False)
+
+    def pause(self, on: bool) -> None:
+        """Freeze or thaw all processes of the container."""
+        if on:
+            self.cgroup.freeze()
+        else:
+            self.cgroup.thaw()
+        self.paused = on
+        with self.store.write(durable=False) as db:
+            db.execute(MONITOR_SQL["paused" if on else "resumed"], (self.id,))
+        self.emit("pause" if on else "unpause", self.main)
+
+    # ---- second processes
+
+    def exec_start(self, message: dict, document: int, client: int) -> int:
+        """Start a second process; its pid. `client` is its attached socket, or -1."""
+        stdio = Stdio(self, message["id"], tty=message["tty"], takes_input=message["stdin"],
+                      stdin_once=True)
+        born = runtime_exec(document, self._born.pins, self.cgroup, tty=message["tty"],
+                            open_stdin=message["stdin"], size=message.get("size"))
+        stdio.started = time.time_ns()
+        self._execs[stdio.id] = stdio
+        self._exec_record(stdio, {"Running": True, "Pid": born.pid, "ExitCode": None})
+        if client >= 0:
+            stdio.clients.append(Client(stdio, client, message))
+            early = message.get("early")
+            if early:
+                stdio.clients[0].feed(early.encode("latin-1"))
+        stdio.begin(born)
+        self.emit("exec_start: " + message.get("command", ""), self.main, execID=stdio.id)
+        return born.pid
+
+    def exec_refused(self, message: dict, failure: EngineError, client: int) -> None:
+        """It did not start: Docker tells on the stream that was opened for it, and in the record."""
+        path = self._exec_path(message["id"])
+        self._record_change(path, {"Running": False, "ExitCode": failure.exit})
+        if client >= 0:
+            data = str(failure).encode("utf-8", "replace") + b"\r\n"
+            if message.get("mux", True):
+                data = struct.pack(">BxxxI", 1, len(data)) + data
+            try:
+                write_all(client, data)
+            except OSError:
+                pass
+            os.close(client)
+
+    def _exec_ended(self, stdio: Stdio, code: int) -> None:
+        pid = stdio.pid
+        stdio.end()
+        self._execs.pop(stdio.id, None)
+        self._exec_record(stdio, {"Running": False, "Pid": pid, "ExitCode": code})
+        self.emit("exec_die", self.main, execID=stdio.id, exitCode=str(code))
+        stdio.dismiss()
+
+    def _exec_path(self, id: str) -> str:
+        return self.store.run_path("containers", self.id, "exec", id + ".json")
+
+    def _exec_record(self, stdio: Stdio, change: dict) -> None:
+        self._record_change(self._exec_path(stdio.id), change)
+
+    def _record_change(self, path: str, change: dict) -> None:
+        try:
+            record = json_parse(file_read(path))
+        except FileNotFoundError:
+            return                          # the container is being removed
+        record.update(change)
+        file_write(path, json_text(record).encode("utf-8", "surrogateescape"), 0o600)
+
+    def emit(self, action: str, stdio: Stdio, **attributes: str) -> None:
+        """An event of this container, with the attributes that Docker gives it."""
+        plan = self._plan
+        if not plan:
+            row = self.store.row("SELECT name, config FROM containers WHERE id=?", self.id)
+            config = json_parse(row[1]) if row else {}
+            plan = {"labels": config.get("Labels") or {}, "image": config.get("Image", ""),
+                    "name": row[0] if row else ""}
+        if stdio.id:
+            attributes["execID"] = stdio.id
+        event_emit(self.store, "container", action, self.id,
+                   {**plan["labels"], **attributes, "image": plan["image"], "name": plan["name"]})
+
+    def rename(self, name: str) -> None:
+        """The name that events carry from now on."""
+        if self._plan:
+            self._plan["name"] = name
+
+    @property
+    def runs(self) -> bool:
+        """There is a process."""
+        return self._born is not None
+
+    def exec_find(self, id: str) -> Stdio:
+        """A second process that runs, by its exec id; NotFound when there is none."""
+        if id not in self._execs:
+            raise NotFound(f"No such exec instance: {id}")
+        return self._execs[id]
+
+
+def _signal_note(number: int, frame) -> None:
+    """SIGCHLD is read from the wake-up pipe; this only keeps it from being ignored."""
+
+
+def _runs_or_refuse(monitor: Monitor) -> None:
+    if not monitor.runs:
+        raise Conflict(f"container {monitor.id} is not running")
+
+
+def verb_hello(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """{"ok", "pid", "state"}: armed, running or paused."""
+    state = ("paused" if monitor.paused else "running") if monitor.runs else "armed"
+    return {"ok": True, "pid": os.getpid(), "state": state}
+
+
+def verb_start(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """Start the container by message["plan"]."""
+    return monitor.start(message["plan"])
+
+
+def verb_attach(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """The descriptor becomes a client of the container's streams."""
+    client = Client(monitor.main, fds[0], message)
+    fds[0] = -1
+    monitor.main.clients.append(client)
+    if message.get("early"):
+        client.feed(message["early"].encode("latin-1"))
+    monitor.emit("attach", monitor.main)
+    return {"ok": True}
+
+
+def verb_wait(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """Whoever holds the other end of the descriptor is told how the process ends."""
+    monitor.wait_add(message["condition"], fds[0], message.get("head", "").encode("latin-1"))
+    fds[0] = -1
+    return {"ok": True}
+
+
+def verb_kill(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """Send message["signal"] to the first process."""
+    _runs_or_refuse(monitor)
+    if message.get("stopped") or message["signal"] == 9:
+        monitor.user_stopped = True
+    monitor.signal(message["signal"])
+    return {"ok": True}
+
+
+def verb_stop(monitor: Monitor, message: dict, fds: list, sock) -> dict | None:
+    """Signal, wait, kill; the answer comes when the process has ended."""
+    if not monitor.runs:
+        return {"ok": True}
+    monitor.stop_add(sock, message["signal"], message["timeout"])
+    return None
+
+
+def verb_pause(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """Freeze the container."""
+    _runs_or_refuse(monitor)
+    if monitor.paused:
+        raise Conflict(f"Container {monitor.id} is already paused")
+    monitor.pause(True)
+    return {"ok": True}
+
+
+def verb_unpause(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """Thaw the container."""
+    _runs_or_refuse(monitor)
+    if not monitor.paused:
+        raise Conflict(f"Container {monitor.id} is not paused")
+    monitor.pause(False)
+    return {"ok": True}
+
+
+def verb_resize(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """Set the size of the container's terminal."""
+    _runs_or_refuse(monitor)
+    return _resize(monitor.main, message)
+
+
+def verb_exec_resize(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """Set the size of a second process's terminal."""
+    return _resize(monitor.exec_find(message["id"]), message)
+
+
+def _resize(stdio: Stdio, message: dict) -> dict:
+    if stdio.terminal >= 0:
+        winsize_set(stdio.terminal, message["h"], message["w"])
+    return {"ok": True}
+
+
+def verb_exec(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """Start a second process: fds are its document and, unless detached, its client."""
+    client = fds[1] if len(fds) > 1 else -1
+    if client >= 0:
+        fds[1] = -1
+    try:
+        _runs_or_refuse(monitor)
+        pid = monitor.exec_start(message, fds[0], client)
+    except EngineError as failure:
+        monitor.exec_refused(message, failure, client)
+        raise
+    return {"ok": True, "pid": pid}
+
+
+def verb_rename(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+    """Take note of the container's new name."""
+    monitor.rename(message["name"])
+    return {"ok": True}
+
+
+#: Entries are added, never changed: an older build's monitor is driven by newer commands.
+MONITOR_VERBS = {
+    "attach": verb_attach,
+    "exec": verb_exec,
+    "exec_resize": verb_exec_resize,
+    "hello": verb_hello,
+    "kill": verb_kill,
+    "pause": verb_pause,
+    "rename": verb_rename,
+    "resize": verb_resize,
+    "start": verb_start,
+    "stop": verb_stop,
+    "unpause": verb_unpause,
+    "wait": verb_wait,
+}
+
+
+@role("monitor")
+def monitor_main(request: dict, conn, fds: list) -> None:
+    """The role of a container's monitor: answers that it serves, then serves."""
+    sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    monitor = Monitor(Store(request["data"], request["run"]), request["id"], conn)
+    answer_send(conn, {"ok": True})
+    monitor.run()
 
 
 # =============================================================================
