@@ -6421,7 +6421,484 @@ def _born_drop(born: Born) -> None:
 # =============================================================================
 # logs -- log drivers: write, rotate, follow
 # =============================================================================
-# Runs in: monitor, api, cli.
+# Runs in: monitor (writing), api and cli (reading).   Refs: moby daemon/logger/jsonfilelog, copier.go
+#
+# The json-file format, byte for byte Docker's: {"log":"text\n","stream":"stdout","time":"..."} and a
+# newline. A line of 16 KiB and more is written in parts of 16 KiB; a part has no newline in "log",
+# and all parts of a line carry the time of the first. So does what stands at the end of the output
+# without a newline. Bytes that are not UTF-8 become U+FFFD; <, > and & are escaped.
+#
+# Both ways work by the chunk, not by the line. Writing escapes a whole chunk (bytes.translate
+# finds out whether there is anything to escape, bytes.replace does it) and puts what lies between two lines
+# in the place of each newline. Reading takes it out again the same way; only lines that have
+# another form (a torn one, another program's) are parsed as JSON.
+#
+# Rotation: x.log -> x.log.1 -> x.log.2, the oldest falls off. A file is full as soon as an entry
+# reaches the limit. A reader holds its file open, reads it to its end after it has seen that another
+# took its name, and then opens its successor, found by inode; so rotation loses nothing unless more
+# files than are kept were filled meanwhile.
+
+LOG_PART = 16384                        # moby daemon/logger/copier.go defaultBufSize
+LOG_BLOCK = 1 << 18
+_HEAD = b'{"log":"'
+_STREAMS = (b"", b"stdout", b"stderr")
+#: Bytes that stand for themselves; a newline does too until the lines are put in place.
+_PLAIN = bytes(byte for byte in (10, *range(32, 128)) if byte not in b'\\"<>&')
+_ESCAPES = {
+    **{byte: (bytes((byte,)), b"\\u%04x" % byte) for byte in (*range(32), *b"<>&") if byte != 10},
+    13: (b"\r", b"\\r"), 34: (b'"', b'\\"'),
+}
+_SEPARATORS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+#: What the error handler surrogateescape makes of each byte that is not UTF-8.
+_INVALID = dict.fromkeys(range(0xDC80, 0xDD00), "\\ufffd")
+
+
+class LogWriter:
+    """A container's log file as its monitor writes it: write(stream, chunk), 1 stdout, 2 stderr.
+
+    `log` is the start plan's: {"Type", "Config", "path", "attrs"}. Type none drops everything. A
+    disk that is full loses chunks, never the container. Nothing is imported after construction.
+    """
+
+    __slots__ = ("_path", "_fd", "_size", "_limit", "_files", "_middle", "_pending", "_part_time")
+
+    def __init__(self, log: dict) -> None:
+        self._path = log["path"]
+        self._fd = -1
+        self._pending = [b"", b"", b""]
+        self._part_time = [b"", b"", b""]       # of the line whose first parts are written
+        if log["Type"] == "none":
+            return
+        self._limit, self._files = log_limits(log["Config"])
+        attrs = log.get("attrs")
+        self._middle = b',"attrs":%b,"time":"' % attrs.encode() if attrs else b',"time":"'
+        self._open()
+
+    def _open(self) -> None:
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._size = os.fstat(self._fd).st_size
+
+    def write(self, stream: int, chunk: bytes) -> None:
+        """Log a chunk as it was read; an unfinished last line waits for its rest."""
+        if self._fd < 0:
+            return
+        data = self._pending[stream] + bytes(chunk)
+        start = at = 0
+        size = len(data)
+        while size - at >= LOG_PART:
+            newline = data.rfind(b"\n", at, at + LOG_PART)
+            if newline >= 0:
+                at = newline + 1
+                continue
+            if at > start:
+                self._lines(stream, data[start:at])
+            self._part(stream, data[at:at + LOG_PART])
+            start = at = at + LOG_PART
+        end = max(at, data.rfind(b"\n", at) + 1)
+        if end > start:
+            self._lines(stream, data[start:end])
+        self._pending[stream] = data[end:]
+
+    def flush_partial(self, stream: int) -> None:
+        """The stream has ended: log its last line, which has no newline."""
+        rest = self._pending[stream]
+        if rest:
+            self._pending[stream] = b""
+            self._part(stream, rest)
+        self._part_time[stream] = b""
+
+    def close(self) -> None:
+        """Log what is unfinished and close the file."""
+        if self._fd >= 0:
+            self.flush_partial(1)
+            self.flush_partial(2)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _lines(self, stream: int, text: bytes) -> None:
+        now = self._part_time[stream]
+        if now:
+            end = text.index(b"\n") + 1
+            self._part_time[stream] = b""
+            self._put(stream, text[:end], now)
+            text = text[end:]
+        if text:
+            self._put(stream, text, time_rfc3339(time.time_ns()).encode())
+
+    def _part(self, stream: int, text: bytes) -> None:
+        now = self._part_time[stream]
+        if not now:
+            now = self._part_time[stream] = time_rfc3339(time.time_ns()).encode()
+        self._put(stream, text, now)
+
+    def _put(self, stream: int, text: bytes, now: bytes) -> None:
+        tail = b'","stream":"%b"%b%b"}\n' % (_STREAMS[stream], self._middle, now)
+        text = _escape(text)
+        if text[-1:] == b"\n":
+            text = text[:-1].replace(b"\n", b"\\n" + tail + _HEAD) + b"\\n"
+        self._append(_HEAD + text + tail)
+
+    def _append(self, data: bytes) -> None:
+        """Write whole lines, going over to a new file whenever one has become full."""
+        try:
+            while data:
+                if self._size >= self._limit:
+                    self._rotate()
+                end = len(data)
+                if self._size + end > self._limit:
+                    end = data.index(b"\n", self._limit - self._size - 1) + 1
+                write_all(self._fd, data[:end])
+                self._size += end
+                data = data[end:]
+        except OSError as full:
+            # No space, or a quota: the container goes on. Half a line is taken back.
+            if full.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+                raise
+            try:
+                os.ftruncate(self._fd, self._size)
+            except OSError:
+                pass
+
+    def _rotate(self) -> None:
+        os.close(self._fd)
+        if self._files == 1:
+            os.unlink(self._path)       # not truncated: a reader may be at it
+        for number in range(self._files - 1, 0, -1):
+            older = f"{self._path}.{number}"
+            newer = f"{self._path}.{number - 1}" if number > 1 else self._path
+            try:
+                os.rename(newer, older)
+            except FileNotFoundError:
+                pass
+        self._open()
+
+
+def _escape(text: bytes) -> bytes:
+    """The text as it stands between the quotes of JSON, its newlines left as they are."""
+    odd = text.translate(None, _PLAIN)
+    if not odd:
+        return text
+    if b"\\" in odd:
+        text = text.replace(b"\\", b"\\\\")
+    for byte in set(odd):
+        if byte in _ESCAPES:
+            text = text.replace(*_ESCAPES[byte])
+    if not odd.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            text = text.decode("utf-8", "surrogateescape").translate(_INVALID).encode()
+        if b"\xe2\x80" in odd:
+            for separator, escape in _SEPARATORS:
+                text = text.replace(separator, escape)
+    return text
+
+
+# ---- reading ----
+
+#: Escapes that this writer makes, undone by replacing; any other \u by a pattern.
+_UNESCAPES = tuple((escape, raw) for raw, escape in reversed(tuple(_ESCAPES.values()))
+                   if escape[1:2] == b"u")
+_SHORT = ((b"\\n", b"\n"), (b'\\"', b'"'), (b"\\r", b"\r"), (b"\\t", b"\t"), (b"\\/", b"/"),
+          (b"\\b", b"\b"), (b"\\f", b"\f"))
+
+
+def _unescape(text: bytes) -> bytes:
+    """What _escape did, undone for any number of lines at once."""
+    if b"\\" not in text:
+        return text
+    # 0xFF never stands in UTF-8: it keeps the place of backslashes that were in the text.
+    has_slash = b"\\\\" in text
+    if has_slash:
+        text = text.replace(b"\\\\", b"\xff")
+    for escape, raw in _SHORT:
+        text = text.replace(escape, raw)
+    for escape, raw in _UNESCAPES:
+        if b"\\u" not in text:
+            break
+        text = text.replace(escape, raw)
+    if b"\\u" in text:
+        text = pattern_bytes(rb"((?:\\u[0-9a-fA-F]{4})+)").sub(_unescape_rest, text)
+    return text.replace(b"\xff", b"\\") if has_slash else text
+
+
+def _unescape_rest(found: Any) -> bytes:
+    text = found[1].decode("ascii").encode().decode("unicode_escape")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def pattern_bytes(text: bytes) -> Any:
+    """The compiled pattern over bytes; `re` is imported at its first use."""
+    cache = pattern_bytes.__dict__
+    if text not in cache:
+        import re
+        cache[text] = re.compile(text)
+    return cache[text]
+
+
+class _LogFormat:
+    """Turns blocks of whole log lines into [(stream, bytes)] as a request wants them."""
+
+    __slots__ = ("streams", "since", "until", "timestamps", "details", "done")
+
+    def __init__(self, streams: tuple, since: int, until: int, timestamps: bool,
+                 details: bool) -> None:
+        self.streams = streams
+        # Without the final Z these texts compare as the times do, whatever zeros were cut off.
+        self.since = time_rfc3339(since).encode()[:-1] if since else b""
+        self.until = time_rfc3339(until).encode()[:-1] if until else b""
+        self.timestamps = timestamps
+        self.details = details
+        self.done = False
+
+    def block(self, data: bytes) -> list:
+        """The wanted part of a block; `done` is set once a line is later than `until`."""
+        if self.since and _line_time(data) < self.since:
+            return []
+        if self.since or self.until or self.timestamps or self.details:
+            return self._by_line(data)
+        out: list = []
+        at = 0
+        while at < len(data):
+            stream, text, end = _lines_alike(data, at)
+            if not stream:
+                out += self._by_line(data[at:])
+                break
+            if stream in self.streams:
+                out.append((stream, text))
+            at = end
+        return out
+
+    def _by_line(self, data: bytes) -> list:
+        line = pattern_bytes(rb'\{"log":"(.*)","stream":"std(out|err)"(?:,"attrs":(\{.*\}))?'
+                             rb',"time":"([^"\n]+)Z"\}\n')
+        out: list = []
+        parts: list = []
+        now, at = 0, 0
+        for found in line.finditer(data):
+            if found.start() != at:
+                out += self._flush(now, parts) + self._odd(data[at:found.start()])
+            at = found.end()
+            text, name, attrs, when = found.groups()
+            stream = 1 if name == b"out" else 2
+            if not self._wanted(stream, when):
+                continue
+            if stream != now:
+                out += self._flush(now, parts)
+                now = stream
+            if self.timestamps or self.details:
+                parts.append(self._prefix(when, attrs))
+            parts.append(text)
+        out += self._flush(now, parts)
+        if at != len(data):
+            out += self._odd(data[at:])
+        return out
+
+    @staticmethod
+    def _flush(stream: int, parts: list) -> list:
+        if not parts:
+            return []
+        text = _unescape(b"".join(parts))
+        parts.clear()
+        return [(stream, text)]
+
+    def _wanted(self, stream: int, when: bytes) -> bool:
+        if self.until and when > self.until:
+            self.done = True
+        return not self.done and stream in self.streams and when >= self.since
+
+    def _prefix(self, when: bytes, attrs: bytes | None) -> bytes:
+        out = b""
+        if self.timestamps:
+            second, _, fraction = when.partition(b".")
+            out = second + b"." + fraction.ljust(9, b"0") + b"Z "
+        if self.details:
+            values = json_parse(attrs) if attrs else {}
+            text = ",".join(f"{name}={values[name]}" for name in sorted(values)) + " "
+            out += text.replace("\\", "\\\\").encode("utf-8", "surrogateescape")
+        return out
+
+    def _odd(self, data: bytes) -> list:
+        """Lines of another form; what is not JSON is a line that was torn when a machine stopped."""
+        out = []
+        for line in data.splitlines():
+            try:
+                entry = json_parse(line)
+                stream = 2 if entry["stream"] == "stderr" else 1
+                text, when = entry["log"], entry["time"].rstrip("Z").encode()
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+            if self._wanted(stream, when):
+                prefix = self._prefix(when, None) if self.timestamps or self.details else b""
+                out.append((stream, prefix + text.encode("utf-8", "surrogateescape")))
+        return out
+
+
+def _line_time(data: bytes) -> bytes:
+    """The latest time in a block, without its Z; one that sorts last when there is none."""
+    return max(pattern_bytes(rb'"time":"([^"\n]+)Z"').findall(data), default=b"~")
+
+
+def _lines_alike(data: bytes, at: int) -> tuple:
+    """(stream, text, end) of lines that can be taken together; stream 0: take them one by one."""
+    tail_at = data.find(b'","stream":"', at)
+    next_at = data.find(b"\n", tail_at) + 1
+    if tail_at < 0 or not data.startswith(_HEAD, at):
+        return 0, b"", at
+    tail = data[tail_at:next_at]
+    stream = 2 if tail.startswith(b'","stream":"stderr"') else 1
+    second = data.find(b"\n", next_at) + 1
+    if data[second - len(tail):second] == tail:
+        # Lines of one chunk have one time: all that is between them is the same.
+        end = data.rfind(tail) + len(tail)
+        run = data[at:end]
+        if run.count(b"\n") == run.count(tail):
+            text = run[len(_HEAD):-len(tail)].replace(tail + _HEAD, b"")
+            return stream, _unescape(text), end
+    mark = b'","stream":"' + _STREAMS[stream] + b'"'
+    pieces = data[at + len(_HEAD):].split(b'"}\n' + _HEAD)
+    lines = len(pieces)
+    if lines != data.count(mark, at) or lines != data.count(b"\n", at):
+        return 0, b"", at
+    text = b"".join([piece[:piece.rfind(mark)] for piece in pieces])
+    return stream, _unescape(text), len(data)
+
+
+def _log_open(path: str, known: tuple | None = None) -> list:
+    """Descriptors of a log's files, oldest first; only those newer than the one with inode `known`.
+
+    Opened from the newest to the oldest: a rotation in between shows a file twice (left out by its
+    inode), it never hides one.
+    """
+    fds: list = []
+    seen = set()
+    for number in range(1 << 16):
+        try:
+            fd = os.open(f"{path}.{number}" if number else path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if number:
+                break
+            continue                    # between two names of a rotation
+        inode = _inode(fd)
+        if inode == known:
+            os.close(fd)
+            break
+        if inode in seen:
+            os.close(fd)
+            continue
+        seen.add(inode)
+        fds.append(fd)
+    fds.reverse()
+    return fds
+
+
+def _inode(fd: int) -> tuple:
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino
+
+
+def _log_tail(fds: list, count: int) -> int:
+    """Leave out all but the last `count` lines: closes files that are not needed, seeks the first.
+
+    Returns how many files were left out.
+    """
+    for index in range(len(fds) - 1, -1, -1):
+        end = os.fstat(fds[index]).st_size
+        at_end = True
+        while end > 0:
+            start = max(0, end - 65536)
+            data = os.pread(fds[index], end - start, start)
+            if at_end:
+                # What follows the last newline is being written.
+                data = data[:data.rfind(b"\n") + 1]
+                at_end = not data
+            found = data.count(b"\n")
+            if found > count or (found == count and start == 0 and not at_end):
+                cut = len(data)
+                for _ in range(count + 1):
+                    cut = data.rfind(b"\n", 0, cut)
+                os.lseek(fds[index], start + cut + 1, os.SEEK_SET)
+                for fd in fds[:index]:
+                    os.close(fd)
+                return index
+            count -= found
+            end = start
+    return 0
+
+
+def log_read(path: str, *, stdout: bool = True, stderr: bool = True, tail: int = -1,
+             since: int = 0, until: int = 0, timestamps: bool = False, details: bool = False,
+             follow: int = -1) -> Iterator[tuple]:
+    """Yields (stream, bytes) of a json-file log: 1 is stdout, 2 stderr; many lines in one piece.
+
+    `tail` is a number of lines (-1: all), counted over both streams as Docker does; `since` and
+    `until` are ns since 1970. `follow` is a descriptor that becomes readable when the last byte has
+    been written; until then new lines are yielded as they come. A log that is missing is empty.
+    """
+    streams = tuple(n for n, wanted in ((1, stdout), (2, stderr)) if wanted)
+    form = _LogFormat(streams, since, until, timestamps, details)
+    watch = None
+    fds: list = []
+    try:
+        if follow >= 0:
+            watch = Watch(os.path.dirname(path), IN_MODIFY | IN_CREATE | IN_MOVED_TO)
+        fds = _log_open(path)
+        while not fds and watch is not None and watch.wait(None, follow):
+            fds = _log_open(path)
+        if tail >= 0:
+            del fds[:_log_tail(fds, tail)]
+        rest = b""
+        while fds and not form.done:
+            rest = yield from _log_drain(fds[0], rest, form)
+            if len(fds) > 1:
+                os.close(fds.pop(0))
+                rest = b""
+            elif watch is None or not _log_wait(path, fds, watch, follow, until):
+                break
+        if watch is not None and fds and not form.done:
+            fds += _log_open(path, _inode(fds[0]))
+            for fd in fds:
+                rest = yield from _log_drain(fd, rest, form)
+    finally:
+        for fd in fds:
+            os.close(fd)
+        if watch is not None:
+            watch.close()
+
+
+def _log_drain(fd: int, rest: bytes, form: _LogFormat) -> Iterator[tuple]:
+    """Yields what a file holds from where it stands; returns an unfinished last line."""
+    while not form.done:
+        data = os.read(fd, LOG_BLOCK)
+        if not data:
+            return rest
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield from form.block(rest + data[:end])
+            rest = data[end:]
+        else:
+            rest += data
+    return rest
+
+
+def _log_wait(path: str, fds: list, watch: Watch, follow: int, until: int) -> bool:
+    """Sleep until there may be more to read; False when the log has come to its end.
+
+    Appends the successors of fds[0] when its name was taken by another file. As that was seen
+    after the file had been read to its end, the caller reads it once more before it goes on.
+    """
+    try:
+        info = os.stat(path)
+        moved = (info.st_dev, info.st_ino) != _inode(fds[0])
+    except FileNotFoundError:
+        moved = False
+    if moved:
+        fds += _log_open(path, _inode(fds[0]))
+        return True
+    left = None if not until else (until - time.time_ns()) / 1e9
+    if left is not None and left <= 0:
+        return False
+    return watch.wait(left, follow)
 
 
 # =============================================================================
@@ -6457,7 +6934,231 @@ def _born_drop(born: Born) -> None:
 # =============================================================================
 # records -- containers as rows: names, state transitions by compare-and-set
 # =============================================================================
-# Runs in: api, cli, monitor.
+# Runs in: api, cli, monitor.   Refs: moby container/state.go, container/view.go, daemon/names.go
+#
+# A container is one row. Its configuration is fixed at create (config, host_config: the checked and
+# merged documents; document: what create worked out from them); what changes are the plain columns.
+# A state is only ever left by compare-and-set (record_move): of two commands at the same moment one
+# wins, and the other is told what Docker would tell it.
+#
+#   created --> starting --> running <--> paused        starting, removing: passing states. `owner`
+#      ^           |            |                        names the process that works on it; when that
+#      +-----------+            v                        one is dead, the next command takes it back
+#   (undone)   removing <--- exited                      (starting) or finishes it (removing).
+#
+# created -> starting is the starter's; starting -> running -> exited are the monitor's. Names stand in
+# the row without their slash. Rows of --rm containers need not outlive a power cut, so they are
+# written without waiting for the disk.
+
+RECORD_FIELDS = (
+    "id", "name", "image", "state", "created", "started", "finished", "pid", "exit_code",
+    "oom_killed", "error", "health", "restarts", "stopped", "auto_remove", "owner", "boot_id",
+    "config", "host_config", "document")
+RECORD_SELECT = "SELECT " + ", ".join(RECORD_FIELDS) + " FROM containers "
+RECORD_INSERT = (f"INSERT INTO containers({', '.join(RECORD_FIELDS)})"
+                 f" VALUES({', '.join('?' * len(RECORD_FIELDS))})")
+NAME_CHARS = "[a-zA-Z0-9][a-zA-Z0-9_.-]"
+STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+
+
+class Container:
+    """One container's row; `config`, `host` and `document` are parsed when they are first asked for.
+
+    Times are ns since 1970, 0 for never. `name` has no slash. An object is a copy of the row as it
+    was read: what another process does afterwards is seen by reading again.
+    """
+
+    __slots__ = ("id", "name", "image", "state", "created", "started", "finished", "pid",
+                 "exit_code", "oom_killed", "error", "health", "restarts", "stopped", "auto_remove",
+                 "owner", "boot_id", "_config", "_host", "_document")
+
+    def __init__(self, row: tuple) -> None:
+        (self.id, self.name, self.image, self.state, self.created, self.started, self.finished,
+         self.pid, self.exit_code, self.oom_killed, self.error, self.health, self.restarts,
+         self.stopped, self.auto_remove, self.owner, self.boot_id,
+         self._config, self._host, self._document) = row
+
+    @property
+    def config(self) -> dict:
+        """The merged Config, every key of CONFIG there."""
+        if isinstance(self._config, str):
+            self._config = json_parse(self._config)
+        return self._config
+
+    @property
+    def host(self) -> dict:
+        """The HostConfig, every key of HOST_CONFIG there."""
+        if isinstance(self._host, str):
+            self._host = json_parse(self._host)
+        return self._host
+
+    @property
+    def document(self) -> dict:
+        """What create worked out: {"Path", "Args", "Layers", "EndpointsConfig"}."""
+        if isinstance(self._document, str):
+            self._document = json_parse(self._document)
+        return self._document
+
+    @property
+    def is_running(self) -> bool:
+        """True with a process of its own, paused or not."""
+        return self.state in ("running", "paused")
+
+    @property
+    def status(self) -> str:
+        """The state's name as Docker knows it."""
+        if self.state == "starting":
+            return "exited" if self.started else "created"
+        return self.state
+
+
+def record_new(*, id: str, name: str, image: str, config: dict, host: dict,
+               document: dict) -> Container:
+    """A container that has no row yet."""
+    return Container((id, name, image, "created", time_now(), 0, 0, 0, 0, 0, "", "", 0, 0,
+                      int(host["AutoRemove"]), "", "", config, host, document))
+
+
+def name_check(name: str) -> str:
+    """The name without its slash; InvalidParameter with Docker's text for a bad one."""
+    bare = name[1:] if name[:1] == "/" else name
+    good = len(bare) > 1 and bare.isascii() and bare[0].isalnum()
+    if not good or bare.strip("_.-") and not bare.translate(_NAME_SIGNS).isalnum():
+        raise InvalidParameter(f"Invalid container name ({name}), only {NAME_CHARS} are allowed")
+    return bare
+
+
+_NAME_SIGNS = {ord(sign): "x" for sign in "_.-"}
+
+
+def record_insert(store: Store, c: Container) -> None:
+    """Write the row of a new container; Conflict when its name is taken.
+
+    A name that is empty becomes a random one that is free.
+    """
+    with store.write(durable=not c.auto_remove) as db:
+        if c.name:
+            taken = db.execute("SELECT id FROM containers WHERE name = ?", (c.name,)).fetchone()
+            if taken:
+                raise name_conflict(c.name, taken[0])
+        else:
+            c.name = name_random(lambda name: db.execute(
+                "SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone() is not None)
+        db.execute(RECORD_INSERT, (
+            c.id, c.name, c.image, c.state, c.created, c.started, c.finished, c.pid, c.exit_code,
+            c.oom_killed, c.error, c.health, c.restarts, c.stopped, c.auto_remove, c.owner,
+            c.boot_id, json_text(c.config), json_text(c.host), json_text(c.document)))
+
+
+def name_conflict(name: str, id: str) -> Conflict:
+    """The error for a name that container `id` has."""
+    return Conflict(f'Conflict. The container name "/{name}" is already in use by container "{id}".'
+                    " You have to remove (or rename) that container to be able to reuse that name.")
+
+
+def record_find(store: Store, ref: str) -> Container:
+    """The container that a user means: its id, its name, or the start of its id.
+
+    Raises NotFound, or InvalidParameter for an empty or ambiguous reference, in Docker's words.
+    """
+    if not ref:
+        raise InvalidParameter('invalid name or ID supplied: ""')
+    rows = store.rows(RECORD_SELECT + "WHERE id = ?1 OR name = ?2", ref,
+                      ref[1:] if ref[0] == "/" else ref)
+    if len(rows) > 1:                   # a name that is somebody's id: the id comes first
+        rows = [row for row in rows if row[0] == ref]
+    if not rows and len(ref) < 64 and is_hex(ref):
+        rows = store.rows(RECORD_SELECT + "WHERE id >= ?1 AND id < ?2 LIMIT 2", ref, ref + "g")
+        if len(rows) > 1:
+            raise InvalidParameter("multiple IDs found with provided prefix: " + ref)
+    if not rows:
+        raise NotFound("No such container: " + ref)
+    return Container(rows[0])
+
+
+def record_get(store: Store, id: str) -> Container | None:
+    """The container with this whole id as it is now; None when it is gone."""
+    row = store.row(RECORD_SELECT + "WHERE id = ?", id)
+    return Container(row) if row else None
+
+
+def record_list(store: Store) -> list:
+    """All containers, the newest first."""
+    return [Container(row) for row in store.rows(RECORD_SELECT + "ORDER BY created DESC, id")]
+
+
+def record_move(store: Store, id: str, before: tuple, after: str, *, durable: bool = False,
+                **fields: Any) -> bool:
+    """Change the state when it is one of `before`, and other columns with it; False if it is not."""
+    names = ["state", *fields]
+    marks = ", ".join(f"{name} = ?" for name in names)
+    sql = (f"UPDATE containers SET {marks} WHERE id = ? AND state IN"
+           f" ({', '.join('?' * len(before))})")
+    with store.write(durable=durable) as db:
+        changed = db.execute(sql, (after, *fields.values(), id, *before)).rowcount
+    return changed == 1
+
+
+def record_rename(store: Store, id: str, name: str) -> None:
+    """Give the container another name; Conflict when that is taken, NotFound when it is gone."""
+    with store.write() as db:
+        taken = db.execute("SELECT id FROM containers WHERE name = ?", (name,)).fetchone()
+        if taken:
+            raise name_conflict(name, taken[0])
+        if not db.execute("UPDATE containers SET name = ? WHERE id = ?", (name, id)).rowcount:
+            raise NotFound("No such container: " + id)
+
+
+def record_delete(store: Store, id: str, durable: bool = True) -> bool:
+    """Take the row away; False when it was gone."""
+    with store.write(durable=durable) as db:
+        return db.execute("DELETE FROM containers WHERE id = ?", (id,)).rowcount == 1
+
+
+def owner_self() -> str:
+    """This process as it stands in `owner`: its pid and the kernel's time of its start."""
+    pid = os.getpid()
+    return f"{pid} {_start_time(pid)}"
+
+
+def owner_lives(owner: str) -> bool:
+    """True while the process that wrote `owner` runs; its pid alone may be another's by now."""
+    pid, _, started = owner.partition(" ")
+    return bool(started) and _start_time(int(pid)) == started
+
+
+def _start_time(pid: int) -> str:
+    try:
+        # proc(5): the name in brackets may hold spaces; the start is the 20th field after it.
+        return file_read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19].decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def state_text(c: Container, now: int) -> str:
+    """"Up 2 minutes", "Exited (0) 3 hours ago": the state as `ps` shows it."""
+    if c.is_running:
+        up = "Up " + ago((now - c.started) / SECOND)
+        if c.state == "paused":
+            return up + " (Paused)"
+        return f"{up} ({c.health})" if c.health else up
+    if c.state == "removing":
+        return "Removal In Progress"
+    if c.state == "dead":
+        return "Dead"
+    if not c.started:
+        return "Created"
+    return exit_text(c.exit_code, (now - c.finished) / SECOND) if c.finished else ""
+
+
+def state_show(c: Container) -> dict:
+    """The State object of inspect."""
+    return {
+        "Status": c.status, "Running": c.is_running, "Paused": c.state == "paused",
+        "Restarting": False, "OOMKilled": bool(c.oom_killed), "Dead": c.state == "dead",
+        "Pid": c.pid if c.is_running else 0, "ExitCode": 0 if c.is_running else c.exit_code,
+        "Error": c.error, "StartedAt": time_rfc3339(c.started or None),
+        "FinishedAt": time_rfc3339(c.finished or None)}
 
 
 # =============================================================================
