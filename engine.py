@@ -8,7 +8,10 @@ GROUND      what everything stands on
     times           instants and durations as Go writes and reads them; pure but for the clock
     references      image names, digests, platforms: Docker's grammar and error texts; pure
     options         key=value lists, environment files, filters, words of a command; pure
-    templates       Go templates and tables: the language of --format; pure
+    printing        how Go prints values: %v, printf, names of types; pure
+    grammar         Go templates as text: tokens and tree; pure
+    templates       Go templates: the language of --format; pure
+    tables          rows through a template, in columns: table, json and custom formats; pure
     wire            HTTP/1.1 heads, chunked, Docker's stream frames: bytes in, bytes out; pure
     files           atomic write, locks, removing a tree, where the roots are
     store           the SQLite database: schema, migrations, transactions; the data and run roots
@@ -741,7 +744,7 @@ def exit_text(code: int, seconds_ago: float) -> str:
 # =============================================================================
 # references -- image names, digests, platforms: Docker's grammar and error texts; pure
 # =============================================================================
-# Runs in: all roles.   Refs: distribution/reference, OCI image-spec descriptor.md, containerd/platforms
+# Runs in: all roles.   Refs: distribution/reference, image-spec descriptor.md, containerd/platforms
 #
 # A Reference is (domain, path, tag, digest), fully named: "busybox" is docker.io and
 # library/busybox. Tag and digest are "" when absent; reference_tagged adds ":latest".
@@ -1137,7 +1140,8 @@ def filter_labels(filters: dict[str, list[str]], labels: Mapping[str, str] | Non
 def command_parse(text: str) -> tuple[list[str], bool]:
     """The words of a Dockerfile's CMD or ENTRYPOINT and whether it was its shell form.
 
-    '["a", "b"]' is (["a", "b"], False), 'a b' is (["/bin/sh", "-c", "a b"], True), '' is ([], True).
+    '["a", "b"]' is (["a", "b"], False), 'a b' is (["/bin/sh", "-c", "a b"], True), '' is
+    ([], True).
     """
     text = text.strip()
     if text[:1] == "[":
@@ -1217,9 +1221,1471 @@ def _word_expand(text: str, at: int, env: Mapping[str, str], word: list[str]) ->
 
 
 # =============================================================================
-# templates -- Go templates and tables: the language of --format; pure
+# printing -- how Go prints values: %v, printf, names of types; pure
 # =============================================================================
-# Runs in: cli.
+# Runs in: cli.   Refs: Go fmt, docker/cli templates
+#
+# Templates work on plain JSON values: dict, list, str, int, float, bool, None, and callables,
+# which stand for methods. Docker works on typed Go values, which differ where users see it:
+#
+# - A Go struct prints as {a b} and complains about an unknown field, a map prints as map[k:v] and
+#   has no value for an unknown key. A dict counts as a map if the name of its field says so
+#   (MAP_FIELDS) or if some key is no exported Go name; an empty dict is a map.
+# - null is a nil map, nil slice or nil pointer, by the name of its field; each prints its own way.
+#   Such a null becomes a Nil once it leaves its dict. NO_VALUE is the absence of anything.
+# - Fields that Docker leaves out of its JSON when they are unset still exist in its structs, so
+#   that {{if .State.Health}} works: UNSET_FIELDS.
+# - Go strings are bytes: lengths and slices count UTF-8, what is cut apart stays as surrogates.
+
+
+class MapValue(dict):
+    """A dict that is certainly a Go map, whatever its keys look like."""
+
+    __slots__ = ()
+
+
+class Nil:
+    """One of Go's nils, with the text that it prints as. It is false."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __bool__(self) -> bool:
+        return False
+
+
+NO_VALUE = Nil("<no value>")
+NIL = Nil("<nil>")
+NIL_MAP = Nil("map[]")
+NIL_LIST = Nil("[]")
+
+MAP_FIELDS = frozenset((
+    "Annotations Attributes AuxiliaryAddresses Containers DriverOpts Endpoints"
+    " EndpointsConfig ExposedPorts GenericResources IndexConfigs Labels Networks Options"
+    " PortBindings Ports Runtimes StorageOpt Sysctls Tmpfs Volumes"
+).split(" "))
+LIST_FIELDS = frozenset((
+    "Aliases Args BindMounts Binds BlkioDeviceReadBps BlkioDeviceReadIOps BlkioDeviceWriteBps"
+    " BlkioDeviceWriteIOps BlkioWeightDevice CapAdd CapDrop Cmd DNSNames DeviceCgroupRules"
+    " DeviceRequests Devices Dns DnsOptions DnsSearch Entrypoint Env ExecIDs ExtraHosts GroupAdd"
+    " Layers LinkLocalIPs Links Log MaskedPaths Mounts OnBuild ReadonlyPaths RepoDigests RepoTags"
+    " SecondaryIPAddresses SecondaryIPv6Addresses SecurityOpt SecurityOptions Shell Test Ulimits"
+    " VolumesFrom Warnings"
+).split(" "))
+#: Left out of JSON when unset; in Docker's structs they are there all the same.
+UNSET_FIELDS = {
+    "Annotations": NIL_MAP, "Comment": "", "GraphDriver": NIL, "Health": NIL, "Healthcheck": NIL,
+    "HostConfig": NIL, "ImageManifestDescriptor": NIL, "LastTagTime": "", "MacAddress": "",
+    "Manifests": NIL_LIST, "NetworkDisabled": False, "OnBuild": NIL_LIST, "OsVersion": "",
+    "Shell": NIL_LIST, "SizeRootFs": NIL, "SizeRw": NIL, "StopSignal": "", "StopTimeout": NIL,
+    "Storage": NIL, "StorageOpt": NIL_MAP, "Sysctls": NIL_MAP, "Tmpfs": NIL_MAP, "Variant": "",
+    "VirtualSize": 0,
+}
+INT_VERBS = {"b": "b", "d": "d", "o": "o", "x": "x", "X": "X"}
+ESCAPES_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;", "\0": "\ufffd"}
+ESCAPES_JS = {"\\": "\\\\", "'": "\\'", '"': '\\"', "<": "\\u003C", ">": "\\u003E",
+              "&": "\\u0026", "=": "\\u003D"}
+
+
+def is_map(value: dict[str, Any]) -> bool:
+    """True when a dict stands for a Go map, not for a struct."""
+    if isinstance(value, MapValue) or not value:
+        return True
+    return not all(isinstance(key, str) and "A" <= key[:1] <= "Z" and key.isascii()
+                   and key.isalnum() for key in value)
+
+
+def field_value(name: str, value: Any) -> Any:
+    """The value as the field of that name holds it: nulls become Nils, known maps MapValues."""
+    if value is None:
+        return NIL_MAP if name in MAP_FIELDS else NIL_LIST if name in LIST_FIELDS else NIL
+    if name in MAP_FIELDS and isinstance(value, dict):
+        return MapValue(value)
+    return value
+
+
+def go_text(value: Any, style: str = "v") -> str:
+    """The value as Go's %v prints it; as %+v or %#v with style "+v" or "#v"."""
+    if isinstance(value, str):
+        return quote(value) if style == "#v" else value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return _float_text(value, "g", -1)
+    if isinstance(value, Nil):
+        return value.text if style != "#v" or value is NO_VALUE else "<nil>"
+    if isinstance(value, dict):
+        return _dict_text(value, style)
+    if isinstance(value, (list, tuple)):
+        texts = [go_text(item, style) for item in value]
+        return "[]interface {}{" + ", ".join(texts) + "}" if style == "#v" else (
+            "[" + " ".join(texts) + "]")
+    return "<nil>" if value is None else str(value)
+
+
+def _dict_text(value: dict[str, Any], style: str) -> str:
+    value = value if isinstance(value, MapValue) else {
+        key: item for key, item in value.items() if not callable(item)}
+    if is_map(value):
+        keys = sorted(value)
+        if style == "#v":
+            inner = ", ".join(f"{quote(key)}:{go_text(value[key], style)}" for key in keys)
+            return f"map[string]interface {{}}{{{inner}}}"
+        return f"map[{' '.join(f'{key}:{go_text(value[key], style)}' for key in keys)}]"
+    texts = [(key, go_text(field_value(key, item), style)) for key, item in value.items()]
+    if style == "v":
+        return "{" + " ".join(text for _, text in texts) + "}"
+    return "{" + (", " if style == "#v" else " ").join(f"{key}:{text}" for key, text in texts) + "}"
+
+
+def go_type(value: Any) -> str:
+    """The name of the value's type, as Go's error texts tell it."""
+    for kind, name in ((str, "string"), (bool, "bool"), (int, "int"), (float, "float64"),
+                       (dict, "map[string]interface {}"), (list, "[]interface {}")):
+        if isinstance(value, kind):
+            return name
+    return {NIL_MAP: "map[string]interface {}", NIL_LIST: "[]interface {}"}.get(value, "<nil>")
+
+
+def go_bytes(text: str) -> bytes:
+    """The bytes of a Go string."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def go_string(data: bytes) -> str:
+    """The string of these bytes; halves of characters survive as surrogates."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def go_print(values: Iterable[Any]) -> str:
+    """Values side by side, with a space between two that are no strings (Go's Sprint)."""
+    out, was_text = "", True
+    for at, value in enumerate(values):
+        is_text = isinstance(value, str)
+        out += (" " if at and not is_text and not was_text else "") + go_text(value)
+        was_text = is_text
+    return out
+
+
+def go_printf(form: str, values: list[Any]) -> str:
+    """The format with its verbs filled in (Go's Sprintf, with its %!d(string=x) complaints)."""
+    out, at, used = [], 0, 0
+    while True:
+        cut = form.find("%", at)
+        if cut < 0:
+            out.append(form[at:])
+            break
+        out.append(form[at:cut])
+        flags, width, precision, verb, at, used, complaint = _verb_parse(
+            form, cut + 1, values, used)
+        out.append(complaint)
+        if not verb:
+            out.append("%!(NOVERB)")
+        elif verb == "%":
+            out.append("%")
+        elif used >= len(values):
+            out.append(f"%!{verb}(MISSING)")
+        else:
+            out.append(_verb_text(verb, values[used], flags, width, precision))
+            used += 1
+    if used < len(values):
+        extra = ", ".join(f"{go_type(value)}={go_text(value)}" if value is not None else "<nil>"
+                          for value in values[used:])
+        out.append(f"%!(EXTRA {extra})")
+    return "".join(out)
+
+
+def _verb_parse(form: str, at: int, values: list[Any], used: int) -> tuple[Any, ...]:
+    """(flags, width, precision, verb, next position, values used, complaint); -1 for not given."""
+    start = at
+    while form[at:at + 1] in ("+", "-", "#", " ", "0"):
+        at += 1
+    flags, numbers, complaint = form[start:at], [-1, -1], ""
+    for which in (0, 1):
+        if which:
+            if form[at:at + 1] != ".":
+                break
+            at, numbers[1] = at + 1, 0
+        if form[at:at + 1] == "*":
+            at += 1
+            number = values[used] if used < len(values) else None
+            used += 1
+            if isinstance(number, int) and abs(number) < 10**6:
+                flags += "-" if number < 0 and not which else ""
+                numbers[which] = abs(number) if not which or number >= 0 else -1
+            else:
+                complaint += "%!(BADPREC)" if which else "%!(BADWIDTH)"
+            continue
+        digits = at
+        while form[at:at + 1] and form[at] in DIGITS:
+            at += 1
+        if at > digits:
+            numbers[which] = min(int(form[digits:at][:7]), 10**6)
+    return flags, numbers[0], numbers[1], form[at:at + 1], at + 1, min(used, len(values)), complaint
+
+
+def _verb_text(verb: str, value: Any, flags: str, width: int, precision: int) -> str:
+    if verb == "T":
+        text = go_type(value)
+    elif verb == "v":
+        style = "#v" if "#" in flags else "+v" if "+" in flags else "v"
+        text = go_text(value, style)
+    elif isinstance(value, (list, tuple)) and verb != "t":
+        return "[" + " ".join(_verb_text(verb, item, flags, width, precision)
+                              for item in value) + "]"
+    elif isinstance(value, dict):
+        inner = [_verb_text(verb, key, flags, -1, -1) + ":"
+                 + _verb_text(verb, value[key], flags, width, precision) for key in sorted(value)]
+        return f"map[{' '.join(inner)}]"
+    else:
+        text = _verb_scalar(verb, value, flags, precision)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if "0" in flags and "-" not in flags and len(text) < width:
+        sign = text[:1] if is_number and text[:1] in ("+", "-") else ""
+        return sign + "0" * (width - len(text)) + text[len(sign):]
+    return text.ljust(width) if "-" in flags else text.rjust(width)
+
+
+def _verb_scalar(verb: str, value: Any, flags: str, precision: int) -> str:
+    """The text of one plain value for its verb; Go's complaint if they don't go together."""
+    bad = f"%!{verb}({go_type(value)}={go_text(value)})"
+    if value is None or isinstance(value, Nil):
+        return f"%!{verb}(<nil>)"
+    if isinstance(value, bool):
+        return go_text(value) if verb == "t" else bad
+    if isinstance(value, int):
+        return _verb_int(verb, value, flags, precision) or bad
+    if isinstance(value, float):
+        return _float_signed(value, verb, precision, flags) if verb in "eEfFgG" else bad
+    if not isinstance(value, str):
+        return bad
+    if precision >= 0 and verb in "sq":
+        value = value[:precision]
+    if verb in "sq":
+        if verb == "q" and "#" in flags and "`" not in value and value.isprintable():
+            return f"`{value}`"
+        return quote(value) if verb == "q" else value
+    if verb in "xX":
+        text = go_bytes(value).hex(*(" ",) if " " in flags and value else ())
+        return text.upper() if verb == "X" else text
+    return bad
+
+
+def _verb_int(verb: str, value: int, flags: str, precision: int) -> str:
+    if verb in INT_VERBS:
+        lead = {"x": "0x", "X": "0X", "o": "0", "b": "0b"}.get(verb, "") if "#" in flags else ""
+        sign = "-" if value < 0 else "+" if "+" in flags else " " if " " in flags else ""
+        return sign + lead + format(abs(value), INT_VERBS[verb]).rjust(precision, "0")
+    if verb in "cqU":
+        char = chr(value) if 0 <= value < 0x110000 and not 0xD800 <= value < 0xE000 else "\ufffd"
+        if verb == "U":
+            return f"U+{value:04X}" + (f" '{char}'" if "#" in flags and char.isprintable() else "")
+        return char if verb == "c" else "'" + quote(char)[1:-1].replace('\\"', '"').replace(
+            "'", "\\'") + "'"
+    return ""
+
+
+def _float_signed(value: float, verb: str, precision: int, flags: str) -> str:
+    text = _float_text(value, verb, precision)
+    return text if text[0] == "-" or not {"+", " "} & set(flags) else (
+        "+" if "+" in flags else " ") + text
+
+
+def _float_text(value: float, verb: str, precision: int) -> str:
+    """A float as Go writes it: the shortest digits for %g, six places for %e and %f."""
+    if value != value or value in (float("inf"), float("-inf")):
+        return "NaN" if value != value else "+Inf" if value > 0 else "-Inf"
+    if verb not in "gG":
+        return format(value, f".{6 if precision < 0 else precision}{verb}")
+    if precision >= 0:
+        return format(value, f".{precision}{verb}")
+    mantissa = repr(value).partition("e")[0]
+    count = len(mantissa.replace("-", "").replace(".", "").strip("0")) or 1
+    digits, _, exponent = format(value, f".{count - 1}e").partition("e")
+    if -4 <= int(exponent) < 6:
+        return format(value, f".{max(0, count - 1 - int(exponent))}f")
+    text = f"{digits}e{exponent}"
+    return text.upper() if verb == "G" else text
+
+
+def escape_html(text: str) -> str:
+    """The text with HTML's own characters as entities."""
+    return "".join(ESCAPES_HTML.get(char, char) for char in text)
+
+
+def escape_js(text: str) -> str:
+    """The text fit for a JavaScript string."""
+    return "".join(ESCAPES_JS.get(char) or (char if char.isprintable() else f"\\u{ord(char):04X}")
+                   for char in text)
+
+
+def escape_query(text: str) -> str:
+    """The text fit for a part of a URL's query."""
+    keep = LETTERS + DIGITS + "-_.~"
+    return "".join(chr(byte) if chr(byte) in keep else "+" if byte == 32 else f"%{byte:02X}"
+                   for byte in go_bytes(text))
+
+
+# =============================================================================
+# grammar -- Go templates as text: tokens and tree; pure
+# =============================================================================
+# Runs in: cli.   Refs: Go text/template/parse
+#
+# _tokens cuts a template, TemplateParser makes a tree of TemplateNode; the next section walks it.
+# Tokens come one at a time, so that of two mistakes the first is told.
+#
+# - White space separates words, so each token knows whether some came before it: "$x.A" is a field
+#   of a variable, "$x .A" is two words.
+# - An error is a TemplateError with Docker's text and the line. node_text writes a node as Go does,
+#   because the errors of a rendering quote it.
+# - A variable is known from where it is set to the end of that block; unknown ones, and unknown
+#   functions, are found here, before anything is rendered.
+# Complex numbers, which no format needs, are left out.
+
+SPACES = " \t\r\n"
+KEYWORDS = ("block", "break", "continue", "define", "else", "end", "if", "range", "template",
+            "with")
+CONSTANTS = {"true": ("bool", True), "false": ("bool", False), "nil": ("nil", None)}
+OPERANDS = ("bool", "char", ".", "field", "ident", "number", "nil", "raw", "string", "var", "(")
+QUOTED_ESCAPES = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, '"': 34}
+QUOTED_DIGITS = {"x": (2, 16), "u": (4, 16), "U": (8, 16)}
+
+
+class TemplateError(EngineError):
+    """A template that is wrong, or that does not fit the value."""
+
+    status = 400
+
+
+class _Token(tuple):
+    """(kind, text, position, whether white space came before it)."""
+
+    __slots__ = ()
+    kind = property(lambda self: self[0])
+    text = property(lambda self: self[1])
+    at = property(lambda self: self[2])
+    spaced = property(lambda self: self[3])
+
+    def __str__(self) -> str:
+        if self.kind in ("eof", "keyword"):
+            return "EOF" if self.kind == "eof" else f"<{self.text}>"
+        return quote(self.text[:10]) + "..." if len(self.text) > 10 else quote(self.text)
+
+
+class TemplateNode:
+    """A node of the tree. What .value and .parts hold depends on .kind:
+
+    text (the text); action, if, with, range, template, define (.value: the pipe or name; .parts:
+    lists of nodes); pipe (.value: (names, whether they are assigned), .parts: commands); command
+    (.parts: words); field, chain, var (.value: names); bool, nil, number, string (.value), ident.
+    """
+
+    __slots__ = ("at", "kind", "parts", "text", "value")
+
+    def __init__(self, kind: str, at: int, text: str = "", value: Any = None,
+                 parts: Any = ()) -> None:
+        self.kind, self.at, self.text, self.value, self.parts = kind, at, text, value, parts
+
+
+def node_text(node: TemplateNode) -> str:
+    """The node as Go writes it in its error texts."""
+    if node.kind == "pipe":
+        names, is_set = node.value
+        lead = ", ".join(names) + (" = " if is_set else " := ") if names else ""
+        return lead + " | ".join(map(node_text, node.parts))
+    if node.kind == "command":
+        return " ".join(f"({node_text(part)})" if part.kind == "pipe" else node_text(part)
+                        for part in node.parts)
+    if node.kind == "chain":
+        base = node.parts[0]
+        lead = f"({node_text(base)})" if base.kind == "pipe" else node_text(base)
+        return lead + "".join("." + name for name in node.value)
+    if node.kind == "template":
+        pipe = " " + node_text(node.parts[0]) if node.parts else ""
+        return f"{{{{template {quote(node.value)}{pipe}}}}}"
+    return node.text
+
+
+# -- cutting ------------------------------------------------------------------
+
+def _tokens(text: str) -> Iterator[_Token]:
+    """The tokens of a template: "text" pieces, and between "{{" and "}}" those of the actions."""
+    at, trim = 0, False
+    while True:
+        cut = text.find("{{", at)
+        is_trimmed = cut >= 0 and text[cut + 2:cut + 3] == "-" and text[cut + 3:cut + 4] in SPACES \
+            and cut + 3 < len(text)
+        piece = text[at:cut] if cut >= 0 else text[at:]
+        piece = piece.lstrip(SPACES) if trim else piece
+        piece = piece.rstrip(SPACES) if is_trimmed else piece
+        if piece:
+            yield _Token(("text", piece, at, False))
+        if cut < 0:
+            yield _Token(("eof", "", len(text), False))
+            return
+        at = cut + (4 if is_trimmed else 2)
+        if text.startswith("/*", at):
+            at, trim = _comment_end(text, at)
+            continue
+        yield _Token(("{{", "{{", cut, False))
+        at, trim = yield from _action_tokens(text, at)
+
+
+def _action_end(text: str, at: int) -> tuple[int, bool] | None:
+    """Where the action ends and whether the text behind it is trimmed, if it ends at `at`."""
+    if text.startswith("}}", at):
+        return at + 2, False
+    if text[at:at + 1] in SPACES and text.startswith("-}}", at + 1):
+        return at + 4, True
+    return None
+
+
+def _comment_end(text: str, at: int) -> tuple[int, bool]:
+    close = text.find("*/", at)
+    if close < 0:
+        raise _Stop("unclosed comment", at)
+    end = _action_end(text, close + 2)
+    if not end:
+        raise _Stop("comment ends before closing delimiter", at)
+    return end
+
+
+class _Stop(Exception):
+    """Lexical error: what and where; the parser makes a TemplateError of it."""
+
+
+def _action_tokens(text: str, at: int) -> Iterator[_Token]:
+    """The tokens of one action up to "}}"; returns what _action_end tells."""
+    depth, spaced = 0, False
+    while True:
+        end = _action_end(text, at)
+        if end:
+            if depth:
+                raise _Stop("unclosed left paren", at)
+            yield _Token(("}}", "}}", at, spaced))
+            return end
+        char = text[at:at + 1]
+        if not char:
+            raise _Stop("unclosed action", at)
+        if char in SPACES:
+            at, spaced = at + 1, True
+            continue
+        if char in "()":
+            depth += 1 if char == "(" else -1
+            if depth < 0:
+                raise _Stop("unexpected right paren", at)
+        kind, size = _token_at(text, at, char)
+        yield _Token((kind, text[at:at + size], at, spaced))
+        at, spaced = at + size, False
+
+
+def _token_at(text: str, at: int, char: str) -> tuple[str, int]:
+    """Kind and size of the token that starts with `char` at `at`."""
+    following = text[at + 1:at + 2]
+    if char in "\"'`":
+        return _quoted_at(text, at, char)
+    if char == ":":
+        if following != "=":
+            raise _Stop("expected :=", at)
+        return ":=", 2
+    if char in "+-" or char in DIGITS or char == "." and following and following in DIGITS:
+        return "number", _number_size(text, at)
+    if char in ".$" or char == "_" or char.isalnum():
+        return _word_at(text, at, char)
+    if char in "()|,=" or "!" <= char <= "~":
+        return char, 1
+    raise _Stop(f"unrecognized character in action: {_character(char)}", at)
+
+
+def _character(char: str) -> str:
+    return f"U+{ord(char):04X}" + (f" '{char}'" if char.isprintable() else "")
+
+
+def _word_at(text: str, at: int, char: str) -> tuple[str, int]:
+    end = at + 1
+    while text[end:end + 1] == "_" or text[end:end + 1].isalnum():
+        end += 1
+    word, after = text[at:end], text[end:end + 1]
+    if after and after not in SPACES + ".,|:)(" and not _action_end(text, end):
+        raise _Stop(f"bad character {_character(after)}", at)
+    if char == ".":
+        return ("field" if end > at + 1 else "."), end - at
+    if char == "$":
+        return "var", end - at
+    kind = "keyword" if word in KEYWORDS else CONSTANTS[word][0] if word in CONSTANTS else "ident"
+    return kind, end - at
+
+
+def _quoted_at(text: str, at: int, mark: str) -> tuple[str, int]:
+    kind, what = {'"': ("string", "quoted string"), "`": ("raw", "raw quoted string"),
+                  "'": ("char", "character constant")}[mark]
+    end = at + 1
+    while end < len(text) and text[end] != mark and (mark == "`" or text[end] != "\n"):
+        end += 2 if text[end] == "\\" and mark != "`" else 1
+    if text[end:end + 1] != mark:
+        raise _Stop(f"unterminated {what}", at)
+    return kind, end + 1 - at
+
+
+def _number_size(text: str, at: int) -> int:
+    end = at + 1 if text[at] in "+-" else at
+    while text[end:end + 1] in ("_", ".") or text[end:end + 1].isalnum() or (
+            text[end:end + 1] in ("+", "-") and text[end - 1] in "eEpP"
+            and text[at:at + 2].lower() != "0x"):
+        end += 1
+    try:
+        _number(text[at:end])
+    except ValueError:
+        raise _Stop(f"bad number syntax: {quote(text[at:end])}", at) from None
+    return end - at
+
+
+def _number(text: str) -> int | float:
+    """The value of a Go number: 1, -0x1f, 0o17, 017, 1_000, .5, 1e3. Raises ValueError."""
+    bare = text.lstrip("+-")
+    if len(text) - len(bare) > 1 or not text.isascii() or bare[:1] == "_":
+        raise ValueError(text)
+    if bare[:1] == "0" and bare[1:].replace("_", "").isdigit():
+        return int(text.replace("_", ""), 8)
+    try:
+        number = int(text, 0)
+    except ValueError:
+        value = float(text)
+        if not bare[:1].isdigit() and bare[:1] != "." or value - value != 0:
+            raise
+        return value
+    return number
+
+
+def _unquote(token: _Token) -> str:
+    """The text that a quoted token stands for; ValueError for an escape that Go doesn't know."""
+    body = token.text[1:-1]
+    if token.kind == "raw":
+        return body.replace("\r", "")
+    out, at = bytearray(), 0
+    while at < len(body):
+        cut = body.find("\\", at)
+        if cut < 0:
+            break
+        out += go_bytes(body[at:cut])
+        at, escape = _unquote_escape(body, cut + 1)
+        out += escape
+    return go_string(bytes(out + go_bytes(body[at:])))
+
+
+def _unquote_escape(body: str, at: int) -> tuple[int, bytes]:
+    char = body[at:at + 1]
+    if char in QUOTED_ESCAPES:
+        return at + 1, bytes((QUOTED_ESCAPES[char],))
+    start, (count, base) = ((at + 1, QUOTED_DIGITS[char]) if char in QUOTED_DIGITS
+                            else (at, (3, 8)))
+    digits = body[start:start + count]
+    if len(digits) < count or not digits.isalnum():
+        raise ValueError("invalid syntax")
+    code = int(digits, base)
+    if char in ("u", "U"):
+        return start + count, chr(code).encode()
+    return start + count, bytes((code,))
+
+
+# -- parsing ------------------------------------------------------------------
+
+class TemplateParser:
+    """Makes the tree. .templates collects what define and block name."""
+
+    def __init__(self, text: str, functions: Iterable[str]) -> None:
+        self.text = text
+        self.functions = functions
+        self.source = _tokens(text)
+        self.ahead: list[_Token] = []
+        self.token = _Token(("text", "", 0, False))
+        self.action_at = -1
+        self.names: list[str] = ["$"]
+        self.loops = 0
+        self.templates: dict[str, list[TemplateNode]] = {}
+
+    def fail(self, message: str, at: int | None = None) -> NoReturn:
+        line = 1 + self.text.count("\n", 0, self.token.at if at is None else at)
+        raise TemplateError(f"template parsing error: template: :{line}: {message}")
+
+    def peek(self) -> _Token:
+        if not self.ahead:
+            try:
+                self.ahead.append(next(self.source))
+            except _Stop as stop:
+                self.fail_lexical(*stop.args)
+            self.token = self.ahead[0]
+        return self.ahead[0]
+
+    def fail_lexical(self, message: str, at: int) -> NoReturn:
+        if self.action_at >= 0:
+            first = 1 + self.text.count("\n", 0, self.action_at)
+            if first != 1 + self.text.count("\n", 0, at):
+                lead = " started at" if message.endswith(" action") else " in action started at"
+                message += f"{lead} :{first}"
+        self.fail(message, at)
+
+    def next(self) -> _Token:
+        token = self.peek()
+        self.ahead.pop(0)
+        return token
+
+    def expect(self, kind: str, context: str) -> _Token:
+        token = self.next()
+        if token.kind != kind:
+            self.fail(f"unexpected {token} in {context}")
+        return token
+
+    def parse(self) -> list[TemplateNode]:
+        """The nodes of the whole template."""
+        nodes: list[TemplateNode] = []
+        while self.peek().kind != "eof":
+            node = self.item(is_top=True)
+            if node.kind in ("end", "else"):
+                self.fail(f"unexpected {node.text}")
+            nodes.append(node)
+        return nodes
+
+    def items(self) -> tuple[list[TemplateNode], TemplateNode]:
+        """The nodes up to {{end}} or {{else}}, and that."""
+        nodes: list[TemplateNode] = []
+        while self.peek().kind != "eof":
+            node = self.item()
+            if node.kind in ("end", "else"):
+                return nodes, node
+            nodes.append(node)
+        self.fail("unexpected EOF")
+
+    def item(self, is_top: bool = False) -> TemplateNode:
+        token = self.next()
+        if token.kind == "text":
+            return TemplateNode("text", token.at, token.text)
+        self.action_at = token.at
+        node = self.action(is_top)
+        self.action_at = -1
+        return node
+
+    def action(self, is_top: bool) -> TemplateNode:
+        token = self.peek()
+        if token.kind != "keyword":
+            pipe = self.pipeline("command")
+            return TemplateNode("action", token.at, f"{{{{{node_text(pipe)}}}}}", pipe)
+        word = token.text
+        if word == "define" and not is_top:
+            self.next()
+            self.fail("unexpected <define> in command")
+        self.next()
+        return PARSERS[word](self, token)
+
+    def end(self, token: _Token) -> TemplateNode:
+        self.expect("}}", "end")
+        return TemplateNode("end", token.at, "{{end}}")
+
+    def otherwise(self, token: _Token) -> TemplateNode:
+        if self.peek().text not in ("if", "with") or self.peek().kind != "keyword":
+            self.expect("}}", "else")
+        return TemplateNode("else", token.at, "{{else}}")
+
+    def leave(self, token: _Token) -> TemplateNode:
+        """{{break}} or {{continue}}."""
+        text = f"{{{{{token.text}}}}}"
+        self.expect("}}", text)
+        if not self.loops:
+            self.fail(f"{text} outside {{{{range}}}}")
+        return TemplateNode(token.text, token.at, text)
+
+    def control(self, token: _Token) -> TemplateNode:
+        """if, with or range, up to its {{end}}; an "else if" is an if within the else."""
+        word, mark = token.text, len(self.names)
+        pipe = self.pipeline(word)
+        self.loops += word == "range"
+        body, closing = self.items()
+        self.loops -= word == "range"
+        other: list[TemplateNode] = []
+        if closing.kind == "else":
+            following = self.peek()
+            if following.kind == "keyword" and following.text == word and word != "range":
+                other = [self.control(self.next())]
+            else:
+                if following.kind == "keyword" and following.text in ("if", "with"):
+                    self.fail(f"unexpected {following} in input")
+                other, closing = self.items()
+                if closing.kind != "end":
+                    self.fail(f"expected end; found {closing.text}")
+        del self.names[mark:]
+        return TemplateNode(word, pipe.at, f"{{{{{word} {node_text(pipe)}}}}}", pipe, (body, other))
+
+    def define(self, token: _Token) -> TemplateNode:
+        name = self.template_name("define clause")
+        self.expect("}}", "define clause")
+        self.template_add(name, "define clause")
+        return TemplateNode("text", token.at)
+
+    def block(self, token: _Token) -> TemplateNode:
+        at = self.peek().at
+        name = self.template_name("block clause")
+        pipe = self.pipeline("block clause")
+        self.template_add(name, "block clause")
+        return TemplateNode("template", at, "", name, (pipe,))
+
+    def template(self, token: _Token) -> TemplateNode:
+        at = self.peek().at
+        name = self.template_name("template clause")
+        if self.peek().kind == "}}":
+            self.next()
+            return TemplateNode("template", at, "", name)
+        return TemplateNode("template", at, "", name, (self.pipeline("template clause"),))
+
+    def template_name(self, context: str) -> str:
+        token = self.next()
+        if token.kind not in ("string", "raw"):
+            self.fail(f"unexpected {token} in {context}")
+        return self.unquote(token)
+
+    def template_add(self, name: str, context: str) -> None:
+        names, loops, self.names, self.loops = self.names, self.loops, ["$"], 0
+        body, closing = self.items()
+        if closing.kind != "end":
+            self.fail(f"unexpected {closing.text} in {context}")
+        self.names, self.loops = names, loops
+        is_empty = not any(node.kind != "text" or node.text.strip(SPACES) for node in body)
+        if not is_empty or name not in self.templates:
+            self.templates[name] = body
+
+    def unquote(self, token: _Token) -> str:
+        try:
+            return _unquote(token)
+        except (ValueError, OverflowError):
+            self.fail("invalid syntax")
+
+    def pipeline(self, context: str, end: str = "}}") -> TemplateNode:
+        """Commands with "|" between them, after variables that they set; takes the end too."""
+        first = self.peek()
+        names, is_set = self.declarations(context)
+        commands: list[TemplateNode] = []
+        while True:
+            token = self.peek()
+            if token.kind == end:
+                self.next()
+                break
+            if token.kind not in OPERANDS:
+                self.next()
+                self.fail(f"unexpected {token} in {context}")
+            commands.append(self.command())
+        if not commands:
+            self.fail(f"missing value for {context}")
+        for stage, command in enumerate(commands[1:], 2):
+            if command.parts[0].kind in ("bool", ".", "nil", "number", "string"):
+                self.fail(f"non executable command in pipeline stage {stage}")
+        return TemplateNode("pipe", first.at, "", (names, is_set), commands)
+
+    def declarations(self, context: str) -> tuple[list[str], bool]:
+        names: list[str] = []
+        while self.peek().kind == "var":
+            variable = self.next()
+            mark = self.peek()
+            if mark.kind not in (":=", "=", ","):
+                self.ahead.insert(0, variable)
+                break
+            self.next()
+            names.append(variable.text)
+            self.names.append(variable.text)
+            if mark.kind != ",":
+                return names, mark.kind == "="
+            if context != "range" or len(names) > 1:
+                self.fail(f"too many declarations in {context}")
+            if self.peek().kind not in ("var", "}}", ")"):
+                self.fail("range can only initialize variables")
+        return names, False
+
+    def command(self) -> TemplateNode:
+        """Words up to "|", which is taken, or to the end of the pipeline."""
+        at, words = self.peek().at, []
+        while True:
+            words.append(self.operand())
+            token = self.peek()
+            if token.kind == "|":
+                self.next()
+                break
+            if token.kind in ("}}", ")"):
+                break
+            if not token.spaced or token.kind not in OPERANDS:
+                self.next()
+                self.fail(f"unexpected {token} in operand")
+        return TemplateNode("command", at, "", None, words)
+
+    def operand(self) -> TemplateNode:
+        """A term and the fields that hang on it."""
+        node = self.term()
+        if self.peek().kind != "field" or self.peek().spaced:
+            return node
+        at, names, text = self.peek().at, [], ""
+        while self.peek().kind == "field" and not self.peek().spaced:
+            token = self.next()
+            names.append(token.text[1:])
+            text += token.text
+        if node.kind in ("field", "var"):
+            return TemplateNode(node.kind, at, node.text + text, [*node.value, *names])
+        if node.kind in ("bool", "string", "number", "nil", "."):
+            self.fail(f"unexpected . after term {quote(node.text)}")
+        return TemplateNode("chain", at, "", names, (node,))
+
+    def term(self) -> TemplateNode:
+        token = self.next()
+        kind, text, at, _ = token
+        if kind == "ident" and text not in self.functions:
+            self.fail(f"function {quote(text)} not defined")
+        if kind == "var" and text not in self.names:
+            self.fail(f"undefined variable {quote(text)}")
+        if kind in ("field", "var"):
+            return TemplateNode(kind, at, text, [text[1:] if kind == "field" else text])
+        if kind in ("string", "raw"):
+            return TemplateNode("string", at, text, self.unquote(token))
+        if kind == "number":
+            return TemplateNode("number", at, text, _number(text))
+        if kind == "char":
+            quoted = '"' + text[1:-1].replace("\\'", "'").replace('"', '\\"') + '"'
+            value = self.unquote(_Token(("string", quoted, at, False)))
+            if len(value) != 1:
+                self.fail(f"malformed character constant: {text}")
+            return TemplateNode("number", at, text, ord(value))
+        if kind == "(":
+            return self.pipeline("parenthesized pipeline", ")")
+        if kind not in OPERANDS:
+            self.fail(f"unexpected {token} in operand")
+        return TemplateNode(kind, at, text, CONSTANTS.get(text, (None, None))[1])
+
+
+# fmt: off
+PARSERS = {
+    "block": TemplateParser.block,
+    "break": TemplateParser.leave,
+    "continue": TemplateParser.leave,
+    "define": TemplateParser.define,
+    "else": TemplateParser.otherwise,
+    "end": TemplateParser.end,
+    "if": TemplateParser.control,
+    "range": TemplateParser.control,
+    "template": TemplateParser.template,
+    "with": TemplateParser.control,
+}
+# fmt: on
+
+
+# =============================================================================
+# templates -- Go templates: the language of --format; pure
+# =============================================================================
+# Runs in: cli.   Refs: Go text/template, docker/cli templates
+#
+# A template is parsed once and rendered for many values; _Run is one rendering, and {{.Field}},
+# which is nearly all that is ever asked, has a short way through it (_Run.act).
+#
+# - While it walks, _Run.node is the node at work: its place and its text go into an error.
+# - Variables live on a stack of [name, value] and die with the block that made them.
+# - FUNCTIONS says for each function what arguments it takes; the check and its complaints are in
+#   one place. A dict may hold callables: they are methods, called with the arguments given.
+# - Depth is bounded: a template that calls itself, or 10,000 parentheses, is an error.
+
+TEMPLATE_DEPTH_MAX = 100
+
+# -- functions ----------------------------------------------------------------
+
+def _is_true(value: Any) -> bool:
+    return bool(value) if not isinstance(value, dict) else bool(value) or not is_map(value)
+
+
+def _basic_kind(value: Any) -> str:
+    """What eq and lt compare: equal kinds only. "" for nil, and for what can't be compared."""
+    return ("bool" if isinstance(value, bool) else "int" if isinstance(value, int)
+            else "float" if isinstance(value, float) else "string" if isinstance(value, str)
+            else "" if value is None or isinstance(value, Nil) else "other")
+
+
+def _equal(first: Any, *others: Any) -> bool:
+    if not others:
+        raise ValueError("missing argument for comparison")
+    kind = _basic_kind(first)
+    found = False
+    for other in others:
+        other_kind = _basic_kind(other)
+        if kind and other_kind and kind != other_kind:
+            raise ValueError("incompatible types for comparison: "
+                             f"{go_type(first)} and {go_type(other)}")
+        if kind == "other" and other_kind == "other":
+            raise ValueError(f"non-comparable type {go_text(first)}: {go_type(first)}")
+        found = found or kind == other_kind and (not kind or first == other)
+    return found
+
+
+def _less(first: Any, second: Any) -> bool:
+    kinds = _basic_kind(first), _basic_kind(second)
+    if not {"", "other", "bool"}.isdisjoint(kinds):
+        raise ValueError("invalid type for comparison")
+    if kinds[0] != kinds[1]:
+        raise ValueError("incompatible types for comparison")
+    return go_bytes(first) < go_bytes(second) if kinds[0] == "string" else first < second
+
+
+def _position(index: Any, most: int) -> int:
+    if index is None or isinstance(index, Nil):
+        raise ValueError("cannot index slice/array with nil")
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise ValueError(f"cannot index slice/array with type {go_type(index)}")
+    if not 0 <= index <= most:
+        raise ValueError(f"index out of range: {index}")
+    return index
+
+
+def _index(item: Any, *indexes: Any) -> Any:
+    if item is None or item is NO_VALUE:
+        raise ValueError("index of untyped nil")
+    for index in indexes:
+        if item is NIL or item is None or item is NO_VALUE:
+            raise ValueError("index of nil pointer")
+        if isinstance(item, dict) or item is NIL_MAP:
+            item = _index_map(item or {}, index)
+        elif isinstance(item, (list, str)) or item is NIL_LIST:
+            row = go_bytes(item) if isinstance(item, str) else item or []
+            item = row[_position(index, len(row) - 1)]
+        else:
+            raise ValueError(f"can't index item of type {go_type(item)}")
+    return item
+
+
+def _index_map(item: dict[str, Any], key: Any) -> Any:
+    """The value at the key, or what Go has for none: the zero of the type that the values have."""
+    if key is None or isinstance(key, Nil):
+        raise ValueError("value is nil; should be of type string")
+    if not isinstance(key, str):
+        raise ValueError(f"value has type {go_type(key)}; should be string")
+    if key in item:
+        value = item[key]
+        return NO_VALUE if value is None else value
+    kinds = set(map(type, item.values()))
+    return "" if kinds <= {str} else NIL_LIST if kinds <= {list, type(None)} else NO_VALUE
+
+
+def _slice(item: Any, *indexes: Any) -> Any:
+    if item is None or item is NO_VALUE:
+        raise ValueError("slice of untyped nil")
+    if len(indexes) > 3:
+        raise ValueError(f"too many slice indexes: {len(indexes)}")
+    if isinstance(item, str) and len(indexes) == 3:
+        raise ValueError("cannot 3-index slice a string")
+    if not isinstance(item, (str, list)) and item is not NIL_LIST:
+        raise ValueError(f"can't slice item of type {go_type(item)}")
+    row = go_bytes(item) if isinstance(item, str) else item or []
+    places = [_position(index, len(row)) for index in indexes]
+    start, end = [*places, *(0, len(row))[len(places):]][:2]
+    for low, high in zip([start, end], [end, *places[2:]]):
+        if low > high:
+            raise ValueError(f"invalid slice index: {low} > {high}")
+    return go_string(row[start:end]) if isinstance(item, str) else row[start:end]
+
+
+def _length(item: Any) -> int:
+    if isinstance(item, str):
+        return len(go_bytes(item))
+    if isinstance(item, (dict, list)):
+        return len(item)
+    if item is NIL_MAP or item is NIL_LIST:
+        return 0
+    if item is NIL:
+        raise ValueError("len of nil pointer")
+    raise ValueError(f"len of type {go_type(item)}" if item is not None and item is not NO_VALUE
+                     else "reflect: call of reflect.Value.Type on zero Value")
+
+
+def _json_value(value: Any) -> str:
+    if isinstance(value, Nil):
+        return "null"
+    if isinstance(value, dict):
+        value = {key: item for key, item in value.items() if not callable(item)}
+    return json_text(value)
+
+
+def _join(items: list[Any] | Nil, separator: str) -> str:
+    return separator.join(map(go_text, items or ()))
+
+
+def _title(text: str) -> str:
+    """Each word's first letter as a capital; what follows is kept (Go's strings.Title)."""
+    out, before = [], " "
+    for char in text:
+        starts = not (before.isalnum() or before in "_'") if before != " " else True
+        out.append(char.title() if starts else char)
+        before = char
+    return "".join(out)
+
+
+def _pad(text: str, before: int, after: int) -> str:
+    if before < 0 or after < 0:
+        raise ValueError("strings: negative Repeat count")
+    return " " * min(before, 1 << 16) + text + " " * min(after, 1 << 16) if text else text
+
+
+def _truncate(text: str, size: int) -> str:
+    if size < 0:
+        raise ValueError(f"runtime error: slice bounds out of range [:{size}]")
+    return go_string(go_bytes(text)[:size])
+
+
+def _call(function: Any, *_: Any) -> Any:
+    if function is None or function is NO_VALUE:
+        raise ValueError("call of nil")
+    raise ValueError(f"non-function of type {go_type(function)}")
+
+
+def _no_call(*_: Any) -> Any:
+    """and, or: _Run.both evaluates their arguments one by one."""
+
+
+#: name: (kinds of its arguments: any, string, int, list; "*": any number of any), function
+# fmt: off
+FUNCTIONS = {
+    "and":      ("a*", _no_call),
+    "call":     ("a*", _call),
+    "eq":       ("a*", _equal),
+    "ge":       ("aa", lambda one, two: not _less(one, two)),
+    "gt":       ("aa", lambda one, two: _less(two, one)),
+    "html":     ("*", lambda *values: escape_html(go_print(values))),
+    "index":    ("a*", _index),
+    "join":     ("ls", _join),
+    "js":       ("*", lambda *values: escape_js(go_print(values))),
+    "json":     ("a", _json_value),
+    "le":       ("aa", lambda one, two: not _less(two, one)),
+    "len":      ("a", _length),
+    "lower":    ("s", str.lower),
+    "lt":       ("aa", _less),
+    "ne":       ("aa", lambda one, two: not _equal(one, two)),
+    "not":      ("a", lambda value: not _is_true(value)),
+    "or":       ("a*", _no_call),
+    "pad":      ("sii", _pad),
+    "print":    ("*", lambda *values: go_print(values)),
+    "printf":   ("s*", lambda form, *values: go_printf(form, list(values))),
+    "println":  ("*", lambda *values: " ".join(map(go_text, values)) + "\n"),
+    "slice":    ("a*", _slice),
+    "split":    ("ss", lambda text, separator: text.split(separator) if separator else list(text)),
+    "title":    ("s", _title),
+    "truncate": ("si", _truncate),
+    "upper":    ("s", str.upper),
+    "urlquery": ("*", lambda *values: escape_query(go_print(values))),
+}
+# fmt: on
+#: In the header of a table these leave the column's name as it is.
+FUNCTIONS_HEADER = {"join", "json", "lower", "split", "title", "truncate", "upper"}
+ARGUMENT_KINDS = {"s": ("string", str), "i": ("int", int), "l": ("[]string", (list, Nil))}
+
+
+# -- walking ------------------------------------------------------------------
+
+ABSENT = Nil("")                # no value came down the pipe
+
+
+class _Run:
+    """One rendering: the value, the variables, the output so far."""
+
+    __slots__ = ("depth", "is_header", "node", "out", "root", "template", "type_name", "variables")
+
+    def __init__(self, template: Template, root: Any, type_name: str, is_header: bool) -> None:
+        self.template, self.root, self.type_name = template, root, type_name
+        self.is_header = is_header
+        self.variables: list[list[Any]] = [["$", root]]
+        self.out: list[str] = []
+        self.depth = 0
+        self.node = TemplateNode("text", 0)
+
+    def fail(self, message: str) -> NoReturn:
+        text, at = self.template.text, self.node.at
+        start = text.rfind("\n", 0, at) + 1
+        line, column = 1 + text.count("\n", 0, at), len(go_bytes(text[start:at]))
+        raise TemplateError(f'template parsing error: template: :{line}:{column}: executing "" at'
+                            f" <{node_text(self.node)}>: {message}")
+
+    def walk(self, dot: Any, nodes: list[TemplateNode]) -> str:
+        """Renders the nodes; returns "break" or "continue" when one of these ended them."""
+        for node in nodes:
+            if node.kind == "text":
+                self.out.append(node.text)
+                continue
+            left = WALKERS[node.kind](self, dot, node)
+            if left:
+                return left
+        return ""
+
+    def act(self, dot: Any, node: TemplateNode) -> str:
+        pipe = node.value
+        if len(pipe.parts) == 1 and not pipe.value[0]:
+            words = pipe.parts[0].parts
+            if words[0].kind == "field" and len(words) == 1 and len(words[0].value) == 1:
+                value = dot.get(words[0].value[0]) if isinstance(dot, dict) else None
+                if isinstance(value, str):          # {{.Name}}: nearly all that is ever asked
+                    self.out.append(value)
+                    return ""
+        value = self.pipe(dot, pipe)
+        if not pipe.value[0]:
+            self.out.append(go_text(value))
+        return ""
+
+    def choose(self, dot: Any, node: TemplateNode) -> str:
+        """if and with."""
+        mark = len(self.variables)
+        value = self.pipe(dot, node.value)
+        is_true = _is_true(value)
+        left = self.walk(value if node.kind == "with" and is_true else dot,
+                         node.parts[0] if is_true else node.parts[1])
+        del self.variables[mark:]
+        return left
+
+    def loop(self, dot: Any, node: TemplateNode) -> str:
+        before = len(self.variables)
+        value = self.pipe(dot, node.value)
+        mark = len(self.variables)
+        names, is_set = node.value.value
+        left, is_empty = "", True
+        for key, item in self.loop_items(value, len(names)):
+            is_empty = False
+            for name, part in zip(reversed(names), (item, key)):
+                self.assign(name, part, len(self.variables) if is_set else mark)
+            left = self.walk(item, node.parts[0])
+            del self.variables[mark:]
+            if left == "break":
+                break
+        if is_empty:
+            left = self.walk(dot, node.parts[1])
+        del self.variables[before:]
+        return left if is_empty else ""
+
+    def loop_items(self, value: Any, names: int) -> Iterable[tuple[Any, Any]]:
+        if isinstance(value, bool) or isinstance(value, (str, float)) or (
+                isinstance(value, dict) and not is_map(value)):
+            self.fail(f"range can't iterate over {go_text(value)}")
+        if isinstance(value, int):
+            if names > 1:
+                self.fail(f"can't use {value} to iterate over more than one variable")
+            return ((NO_VALUE, number) for number in range(value))
+        if isinstance(value, dict):
+            return ((key, value[key]) for key in sorted(value))
+        return enumerate(value or ())
+
+    def include(self, dot: Any, node: TemplateNode) -> str:
+        """{{template}}: its own variables, and the value of the pipe as its dot."""
+        self.node = node
+        body = self.template.templates.get(node.value)
+        if body is None:
+            self.fail(f"template {quote(node.value)} not defined")
+        if self.depth >= TEMPLATE_DEPTH_MAX:
+            self.fail(f"exceeded maximum template depth ({TEMPLATE_DEPTH_MAX})")
+        inner = self.pipe(dot, node.parts[0]) if node.parts else NO_VALUE
+        variables, self.variables = self.variables, [["$", inner]]
+        self.depth += 1
+        self.walk(inner, body)
+        self.depth -= 1
+        self.variables = variables
+        return ""
+
+    def leave(self, dot: Any, node: TemplateNode) -> str:
+        return node.kind
+
+    def assign(self, name: str, value: Any, limit: int) -> None:
+        for variable in reversed(self.variables[:limit]):
+            if variable[0] == name:
+                variable[1] = value
+                return
+        self.fail(f"undefined variable: {name}")
+
+    def lookup(self, name: str) -> Any:
+        for variable in reversed(self.variables):
+            if variable[0] == name:
+                return variable[1]
+        self.fail(f"undefined variable: {name}")
+
+    def pipe(self, dot: Any, node: TemplateNode) -> Any:
+        """The value of a pipeline; sets its variables."""
+        self.node = node
+        value: Any = ABSENT
+        for command in node.parts:
+            value = self.command(dot, command, value)
+            value = NO_VALUE if value is None else value
+        names, is_set = node.value
+        for name in names:
+            if is_set:
+                self.assign(name, value, len(self.variables))
+            else:
+                self.variables.append([name, value])
+        return value
+
+    def command(self, dot: Any, node: TemplateNode, final: Any) -> Any:
+        first, arguments = node.parts[0], node.parts[1:]
+        if first.kind == "ident":
+            return self.function(dot, first, node, arguments, final)
+        if first.kind in ("field", "chain") or first.kind == "var" and len(first.value) > 1:
+            return self.fields(dot, first, arguments, final)
+        if first.kind not in ("pipe", "var"):
+            self.node = first
+        if arguments or final is not ABSENT:
+            self.fail(f"can't give argument to non-function {node_text(first)}")
+        if first.kind == "nil":
+            self.fail("nil is not a command")
+        return self.value(dot, first)
+
+    def value(self, dot: Any, node: TemplateNode) -> Any:
+        """The value of a word that stands as an argument."""
+        if node.kind == "pipe":
+            return self.pipe(dot, node)
+        self.node = node
+        if node.kind == ".":
+            return dot
+        if node.kind == "ident":
+            return self.function(dot, node, node, [], ABSENT)
+        if node.kind in ("field", "chain", "var"):
+            return self.fields(dot, node, [], ABSENT)
+        if node.kind == "number" and isinstance(node.value, int) \
+                and not -INT64_MAX - 1 <= node.value <= INT64_MAX:
+            self.fail(f"{node.text} overflows int")
+        return node.value
+
+    def fields(self, dot: Any, node: TemplateNode, arguments: list[TemplateNode],
+               final: Any) -> Any:
+        """The value of .A.B, $x.A or (pipe).A; the last may be a method with arguments."""
+        self.node = node
+        names = node.value
+        if node.kind == "var":
+            value, names = self.lookup(names[0]), names[1:]
+        elif node.kind == "chain":
+            if node.parts[0].kind == "nil":
+                self.fail(f"indirection through explicit nil in {node_text(node)}")
+            value = self.value(dot, node.parts[0])
+            self.node = node
+        else:
+            value = dot
+        for name in names[:-1]:
+            value = self.field(value, name)
+            value = value() if callable(value) else value
+        if not names:
+            return value
+        value = self.field(value, names[-1])
+        if callable(value):
+            values = [self.value(dot, argument) for argument in arguments]
+            return self.method(value, node, values if final is ABSENT else [*values, final])
+        if arguments or final is not ABSENT:
+            self.fail(f"{names[-1]} has arguments but cannot be invoked as function")
+        return value
+
+    def method(self, function: Callable[..., Any], node: TemplateNode, values: list[Any]) -> Any:
+        self.node = node
+        try:
+            return function(*values)
+        except TypeError:
+            self.fail(f"wrong number of args for {node.value[-1]}: got {len(values)}")
+
+    def field(self, value: Any, name: str) -> Any:
+        if isinstance(value, dict):
+            if name in value:
+                return field_value(name, value[name])
+            if is_map(value):
+                return NO_VALUE
+            if value is self.root and self.type_name:
+                self.fail(f"can't evaluate field {name} in type {self.type_name}")
+            if name in UNSET_FIELDS:
+                return UNSET_FIELDS[name]
+            self.fail(f"map has no entry for key {quote(name)}")
+        if value is None or value is NO_VALUE or value is NIL_MAP:
+            return NO_VALUE
+        if value is NIL:
+            self.fail(f"nil pointer evaluating interface {{}}.{name}")
+        self.fail(f"can't evaluate field {name} in type {go_type(value)}")
+
+    def function(self, dot: Any, name: TemplateNode, node: TemplateNode,
+                 arguments: list[TemplateNode], final: Any) -> Any:
+        """Calls a function of FUNCTIONS; `node` is what an error of it points at."""
+        self.node = name
+        kinds, function = FUNCTIONS[name.text]
+        fixed = kinds.rstrip("*")
+        count = len(arguments) + (final is not ABSENT)
+        if kinds != fixed and count < len(fixed):
+            self.fail(f"wrong number of args for {name.text}: want at least {len(fixed)}"
+                      f" got {len(arguments)}")
+        if kinds == fixed and count != len(fixed):
+            self.fail(f"wrong number of args for {name.text}: want {len(fixed)} got {count}")
+        if name.text in ("and", "or"):
+            return self.both(dot, name.text == "or", arguments, final)
+        kinds = fixed + "a" * (count - len(fixed))
+        if self.is_header and name.text in FUNCTIONS_HEADER:
+            kinds = "a" * count
+        values = [self.argument(dot, kind, part) for kind, part in zip(kinds, arguments)]
+        if final is not ABSENT:
+            values.append(self.checked(kinds[count - 1], final))
+        if self.is_header and name.text in FUNCTIONS_HEADER:
+            return values[0]
+        try:
+            return function(*values)
+        except (ValueError, TypeError, OverflowError) as error:
+            self.node = node
+            self.fail(f"error calling {name.text}: {error}")
+
+    def both(self, dot: Any, is_or: bool, arguments: list[TemplateNode], final: Any) -> Any:
+        """and, or: the first argument that decides, else the last; the rest is not evaluated."""
+        value: Any = NO_VALUE
+        for argument in arguments:
+            value = self.argument(dot, "a", argument)
+            if _is_true(value) == is_or:
+                return value
+        return value if final is ABSENT else final
+
+    def argument(self, dot: Any, kind: str, node: TemplateNode) -> Any:
+        if node.kind == "nil":
+            self.node = node
+            if kind in "si":
+                self.fail(f"cannot assign nil to {ARGUMENT_KINDS[kind][0]}")
+            return NIL_LIST if kind == "l" else None
+        if kind != "a" and node.kind in ("bool", "number", "string"):
+            self.node = node
+            wanted = {"s": "string", "i": "integer"}.get(kind)
+            if kind == "l":
+                self.fail(f"can't handle {node.text} for arg of type []string")
+            if not isinstance(node.value, ARGUMENT_KINDS[kind][1]) or node.kind == "bool":
+                self.fail(f"expected {wanted}; found {node.text}")
+            return node.value
+        return self.checked(kind, self.value(dot, node))
+
+    def checked(self, kind: str, value: Any) -> Any:
+        """The value, once it is of the kind that a function asks for."""
+        if kind == "a":
+            return None if value is NO_VALUE else value
+        name, types = ARGUMENT_KINDS[kind]
+        if value is None or value is NO_VALUE:
+            if kind == "l":
+                return NIL_LIST
+            self.fail(f"invalid value; expected {name}")
+        if not isinstance(value, types) or isinstance(value, bool):
+            self.fail(f"wrong type for value; expected {name}; got {go_type(value)}")
+        return value
+
+
+WALKERS = {
+    "action": _Run.act, "break": _Run.leave, "continue": _Run.leave, "if": _Run.choose,
+    "range": _Run.loop, "template": _Run.include, "with": _Run.choose,
+}
+
+
+class Template:
+    """A parsed template: Template("{{.Name}}").render({"Name": "a"}) is "a".
+
+    Raises TemplateError with Docker's text, when made or when rendered.
+    """
+
+    __slots__ = ("nodes", "templates", "text")
+
+    def __init__(self, text: str) -> None:
+        parser = TemplateParser(text, FUNCTIONS)
+        self.text = text
+        try:
+            self.nodes = parser.parse()
+        except RecursionError:
+            parser.fail("max expression depth exceeded")
+        self.templates = parser.templates
+
+    def render(self, value: Any, type_name: str = "", is_header: bool = False) -> str:
+        """The text for a value. With `type_name`, an unknown field of the value itself is told as
+        missing in that Go type; for a header the functions leave column names alone."""
+        run = _Run(self, value, type_name, is_header)
+        try:
+            run.walk(value, self.nodes)
+        except RecursionError:
+            run.fail("exceeded maximum template depth")
+        return "".join(run.out)
+
+
+# =============================================================================
+# tables -- rows through a template, in columns: table, json and custom formats; pure
+# =============================================================================
+# Runs in: cli.   Refs: docker/cli formatter, Go tabwriter
+#
+# A format is "table {{.ID}}\t{{.Names}}" (header, columns), "json" or any template (a line a row,
+# as it comes). A row is a dict of values that are ready to be shown; callables are methods, such
+# as `.Label "name"`. The header is the same template over {field: column name}.
+#
+# Columns follow the elastic tabstops of Go's tabwriter: a cell ends at a tab, a column is a run of
+# lines that have such a cell, and is as wide as its widest plus three, at least ten. What follows
+# a line's last tab is in no column. Wide characters of East Asia take two places, as in Docker.
+
+TABLE_CELL_MIN = 10
+TABLE_CELL_GAP = 3
+
+
+def text_width(text: str) -> int:
+    """How many places the text takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+    return sum(0 if unicodedata.combining(char) else
+               2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def ellipsis(text: str, width: int) -> str:
+    """The text, cut to `width` places with "\u2026" at its end when it takes more."""
+    if width <= 1 or text_width(text) <= width:
+        return text if width > 1 else text[:max(width, 0)]
+    kept, used = 0, 0
+    while used + text_width(text[kept]) < width:
+        used += text_width(text[kept])
+        kept += 1
+    return text[:kept] + "\u2026"
+
+
+def columns_align(text: str, minimum: int = TABLE_CELL_MIN, gap: int = TABLE_CELL_GAP) -> str:
+    """The text with its tabs replaced by the spaces that line its cells up."""
+    if "\t" not in text:
+        return text
+    lines = [line.split("\t") for line in text.split("\n")]
+    for column in range(max(map(len, lines)) - 1):
+        run: list[list[str]] = []
+        for cells in [*lines, []]:
+            if len(cells) - 1 > column:
+                run.append(cells)
+                continue
+            width = max([minimum, *[text_width(cells[column]) + gap for cells in run]])
+            for cells in run:
+                cells[column] += " " * (width - text_width(cells[column]))
+            run = []
+    return "\n".join(map("".join, lines))
+
+
+def _header_label(name: str) -> str:
+    """The column name of {{.Label "com.example.some-name"}}: "some name"."""
+    return name.split(".")[-1].replace("-", " ").replace("_", " ")
+
+
+def format_rows(form: str, rows: Iterable[dict[str, Any]], headers: Mapping[str, str],
+                out_write: Callable[[str], object], *, type_name: str = "") -> None:
+    """Writes the rows as `form` says: one call for a table, one a row otherwise.
+
+    `type_name` is the Go type that Docker's complaint about an unknown field names. Raises
+    TemplateError, for a table before anything is written.
+    """
+    is_table = form.startswith("table")
+    text = "{{json .}}" if form == "json" else (form[len("table"):] if is_table else form).strip(" ")
+    template = Template(text.replace("\\t", "\t").replace("\\n", "\n"))
+    lines = (template.render(row, type_name) + "\n" for row in rows)
+    if not is_table:
+        for line in lines:
+            out_write(line)
+        return
+    body = "".join(lines)
+    names = MapValue(headers, Label=_header_label)
+    out_write(columns_align(template.render(names, is_header=True) + "\n" + body))
+
+
+def table_format(form: str, headers: Mapping[str, str], rows: Iterable[dict[str, Any]]) -> str:
+    """What format_rows writes, as one text."""
+    out: list[str] = []
+    format_rows(form, rows, headers, out.append)
+    return "".join(out)
 
 
 # =============================================================================
