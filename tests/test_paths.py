@@ -1,0 +1,66 @@
+"""paths: making a path inside a root, watching a directory."""
+
+import os
+import time
+
+import pytest
+
+
+def test_missing_parents_are_made_and_stay_inside(engine, tmp_path):
+    root = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    os.close(engine.path_make(root, "/a/b/c"))
+    assert (tmp_path / "a/b/c").is_dir()
+    os.close(engine.path_make(root, "/a/b/file", is_dir=False))
+    assert (tmp_path / "a/b/file").is_file()
+    os.close(engine.path_make(root, "../../outside"))
+    assert (tmp_path / "outside").is_dir()
+    assert not (tmp_path.parent / "outside").exists()
+    os.close(root)
+
+
+def test_links_are_followed_inside_only(engine, tmp_path):
+    inside = tmp_path / "root"
+    inside.mkdir()
+    (tmp_path / "secret").mkdir()
+    (inside / "abs").symlink_to("/target")
+    (inside / "up").symlink_to("../secret")
+    root = os.open(inside, os.O_RDONLY | os.O_DIRECTORY)
+    (inside / "target").mkdir()
+    os.close(engine.path_make(root, "/abs/x"))
+    assert (inside / "target/x").is_dir()
+    (inside / "secret").mkdir()
+    os.close(engine.path_make(root, "/up/y"))
+    assert (inside / "secret/y").is_dir() and not (tmp_path / "secret/y").exists()
+    os.close(root)
+
+
+def test_a_dangling_link_is_an_error_not_a_way_out(engine, tmp_path):
+    inside = tmp_path / "root"
+    inside.mkdir()
+    (inside / "link").symlink_to("/nowhere")
+    root = os.open(inside, os.O_RDONLY | os.O_DIRECTORY)
+    with pytest.raises(FileNotFoundError):
+        engine.path_make(root, "/link")
+    assert not os.path.lexists("/nowhere")
+    os.close(root)
+
+
+def test_a_watch_wakes_up_and_times_out(engine, tmp_path):
+    watch = engine.Watch(str(tmp_path), engine.IN_CREATE)
+    begin = time.monotonic()
+    assert watch.wait(0.05) is False
+    assert time.monotonic() - begin >= 0.04
+    (tmp_path / "x").write_text("")
+    assert watch.wait(5) is True
+    read, write = os.pipe()
+    os.write(write, b"x")
+    assert watch.wait(5, read) is False
+    for fd in (read, write):
+        os.close(fd)
+    watch.close()
+
+
+def test_watching_what_is_not_there_names_it(engine, tmp_path):
+    with pytest.raises(FileNotFoundError) as refused:
+        engine.Watch(str(tmp_path / "none"), engine.IN_CREATE)
+    assert refused.value.filename == str(tmp_path / "none")

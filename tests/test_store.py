@@ -1,0 +1,130 @@
+"""store: one database, many processes; the roots."""
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def store(engine, roots):
+    return engine.Store(roots.data, roots.run)
+
+
+def test_the_first_use_makes_both_roots(engine, roots):
+    store = engine.Store(roots.data, roots.run)
+    assert not os.path.exists(roots.data)
+    assert store.rows("SELECT id FROM images") == []
+    assert sorted(os.listdir(roots.data)) == sorted(
+        ["blobs", "containers", "engine.db", "engine.db-shm", "engine.db-wal", "layers", "tmp"])
+    assert os.stat(roots.run).st_mode & 0o777 == 0o700
+    assert sqlite3.connect(store.path("engine.db")).execute(
+        "PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_write_is_whole_or_not_at_all(store):
+    with store.write() as db:
+        db.execute("INSERT INTO meta VALUES('a', '1')")
+    with pytest.raises(ValueError), store.write(durable=False) as db:
+        db.execute("INSERT INTO meta VALUES('b', '2')")
+        raise ValueError
+    assert store.row("SELECT value FROM meta WHERE key='a'") == ("1",)
+    assert store.row("SELECT value FROM meta WHERE key='b'") is None
+
+
+@pytest.mark.parametrize("durable, level", [(True, 2), (False, 1)])
+def test_durability_is_per_write(store, durable, level):
+    with store.write(durable) as db:
+        assert db.execute("PRAGMA synchronous").fetchone() == (level,)
+
+
+def test_many_processes_write_at_once(engine, store, roots):
+    store.db
+    program = (f"import sys; sys.path.insert(0, {os.path.dirname(engine.__file__)!r}); import engine\n"
+               f"s = engine.Store({roots.data!r}, {roots.run!r})\n"
+               "for n in range(50):\n"
+               "    with s.write(durable=False) as db:\n"
+               "        db.execute('INSERT INTO meta VALUES(?, ?)', (sys.argv[1] + str(n), 'x'))\n")
+    workers = [subprocess.Popen([sys.executable, "-B", "-c", program, name]) for name in "abcdef"]
+    assert [worker.wait() for worker in workers] == [0] * 6
+    assert store.row("SELECT count(*) FROM meta WHERE value='x'") == (300,)
+
+
+def test_a_fork_gets_a_connection_of_its_own(store):
+    mine = store.db
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write, b"other" if store.db is not mine else b"same")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(read, 10) == b"other"
+    os.close(read)
+    os.close(write)
+
+
+def test_another_run_root_is_refused_while_a_monitor_answers(engine, roots, store):
+    with store.write() as db:
+        db.execute("INSERT INTO containers(id, name, image, state, created, config, host_config,"
+                   " document) VALUES('c1', 'n', 'i', 'running', 1, '{}', '{}', '{}')")
+    os.makedirs(roots.run + "/containers/c1")
+    monitor = engine.unix_listen(roots.run + "/containers/c1", "monitor.sock")
+    other = engine.Store(roots.data, roots.base + "/other")
+    with pytest.raises(engine.EngineError, match="cannot be used with") as refused:
+        other.db
+    assert roots.run in str(refused.value) and roots.base + "/other" in str(refused.value)
+    monitor.close()
+    assert engine.Store(roots.data, roots.base + "/other").rows("SELECT id FROM images") == []
+
+
+@pytest.mark.parametrize("content", [b"this is not a database at all, it only stands there" * 50])
+def test_a_damaged_database_is_told_by_name(engine, roots, content):
+    os.makedirs(roots.data)
+    path = roots.data + "/engine.db"
+    with open(path, "wb") as file:
+        file.write(content)
+    with pytest.raises(engine.EngineError, match="engine.db is damaged"):
+        engine.Store(roots.data, roots.run).db
+    with open(path, "rb") as file:
+        assert file.read() == content
+
+
+def test_a_newer_schema_is_refused(engine, roots):
+    store = engine.Store(roots.data, roots.run)
+    store.db.execute(f"PRAGMA user_version={engine.SCHEMA_VERSION + 1}")
+    with pytest.raises(engine.EngineError, match="newer engine"):
+        engine.Store(roots.data, roots.run).db
+
+
+def test_no_sqlite_is_one_sentence(engine, roots, monkeypatch):
+    monkeypatch.setitem(sys.modules, "_sqlite3", None)
+    with pytest.raises(engine.EngineError, match="no sqlite3 module"):
+        engine.Store(roots.data, roots.run).db
+
+
+def test_unix_sockets_work_below_very_long_paths(engine, roots):
+    directory = roots.base + "/" + "/".join(["d" * 60] * 4)
+    os.makedirs(directory)
+    listener = engine.unix_listen(directory, "x.sock")
+    sock = engine.unix_connect(directory, "x.sock")
+    peer, _ = listener.accept() if hasattr(listener, "accept") else (None, None)
+    assert sock is not None
+    for one in (listener, sock, peer):
+        if one is not None:
+            one.close()
+    assert engine.unix_connect(directory, "x.sock") is None
+    assert engine.unix_connect(directory + "/none", "x.sock") is None
+
+
+def test_a_socket_that_is_left_there_is_replaced(engine, roots):
+    os.makedirs(roots.base, exist_ok=True)
+    stale = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    stale.bind(roots.base + "/x.sock")
+    stale.close()
+    listener = engine.unix_listen(roots.base, "x.sock")
+    assert engine.unix_connect(roots.base, "x.sock") is not None
+    assert os.stat(roots.base + "/x.sock").st_mode & 0o777 == 0o600
+    listener.close()
