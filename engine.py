@@ -54,6 +54,8 @@ HANDS       the user's side
     output          tables, progress, relative times, colours
     flags           flag tables: kinds of values, pflag's parsing rules, API bodies from flags
     cli             the command line: commands, help, errors, exit codes
+    cli_streams     the user's terminal and a container's streams: pump, signals, detach keys
+    cli_create      the flags of create and run, and the API body that they make
     cli_containers  commands on containers
     cli_images      commands on images
     cli_system      version, info, events and the rest
@@ -11048,7 +11050,8 @@ def _add_pair(values: dict, text: str) -> None:
     values[name] = value
 
 
-#: kind -> (what starts the value, how text becomes a value or joins it, default in help).
+#: kind -> (what starts the value, how text becomes a value or joins it, default in help). Help
+#: shows a kind up to its colon: "list:env" is a list whose values are checked.
 #: A callable start makes a value that repeats; its function then takes (value so far, text).
 FLAG_KINDS = {
     "bool":     (False, bool_parse, ""),
@@ -11206,7 +11209,7 @@ def _wrap(text: str, width: int) -> list:
 def _flag_default(flag: Flag) -> str:
     shown = FLAG_KINDS[flag.kind][2]
     if flag.default not in (None, False, "", 0):
-        shown = f'"{flag.default}"' if flag.kind == "string" else str(flag.default)
+        shown = f'"{flag.default}"' if flag.kind.startswith("string") else str(flag.default)
         shown = shown.lower() if flag.kind == "bool" else shown
     return f" (default {shown})" if shown else ""
 
@@ -11216,7 +11219,7 @@ def help_flags(flags: Iterable[Flag], width: int) -> str:
     rows = []
     for flag in sorted(flags, key=lambda flag: flag.long):
         if not flag.hidden:
-            kind = "" if flag.kind == "bool" else " " + flag.kind
+            kind = "" if flag.kind == "bool" else " " + flag.kind.partition(":")[0]
             short = f"-{flag.short}," if flag.short else "   "
             rows.append((f"  {short} --{flag.long}{kind}", flag.help + _flag_default(flag)))
     indent = max((len(spec) for spec, _ in rows), default=0) + 3
@@ -11231,17 +11234,17 @@ def help_flags(flags: Iterable[Flag], width: int) -> str:
 # =============================================================================
 # cli -- the command line: commands, help, errors, exit codes
 # =============================================================================
-# Runs in: cli.   Refs: spf13/pflag (parsing rules), spf13/cobra (help layout), docker/cli cli/cobra.go
+# Runs in: cli.   Refs: spf13/cobra (help layout), docker/cli cli/cobra.go
 #
-# The model: a command is a function (client, args) -> exit code or None, registered by @command with
-# its names, usage and flags. Sections below fill COMMANDS; this one finds the command, reads its flags,
-# makes the client (which opens nothing until it is used), runs it and turns what went wrong into a
-# line on stderr and Docker's exit code.
+# The model: a command is a function (client, args) -> exit code or None, registered by @command
+# with its names, usage and flags. Sections below fill COMMANDS; this one finds the command, reads
+# its flags, makes the client (which opens nothing until it is used), runs it and turns what went
+# wrong into a line on stderr and Docker's exit code.
 #
 # Errors: what the engine refused reads "Error response from daemon: ...", what the client found
-# itself has no prefix. A wrong value is told in one line. A wrong form (unknown command or flag, wrong
-# number of arguments) is followed by the usage, as Docker does; the command's name in the error
-# itself is `docker`, because scripts match these texts, the usage names the program as it was called.
+# itself has no prefix. A wrong value is told in one line. A wrong form (unknown command or flag,
+# wrong number of arguments) is followed by the usage, as Docker does. The error itself names the
+# command `docker`, because scripts match these texts; the usage names the program as it was called.
 #
 # Writing to a closed pipe ends the process by SIGPIPE, quietly; an interrupt is 130.
 # This section never prints tables and knows no single command.
@@ -11318,7 +11321,7 @@ def _use_line(row: Command, name: str) -> str:
 
 
 def _shown_name(row: Command, called: str) -> str:
-    """`container list` shows as its first name, `ps` as itself: one word is a command of its own."""
+    """`container list` shows as its first name, `ps` as itself: one word is its own command."""
     return called if " " not in called else row.name
 
 
@@ -11354,7 +11357,8 @@ def _help_group(group: str) -> str:
 
 def _help_root() -> str:
     """The help text of the program."""
-    single = {name: row.help for name, row in COMMANDS.items() if " " not in name and not row.hidden}
+    single = {name: row.help for name, row in COMMANDS.items()
+              if " " not in name and not row.hidden}
     return (f"Usage:  {program_name()} [OPTIONS] COMMAND\n\n"
             "Containers, images and the engine for them, in one file\n"
             + _help_list("Common Commands",
@@ -11389,15 +11393,18 @@ def error_line(exc: BaseException) -> str:
 
 
 def for_each(names: Iterable[str], action: Callable, *, echo: bool = True) -> int:
-    """Runs action(name) for each name and prints the name; errors follow at the end, exit 1."""
+    """Runs action(name) for each name and prints the name; errors follow at the end, exit 1.
+
+    A name whose action returns False is not printed.
+    """
     problems = []
     for name in names:
         try:
-            action(name)
+            is_told = action(name) is not False
         except EngineError as exc:
             problems.append(error_line(exc))
             continue
-        if echo:
+        if echo and is_told:
             print(name, flush=True)
     for line in problems:
         print_error(line)
@@ -11515,7 +11522,8 @@ def _top_check(top: Args) -> None:
     if host:
         raise Unsupported(f"cannot connect to {host}: only the engine in this process can be used")
     if context not in ("", "default"):
-        raise Unsupported(f"cannot use context {context}: only the engine in this process can be used")
+        raise Unsupported(f"cannot use context {context}: only the engine in this process can be "
+                          "used")
 
 
 def _run(words: list) -> int:
@@ -11604,9 +11612,1766 @@ def cli_main(words: list) -> int:
 
 
 # =============================================================================
+# cli_streams -- the user's terminal and a container's streams: pump, signals, detach keys
+# =============================================================================
+# Runs in: cli.   Refs: docker/cli command/container/hijack.go, signals.go, tty.go; moby/term
+#
+# The model: one loop over poll(2) moves bytes both ways between descriptors 0, 1, 2 and a hijacked
+# connection, until the connection ends. Output comes in frames of 8 bytes and a payload (or raw,
+# from a terminal) and is written whole frames at a time, many by one writev(2); nothing is decoded.
+# Input is read only when what was read before has been sent, so memory stays flat; its end closes
+# our half of the connection, and output goes on.
+#
+# Signals arrive through a wake-up descriptor, so the loop sees them in order and a handler does
+# nothing. They are caught from the moment the caller enters `signals_caught`: what comes before the
+# loop waits in the pipe. Proxied ones are sent on by the caller's function; SIGWINCH becomes a
+# resize; without a proxy INT, TERM and HUP end the loop with 128 + n, the terminal being restored.
+#
+# Detach keys are acted upon by the other side, which closes the connection. The loop only watches
+# the same keys go by, to tell a detachment from the end of the process.
+
+DETACH_KEYS = "ctrl-p,ctrl-q"
+DETACH_PATIENCE = 2.0           # seconds for the other side to close after the keys
+UNPROXIED_SIGNALS = ("SIGCHLD", "SIGPIPE", "SIGURG", "SIGKILL", "SIGSTOP", "SIGWINCH",
+                     "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
+ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+PIECES_MAX = 512                # of one writev; the kernel takes 1024
+
+
+class Detached(EngineError):
+    """The user typed the detach keys."""
+
+    def __init__(self) -> None:
+        super().__init__("read escape sequence")
+
+
+class DetachKeys:
+    """Watches input for the detach sequence: `feed(data)` is True once it has been typed."""
+
+    __slots__ = ("_at", "keys")
+
+    def __init__(self, text: str) -> None:
+        self.keys = detach_keys_parse(text or DETACH_KEYS)
+        self._at = 0
+
+    def feed(self, data: bytes) -> bool:
+        """Whether the sequence ends in `data`."""
+        for byte in data:
+            if byte == self.keys[self._at]:
+                self._at += 1
+            else:
+                self._at = 1 if byte == self.keys[0] else 0
+            if self._at == len(self.keys):
+                self._at = 0
+                return True
+        return False
+
+
+def detach_keys_parse(text: str) -> bytes:
+    """The bytes of "ctrl-p,ctrl-q" or "a,b"; InvalidParameter with Docker's text."""
+    keys = bytearray()
+    for name in text.split(","):
+        letter = name[5:] if name.startswith("ctrl-") else ""
+        if len(name) == 1 and name.isascii():
+            keys.append(ord(name))
+        elif len(letter) == 1 and letter.isascii() and (letter.isalpha() or letter in "@[\\]^_"):
+            keys.append(ord(letter.upper()) & 0x1F)
+        else:
+            raise InvalidParameter(f"invalid detach keys ({text}): Unknown character: '{name}'")
+    return bytes(keys)
+
+
+class signals_caught:
+    """Context manager: signals wait in a pipe instead of ending the process.
+
+    proxy=True: all but the few that concern only this process; otherwise those that ask to end.
+    resize=True adds SIGWINCH. `fileno()` becomes readable, `read()` gives the numbers so far.
+    """
+
+    __slots__ = ("_before", "_old_fd", "_pipe", "is_proxy")
+
+    def __init__(self, *, proxy: bool, resize: bool = False) -> None:
+        import signal
+        self.is_proxy = proxy
+        if proxy:
+            wanted = {number for number in signal.valid_signals()
+                      if getattr(number, "name", "") not in UNPROXIED_SIGNALS}
+        else:
+            wanted = {getattr(signal, name) for name in ENDING_SIGNALS}
+        if resize:
+            wanted.add(signal.SIGWINCH)
+        self._before = dict.fromkeys(wanted)
+
+    def __enter__(self) -> signals_caught:
+        import signal
+        self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._old_fd = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        for number in self._before:
+            # a signal that our starter ignores (nohup, a background job) stays ignored
+            if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGWINCH:
+                self._before[number] = signal.signal(number, lambda *_: None)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        import signal
+        for number, handler in self._before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        for fd in self._pipe:
+            os.close(fd)
+
+    def fileno(self) -> int:
+        """What to poll."""
+        return self._pipe[0]
+
+    def read(self) -> list:
+        """The numbers of the signals that came, in their order."""
+        try:
+            return list(os.read(self._pipe[0], 4096))
+        except BlockingIOError:
+            return []
+
+
+class Ended(Exception):
+    """A signal that is not passed on asks the client to end; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def write_pieces(fd: int, pieces: list) -> None:
+    """Writes all the pieces (bytes or memoryviews), in order, also to a non-blocking descriptor."""
+    at = 0
+    while at < len(pieces):
+        try:
+            done = os.writev(fd, pieces[at:at + PIECES_MAX])
+        except BlockingIOError:
+            wait_ready(fd, write=True)
+            continue
+        while at < len(pieces) and done >= len(pieces[at]):
+            done -= len(pieces[at])
+            at += 1
+        if done:
+            pieces[at] = memoryview(pieces[at])[done:]
+
+
+def wait_ready(fd: int, write: bool = False, timeout: float | None = None) -> bool:
+    """Whether the descriptor became readable (or writable) before `timeout` seconds."""
+    import select
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT if write else select.POLLIN)
+    return bool(poll.poll(None if timeout is None else int(timeout * 1000)))
+
+
+class Demultiplexer:
+    """Writes a multiplexed stream to stdout and stderr: `feed(data)` for each piece of it."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self) -> None:
+        self._reader = FrameReader()
+
+    def feed(self, data: bytes) -> None:
+        """Writes out what of the streams is in `data`, in its order."""
+        run: list = []
+        at = 1
+        for stream, part in self._reader.feed(memoryview(data)):
+            if stream == FRAME_ERROR:
+                text = bytes(part).decode("utf-8", "replace")
+                raise EngineError(f"error from daemon in stream: {text}")
+            fd = 2 if stream == FRAME_STDERR else 1
+            if fd != at and run:
+                write_pieces(at, run)
+                run = []
+            at = fd
+            run.append(part)
+        if run:
+            write_pieces(at, run)
+
+
+class RawWriter:
+    """Writes a terminal's stream to stdout."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> None:
+        """Writes it all."""
+        write_pieces(1, [data])
+
+
+class Pump:
+    """Moves bytes between the user and a hijacked connection until the connection ends.
+
+    signals: an entered signals_caught; on_signal(number) for each one that is proxied, on_resize()
+    for SIGWINCH. detach_keys are watched only with a terminal, as Docker does.
+    """
+
+    __slots__ = ("detach", "on_resize", "on_signal", "pending", "poll", "signals", "sock", "stdin",
+                 "tty")
+
+    def __init__(self, sock: Any, *, tty: bool, stdin: bool, signals: signals_caught,
+                 on_signal: Callable | None = None, on_resize: Callable | None = None,
+                 detach_keys: str = "") -> None:
+        import select
+        self.sock = sock
+        self.tty = tty
+        self.stdin = stdin
+        self.signals = signals
+        self.on_signal = on_signal
+        self.on_resize = on_resize
+        self.detach = DetachKeys(detach_keys) if tty and stdin else None
+        self.pending = b""
+        self.poll = select.poll()
+
+    def run(self) -> None:
+        """Returns at the end of output; raises Detached, Ended, and what writing stdout raises."""
+        flush_output()
+        raw = raw_mode(0) if self.tty and self.stdin and os.isatty(0) else None
+        if raw is None:
+            self._loop()
+            return
+        with raw:
+            self._loop()
+
+    def _loop(self) -> None:
+        import select
+        writer = RawWriter() if self.tty else Demultiplexer()
+        sock, wake = self.sock.fileno(), self.signals.fileno()
+        self.poll.register(wake, select.POLLIN)
+        self.poll.register(sock, select.POLLIN)
+        if self.stdin:
+            self.poll.register(0, select.POLLIN)
+        while True:
+            for fd, event in self.poll.poll():
+                if fd == wake:
+                    self._signals()
+                elif fd == 0:
+                    self._input()
+                elif event & select.POLLOUT:
+                    self._send()
+                if fd == sock and event & ~select.POLLOUT:
+                    data = self._receive()
+                    if not data:
+                        return
+                    writer.feed(data)
+
+    def _receive(self) -> bytes:
+        try:
+            return self.sock.recv(READ_SIZE)
+        except ConnectionResetError:    # the other side is gone, with input of ours unread
+            return b""
+
+    def _signals(self) -> None:
+        for number in self.signals.read():
+            if signal_name(number) == "SIGWINCH":
+                if self.on_resize is not None:
+                    self.on_resize()
+            elif self.signals.is_proxy and self.on_signal is not None:
+                self.on_signal(number)
+            else:
+                raise Ended(number)
+
+    def _input(self) -> None:
+        try:
+            data = os.read(0, READ_SIZE // 4)
+        except BlockingIOError:
+            return
+        except OSError:                 # a terminal that hung up: its input has ended
+            data = b""
+        if not data:
+            self._input_end()
+            return
+        self.pending = data
+        self._send()
+        if self.detach is not None and self.detach.feed(data):
+            wait_ready(self.sock.fileno(), timeout=DETACH_PATIENCE)
+            raise Detached
+
+    def _send(self) -> None:
+        """Sends what is pending; input is not read again before all of it is gone."""
+        import select
+        try:
+            sent = self.sock.send(self.pending, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:                 # nobody reads any more; output may still come
+            self.pending = b""
+            self._input_end()
+            return
+        self.pending = self.pending[sent:]
+        busy = bool(self.pending)
+        self.poll.modify(self.sock.fileno(), select.POLLIN | (select.POLLOUT if busy else 0))
+        if busy and self.stdin:
+            self._unregister_input()
+        elif self.stdin:
+            self.poll.register(0, select.POLLIN)
+
+    def _unregister_input(self) -> None:
+        try:
+            self.poll.unregister(0)
+        except KeyError:
+            return
+
+    def _input_end(self) -> None:
+        import select
+        self.stdin = False
+        self._unregister_input()
+        self.poll.modify(self.sock.fileno(), select.POLLIN)
+        try:
+            self.sock.shutdown(_socket.SHUT_WR)
+        except OSError:
+            return
+
+
+def terminal_size() -> list:
+    """[rows, columns] of the terminal on stdout, [0, 0] when there is none."""
+    try:
+        return list(winsize_get(1))
+    except OSError:
+        return [0, 0]
+
+
+def tty_check(attach_stdin: bool, tty: bool) -> None:
+    """Refuses input for a container's terminal that does not come from a terminal."""
+    if attach_stdin and tty and not os.isatty(0):
+        raise InvalidParameter("the input device is not a TTY")
+
+
+def streams_copy(chunks: Iterable[bytes], tty: bool) -> None:
+    """Writes a stream that only comes (logs) to stdout and stderr."""
+    flush_output()
+    writer = RawWriter() if tty else Demultiplexer()
+    for chunk in chunks:
+        writer.feed(chunk)
+
+
+# =============================================================================
+# cli_create -- the flags of create and run, and the API body that they make
+# =============================================================================
+# Runs in: cli.   Refs: docker/cli command/container/opts.go, opts/; Engine API ContainerCreate
+#
+# Every flag that Docker's create and run have is in RUN_FLAGS. One that stands for one field of the
+# body names it as its target; the others are put together by the steps in BODY_STEPS, each with one
+# subject. Nothing is left out because this engine cannot do it: what is given reaches the API body,
+# and the engine refuses it by name.
+#
+# What only the client can know is settled here: files (env-file, label-file, a seccomp profile),
+# variables of the client's environment, relative paths. Everything else is the engine's to check;
+# checks that pflag makes while it reads a flag are kept, because their texts name the flag.
+# Ports, mounts and networks have small languages of their own: parsed into the API's words here.
+
+SYSCTLS_ALLOWED = ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall",
+                   "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced")
+ULIMITS = ("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",
+           "nproc", "rss", "rtprio", "rttime", "sigpending", "stack")
+PULL_WAYS = ("always", "missing", "never")
+NOT_USER_DEFINED = ("default", "bridge", "host", "none")
+
+#: mount option -> (place in the API's Mount, kind of value)
+# fmt: off
+MOUNT_KEYS = {
+    "type":             ("Type", "lower"),
+    "source":           ("Source", "path"),
+    "src":              ("Source", "path"),
+    "target":           ("Target", "text"),
+    "dst":              ("Target", "text"),
+    "destination":      ("Target", "text"),
+    "readonly":         ("ReadOnly", "bool"),
+    "ro":               ("ReadOnly", "bool"),
+    "consistency":      ("Consistency", "lower"),
+    "bind-propagation": ("BindOptions.Propagation", "lower"),
+    "bind-nonrecursive": ("BindOptions.NonRecursive", "bool"),
+    "bind-create-src":  ("BindOptions.CreateMountpoint", "bool"),
+    "volume-subpath":   ("VolumeOptions.Subpath", "text"),
+    "volume-nocopy":    ("VolumeOptions.NoCopy", "bool"),
+    "volume-label":     ("VolumeOptions.Labels", "pair"),
+    "volume-driver":    ("VolumeOptions.DriverConfig.Name", "text"),
+    "volume-opt":       ("VolumeOptions.DriverConfig.Options", "pair"),
+    "image-subpath":    ("ImageOptions.Subpath", "text"),
+    "tmpfs-size":       ("TmpfsOptions.SizeBytes", "size"),
+    "tmpfs-mode":       ("TmpfsOptions.Mode", "octal"),
+}
+BIND_RECURSIVE = {"enabled": "", "disabled": "NonRecursive", "writable": "ReadOnlyNonRecursive",
+                  "readonly": "ReadOnlyForceRecursive"}
+# fmt: on
+
+
+# -- kinds of values that only these commands have ------------------------------
+
+@flag_kind("list:attach", list)
+def _add_attach(values: list, text: str) -> None:
+    if text.lower() not in ("stdin", "stdout", "stderr"):
+        raise ValueError("valid streams are STDIN, STDOUT and STDERR")
+    values.append(text.lower())
+
+
+@flag_kind("list:env", list)
+def _add_env(values: list, text: str) -> None:
+    values.append(env_check(text, os.environ))
+
+
+@flag_kind("list:label", list)
+def _add_label(values: list, text: str) -> None:
+    values.append(label_check(text))
+
+
+def ip_is_valid(text: str) -> bool:
+    """Whether the text is an IPv4 or IPv6 address."""
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            _socket.inet_pton(family, text.strip())
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
+
+
+@flag_kind("list:ip", list)
+def _add_ip(values: list, text: str) -> None:
+    if not ip_is_valid(text):
+        raise ValueError(f"IP address is not correctly formatted: {text}")
+    values.append(text.strip())
+
+
+@flag_kind("string:ip")
+def _one_ip(text: str) -> str:
+    if not ip_is_valid(text):
+        raise ValueError(f'failed to parse IP: "{text}"')
+    return text.strip()
+
+
+@flag_kind("list:host", list)
+def _add_host(values: list, text: str) -> None:
+    name, equals, address = text.partition("=")
+    if not equals:
+        name, equals, address = text.partition(":")
+    if not equals or not name or ":" in name:
+        raise ValueError(f'bad format for add-host: "{text}"')
+    if address[:1] == "[" and address[-1:] == "]":
+        address = address[1:-1]
+    if address != "host-gateway" and not ip_is_valid(address):
+        raise ValueError(f'invalid IP address in add-host: "{address}"')
+    values.append(f"{name}:{address}")
+
+
+@flag_kind("list:cgroup-rule", list)
+def _add_cgroup_rule(values: list, text: str) -> None:
+    words = text.split(" ")
+    numbers = words[1].split(":") if len(words) == 3 else []
+    if not (len(numbers) == 2 and words[0] in ("a", "b", "c")
+            and all(number == "*" or number.isdigit() for number in numbers)
+            and 1 <= len(words[2]) <= 3 and not set(words[2]) - set("rwm")):
+        raise ValueError(f"invalid device cgroup format '{text}'")
+    values.append(text)
+
+
+def _device_split(text: str) -> tuple:
+    path, colon, value = text.partition(":")
+    if not colon or not path:
+        raise ValueError(f"bad format: {text}")
+    if not path.startswith("/dev/"):
+        raise ValueError(f"bad format for device path: {text}")
+    return path, value
+
+
+@flag_kind("list:weight", list, "[]")
+def _add_weight(values: list, text: str) -> None:
+    path, value = _device_split(text)
+    if not value.isdigit() or not (int(value) == 0 or 10 <= int(value) <= 1000):
+        raise ValueError(f"invalid weight for device: {text}")
+    values.append({"Path": path, "Weight": int(value)})
+
+
+@flag_kind("list:bps", list, "[]")
+def _add_bps(values: list, text: str) -> None:
+    path, value = _device_split(text)
+    try:
+        rate = size_parse(value)
+    except (ValueError, InvalidParameter):
+        raise ValueError(f"invalid rate for device: {text}. The correct format is "
+                         "<device-path>:<number>[<unit>]. Number must be a positive integer. "
+                         "Unit is optional and can be kb, mb, or gb") from None
+    values.append({"Path": path, "Rate": rate})
+
+
+@flag_kind("list:iops", list, "[]")
+def _add_iops(values: list, text: str) -> None:
+    path, value = _device_split(text)
+    if not value.isdigit():
+        raise ValueError(f"invalid rate for device: {text}. The correct format is "
+                         "<device-path>:<number>. Number must be a positive integer")
+    values.append({"Path": path, "Rate": int(value)})
+
+
+@flag_kind("map:sysctl", dict, "map[]")
+def _add_sysctl(values: dict, text: str) -> None:
+    name, equals, value = text.partition("=")
+    if not equals or not (name in SYSCTLS_ALLOWED or name.startswith(("net.", "fs.mqueue."))):
+        raise ValueError(f"sysctl '{text}' is not allowed")
+    values[name] = value
+
+
+@flag_kind("bytes:swap")
+def _swap_parse(text: str) -> int:
+    return -1 if text == "-1" else size_parse(text)
+
+
+@flag_kind("ulimit", list, "[]")
+def _add_ulimit(values: list, text: str) -> None:
+    name, equals, limits = text.partition("=")
+    if not equals:
+        raise ValueError(f"invalid ulimit argument: {text}")
+    if name not in ULIMITS:
+        raise ValueError(f"invalid ulimit type: {name}")
+    if limits.count(":") > 1:
+        raise ValueError(f"too many limit value arguments - {limits}, can only have up to two, "
+                         "`soft[:hard]`")
+    soft, _, hard = limits.partition(":")
+    try:
+        soft_value = int(soft)
+        hard_value = int(hard) if hard else soft_value
+    except ValueError:
+        wrong = soft if not soft.lstrip("-").isdigit() else hard
+        raise ValueError(f'strconv.ParseInt: parsing "{wrong}": invalid syntax') from None
+    if hard_value != -1 and (soft_value > hard_value or soft_value == -1):
+        shown = "-1 (unlimited)" if soft_value == -1 else str(soft_value)
+        raise ValueError("ulimit soft limit must be less than or equal to hard limit: "
+                         f"{shown} > {hard_value}")
+    values[:] = [each for each in values if each["Name"] != name]
+    values.append({"Name": name, "Soft": soft_value, "Hard": hard_value})
+
+
+@flag_kind("gpu-request", list)
+def _add_gpus(values: list, text: str) -> None:
+    request: dict = {"Driver": "", "Count": 0, "Capabilities": [["gpu"]], "Options": {}}
+    counted = False
+    for field in comma_split(text):
+        key, equals, value = field.partition("=")
+        if not equals or key == "count":
+            count = value if equals else key
+            try:
+                request["Count"] = -1 if count == "all" else int(count)
+            except ValueError:
+                raise ValueError(f"invalid count ({count}): value must be either \"all\" or "
+                                 "an integer: invalid syntax") from None
+            counted = True
+        elif key == "driver":
+            request["Driver"] = value
+        elif key == "device":
+            request["DeviceIDs"] = value.split(",")
+        elif key == "capabilities":
+            request["Capabilities"] = [[*value.split(","), "gpu"]]
+        elif key == "options":
+            request["Options"] = key_values(comma_split(value))
+        else:
+            raise ValueError(f"unexpected key '{key}' in '{field}'")
+    if not counted and "DeviceIDs" not in request:
+        request["Count"] = 1
+    values.append(request)
+
+
+def _mount_value(kind: str, key: str, value: str, given: bool) -> Any:
+    if kind == "bool":
+        if not given:
+            return True
+        try:
+            return bool_parse(value)
+        except ValueError:
+            raise ValueError(f"invalid value for '{key}': invalid boolean value (\"{value}\"): "
+                             'must be one of "true", "1", "false", or "0" (default "true")') from None
+    try:
+        if kind == "size":
+            return size_parse(value)
+        if kind == "octal":
+            return int(value, 8)
+    except (ValueError, InvalidParameter):
+        raise ValueError(f"invalid value for {key}: {value}") from None
+    if kind == "path" and value.startswith("."):
+        return os.path.abspath(value)
+    return value.lower() if kind == "lower" else value
+
+
+def _mount_option(mount: dict, field: str) -> None:
+    key, given, value = field.partition("=")
+    key = key.lower()
+    if key == "bind-recursive":
+        if value not in BIND_RECURSIVE:
+            raise ValueError(f'invalid value for {key}: {value} (must be "enabled", "disabled", '
+                             '"writable", or "readonly")')
+        if BIND_RECURSIVE[value]:
+            body_set(mount, "BindOptions." + BIND_RECURSIVE[value], True)
+        return
+    place, kind = MOUNT_KEYS.get(key, ("", ""))
+    if not given and kind != "bool":
+        raise ValueError(f"invalid field '{field}' must be a key=value pair")
+    if not place:
+        raise ValueError(f"unknown option '{key}' in '{field}'")
+    if given and not value:
+        raise ValueError(f"invalid value for '{key}': value is empty")
+    if kind == "pair":
+        name, _, text = value.partition("=")
+        place = place.split(".")
+        for step in place:
+            mount = mount.setdefault(step, {})
+        mount[name] = text
+        return
+    body_set(mount, place, _mount_value(kind, key, value, bool(given)))
+
+
+@flag_kind("mount", list)
+def _add_mount(values: list, text: str) -> None:
+    if not text.strip():
+        raise ValueError("value is empty")
+    mount: dict = {"Type": "volume"}
+    for field in comma_split(text.strip()):
+        _mount_option(mount, field)
+    if not mount.get("Target"):
+        raise ValueError("target is required")
+    for kind in ("bind", "volume", "image", "tmpfs"):
+        if mount["Type"] != kind and kind.capitalize() + "Options" in mount:
+            raise ValueError(f"cannot mix '{kind}-*' options with mount type '{mount['Type']}'")
+    values.append(mount)
+
+
+def _network_field(network: dict, field: str) -> None:
+    key, equals, value = field.lower().partition("=")
+    if not equals or not key:
+        raise ValueError(f"invalid field {field}")
+    key, value = key.strip(), value.strip()
+    if key in ("ip", "ip6", "link-local-ip") and not ip_is_valid(value):
+        raise ValueError(f'ParseAddr("{value}"): unable to parse IP')
+    if key == "driver-opt":
+        name, equals, text = value.partition("=")
+        if not equals or not name:
+            raise ValueError("invalid key value pair format in driver options")
+        network.setdefault(key, {})[name.strip()] = text.strip()
+    elif key in ("alias", "link-local-ip"):
+        network.setdefault(key, []).append(value)
+    elif key == "gw-priority":
+        try:
+            network[key] = int(value)
+        except ValueError:
+            raise ValueError(f"invalid gw-priority ({value}): invalid syntax") from None
+    elif key in ("name", "ip", "ip6", "mac-address"):
+        network[key] = value
+    else:
+        raise ValueError("invalid field key " + key)
+
+
+@flag_kind("network", list)
+def _add_network(values: list, text: str) -> None:
+    network: dict = {}
+    if "=" in text:
+        for field in comma_split(text):
+            _network_field(network, field)
+        if not network.get("name"):
+            raise ValueError("network name/id is not specified")
+    else:
+        network["name"] = text
+    values.append(network)
+
+
+# fmt: off
+CREATE_FLAGS = (
+    Flag("--add-host", "list:host", target="HostConfig.ExtraHosts",
+         help="Name and address for /etc/hosts (host:ip)"),
+    Flag("--annotation", "map", target="HostConfig.Annotations",
+         help="Note for the OCI runtime (key=value)"),
+    Flag("-a --attach", "list:attach", help="Attach only these: STDIN, STDOUT, STDERR"),
+    Flag("--blkio-weight", "uint16", target="HostConfig.BlkioWeight",
+         help="Block I/O weight, 10 to 1000, or 0 for none"),
+    Flag("--blkio-weight-device", "list:weight", target="HostConfig.BlkioWeightDevice",
+         help="Block I/O weight of one device"),
+    Flag("--cap-add", "list", target="HostConfig.CapAdd", help="Capabilities to add"),
+    Flag("--cap-drop", "list", target="HostConfig.CapDrop", help="Capabilities to drop"),
+    Flag("--cgroup-parent", "string", target="HostConfig.CgroupParent",
+         help="Cgroup to put the container's below"),
+    Flag("--cgroupns", "string", target="HostConfig.CgroupnsMode",
+         help="Cgroup namespace: host or private"),
+    Flag("--cidfile", "string", target="HostConfig.ContainerIDFile",
+         help="File to write the container's id to"),
+    Flag("--cpu-count", "int", target="HostConfig.CpuCount", help="Number of CPUs (Windows)"),
+    Flag("--cpu-percent", "int", target="HostConfig.CpuPercent",
+         help="Share of the CPUs (Windows)"),
+    Flag("--cpu-period", "int", target="HostConfig.CpuPeriod",
+         help="Period of the CPU quota, in microseconds"),
+    Flag("--cpu-quota", "int", target="HostConfig.CpuQuota",
+         help="CPU time for each period, in microseconds"),
+    Flag("--cpu-rt-period", "int", target="HostConfig.CpuRealtimePeriod",
+         help="Real-time period, in microseconds"),
+    Flag("--cpu-rt-runtime", "int", target="HostConfig.CpuRealtimeRuntime",
+         help="Real-time run time, in microseconds"),
+    Flag("-c --cpu-shares", "int", target="HostConfig.CpuShares",
+         help="Relative weight of the CPU"),
+    Flag("--cpus", "decimal", target="HostConfig.NanoCpus", help="Number of CPUs, also a fraction"),
+    Flag("--cpuset-cpus", "string", target="HostConfig.CpusetCpus",
+         help="CPUs to run on (0-3, 0,1)"),
+    Flag("--cpuset-mems", "string", target="HostConfig.CpusetMems",
+         help="Memory nodes to use (0-3, 0,1)"),
+    Flag("--device", "list", help="Device of the host (host[:container][:rwm])"),
+    Flag("--device-cgroup-rule", "list:cgroup-rule", target="HostConfig.DeviceCgroupRules",
+         help="Rule for the device cgroup"),
+    Flag("--device-read-bps", "list:bps", target="HostConfig.BlkioDeviceReadBps",
+         help="Most bytes per second read of a device"),
+    Flag("--device-read-iops", "list:iops", target="HostConfig.BlkioDeviceReadIOps",
+         help="Most reads per second of a device"),
+    Flag("--device-write-bps", "list:bps", target="HostConfig.BlkioDeviceWriteBps",
+         help="Most bytes per second written to a device"),
+    Flag("--device-write-iops", "list:iops", target="HostConfig.BlkioDeviceWriteIOps",
+         help="Most writes per second to a device"),
+    Flag("--disable-content-trust", "bool", True, help="No effect: signatures are not checked"),
+    Flag("--dns", "list:ip", target="HostConfig.Dns", help="DNS servers"),
+    Flag("--dns-option --dns-opt", "list", target="HostConfig.DnsOptions",
+         help="Options for resolv.conf"),
+    Flag("--dns-search", "list", target="HostConfig.DnsSearch", help="DNS search domains"),
+    Flag("--domainname", "string", target="Domainname", help="NIS domain name"),
+    Flag("--entrypoint", "string", help="Program to run in place of the image's entry point"),
+    Flag("-e --env", "list:env", help="Environment variable (NAME=value, or NAME of the client's)"),
+    Flag("--env-file", "list", help="File of environment variables"),
+    Flag("--expose", "list", help="Port or range of ports to expose"),
+    Flag("--gpus", "gpu-request", target="HostConfig.DeviceRequests",
+         help='GPUs to give ("all" for every one)'),
+    Flag("--group-add", "list", target="HostConfig.GroupAdd", help="Further groups of the process"),
+    Flag("--health-cmd", "string", help="Command that checks the health"),
+    Flag("--health-interval", "duration", help="Time between two checks (ms|s|m|h)"),
+    Flag("--health-retries", "int", help="Failures in a row that mean unhealthy"),
+    Flag("--health-start-interval", "duration",
+         help="Time between two checks while it starts (ms|s|m|h)"),
+    Flag("--health-start-period", "duration",
+         help="Time to start in, in which failures do not count (ms|s|m|h)"),
+    Flag("--health-timeout", "duration", help="Most time for one check (ms|s|m|h)"),
+    Flag("-h --hostname", "string", target="Hostname", help="Host name of the container"),
+    Flag("--init", target="HostConfig.Init",
+         help="Run an init that passes signals on and reaps processes"),
+    Flag("-i --interactive", target="OpenStdin", help="Keep stdin open"),
+    Flag("--io-maxbandwidth", "bytes", target="HostConfig.IOMaximumBandwidth",
+         help="Most I/O of the system drive (Windows)"),
+    Flag("--io-maxiops", "uint", target="HostConfig.IOMaximumIOps",
+         help="Most I/O operations of the system drive (Windows)"),
+    Flag("--ip", "string:ip", help="IPv4 address (172.30.100.104)"),
+    Flag("--ip6", "string:ip", help="IPv6 address (2001:db8::33)"),
+    Flag("--ipc", "string", target="HostConfig.IpcMode",
+         help="IPC namespace: none, private, shareable, host, container:NAME"),
+    Flag("--isolation", "string", target="HostConfig.Isolation", help="Isolation technology"),
+    Flag("--kernel-memory", "bytes", target="HostConfig.KernelMemory",
+         help="Kernel memory limit (kernels no longer have it)"),
+    Flag("-l --label", "list:label", help="Label (key=value)"),
+    Flag("--label-file", "list", help="File of labels"),
+    Flag("--link", "list", target="HostConfig.Links",
+         help="Link to another container (name:alias)"),
+    Flag("--link-local-ip", "list", help="Link-local addresses"),
+    Flag("--log-driver", "string", target="HostConfig.LogConfig.Type", help="Log driver"),
+    Flag("--log-opt", "list", help="Option of the log driver (key=value)"),
+    Flag("--mac-address", "string", help="MAC address (92:d0:c6:0a:29:33)"),
+    Flag("-m --memory", "bytes", target="HostConfig.Memory", help="Memory limit"),
+    Flag("--memory-reservation", "bytes", target="HostConfig.MemoryReservation",
+         help="Soft memory limit"),
+    Flag("--memory-swap", "bytes:swap", target="HostConfig.MemorySwap",
+         help="Limit of memory and swap together; -1 for no limit of swap"),
+    Flag("--memory-swappiness", "int", -1, target="HostConfig.MemorySwappiness",
+         help="How readily memory is swapped, 0 to 100"),
+    Flag("--mount", "mount", target="HostConfig.Mounts",
+         help="Mount into the container (type=...,source=...,target=...)"),
+    Flag("--name", "string", help="Name of the container"),
+    Flag("--network --net", "network", help="Network to connect to"),
+    Flag("--network-alias --net-alias", "list", help="Further name on the network"),
+    Flag("--no-healthcheck", help="No health check, whatever the image says"),
+    Flag("--oom-kill-disable", target="HostConfig.OomKillDisable",
+         help="Do not kill when memory runs out"),
+    Flag("--oom-score-adj", "int", target="HostConfig.OomScoreAdj",
+         help="How readily the kernel kills it, -1000 to 1000"),
+    Flag("--pid", "string", target="HostConfig.PidMode",
+         help="PID namespace: host, container:NAME"),
+    Flag("--pids-limit", "int", target="HostConfig.PidsLimit",
+         help="Most processes; -1 for no limit"),
+    Flag("--platform", "string", help="Platform of the image (os/arch/variant)"),
+    Flag("--privileged", target="HostConfig.Privileged", help="All capabilities and devices"),
+    Flag("-p --publish", "list", help="Publish a port on the host ([ip:][host:]container[/proto])"),
+    Flag("-P --publish-all", target="HostConfig.PublishAllPorts",
+         help="Publish all exposed ports on free ports"),
+    Flag("--pull", "string", "missing", help="When to pull the image (always, missing, never)"),
+    Flag("-q --quiet", help="Do not show the progress of a pull"),
+    Flag("--read-only", target="HostConfig.ReadonlyRootfs",
+         help="Mount the root file system read-only"),
+    Flag("--restart", "string", "no",
+         help="When to restart (no, on-failure[:N], always, unless-stopped)"),
+    Flag("--rm", target="HostConfig.AutoRemove", help="Remove the container when it has exited"),
+    Flag("--runtime", "string", target="HostConfig.Runtime", help="OCI runtime"),
+    Flag("--security-opt", "list", help="Security option"),
+    Flag("--shm-size", "bytes", target="HostConfig.ShmSize", help="Size of /dev/shm"),
+    Flag("--stop-signal", "string", target="StopSignal",
+         help="Signal that asks the container to stop"),
+    Flag("--stop-timeout", "int", target="StopTimeout", help="Seconds to wait before it is killed"),
+    Flag("--storage-opt", "list", help="Option of the storage driver (key=value)"),
+    Flag("--sysctl", "map:sysctl", target="HostConfig.Sysctls",
+         help="Kernel parameter of the container's namespaces"),
+    Flag("--tmpfs", "list", help="Mount a tmpfs (path[:options])"),
+    Flag("-t --tty", target="Tty", help="Give it a terminal"),
+    Flag("--ulimit", "ulimit", target="HostConfig.Ulimits",
+         help="Resource limit (name=soft[:hard])"),
+    Flag("--use-api-socket", help="Give it the API's socket and the registry logins"),
+    Flag("-u --user", "string", target="User", help="User and group (name|uid[:group|gid])"),
+    Flag("--userns", "string", target="HostConfig.UsernsMode", help="User namespace"),
+    Flag("--uts", "string", target="HostConfig.UTSMode", help="UTS namespace: host"),
+    Flag("-v --volume", "list", help="Bind a directory or a volume (source:target[:options])"),
+    Flag("--volume-driver", "string", target="HostConfig.VolumeDriver",
+         help="Driver of volumes that are made"),
+    Flag("--volumes-from", "list", target="HostConfig.VolumesFrom",
+         help="Mount the volumes of another container"),
+    Flag("-w --workdir", "string", target="WorkingDir", help="Working directory"),
+)
+RUN_FLAGS = (
+    *CREATE_FLAGS,
+    Flag("-d --detach", help="Run in the background and print the id"),
+    Flag("--detach-keys", "string", help="Keys that detach from a container"),
+    Flag("--sig-proxy", "bool", True, help="Pass signals on to the process"),
+)
+# fmt: on
+
+
+# -- ports ------------------------------------------------------------------------
+
+def _port_range(text: str, whole: str, what: str) -> tuple:
+    first, dash, last = text.partition("-")
+    try:
+        start, end = int(first), int(last if dash else first)
+    except ValueError:
+        raise InvalidParameter(f"invalid {what}: {whole}") from None
+    if not 0 <= start <= end <= 65535:
+        raise InvalidParameter(f"invalid {what}: {whole}")
+    return start, end
+
+
+def _proto_split(text: str) -> tuple:
+    ports, slash, proto = text.partition("/")
+    proto = proto.lower() if slash else "tcp"
+    if proto not in ("tcp", "udp", "sctp"):
+        raise InvalidParameter(f"invalid proto: {proto}")
+    return ports, proto
+
+
+def ports_publish(texts: list) -> dict:
+    """{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]} of --publish values."""
+    bindings: dict = {}
+    for text in texts:
+        if "=" in text:
+            fields = {"protocol": "tcp", **key_values(text.split(","))}
+            text = f"{fields.get('published', '')}:{fields.get('target', '')}/{fields['protocol']}"
+        rest, proto = _proto_split(text)
+        rest, _, inner = rest.rpartition(":")
+        address, _, outer = rest.rpartition(":")
+        address = address[1:-1] if address[:1] == "[" else address
+        if address and not ip_is_valid(address):
+            raise InvalidParameter(f"invalid IP address: {address}")
+        if not inner:
+            raise InvalidParameter("no port specified: " + text + "<empty>")
+        first, last = _port_range(inner, inner, "containerPort")
+        low, high = _port_range(outer, outer, "hostPort") if outer else (0, 0)
+        if outer and high - low != last - first and first != last:
+            raise InvalidParameter("invalid ranges specified for container and host Ports: "
+                                   f"{inner} and {outer}")
+        for at in range(last - first + 1):
+            port = (str(low + at) if first != last or low == high else outer) if outer else ""
+            bindings.setdefault(f"{first + at}/{proto}", []).append(
+                {"HostIp": address, "HostPort": port})
+    return bindings
+
+
+def ports_expose(texts: list) -> list:
+    """["80/tcp", "81/tcp"] of --expose values."""
+    found = []
+    for text in texts:
+        ports, proto = _proto_split(text)
+        try:
+            first, last = _port_range(ports, ports, "start port")
+        except InvalidParameter as exc:
+            raise InvalidParameter(f"invalid range format for --expose: {exc}") from None
+        found += [f"{port}/{proto}" for port in range(first, last + 1)]
+    return found
+
+
+# -- the body ---------------------------------------------------------------------
+
+def file_lines(paths: list, flag: str) -> list:
+    """The name=value lines of environment or label files; errors name the flag."""
+    found = []
+    for path in paths:
+        try:
+            found += env_file_parse(file_read(path), os.environ)
+        except OSError as exc:
+            raise InvalidParameter(f"{flag}: open {path}: {exc.strerror[:1].lower()}"
+                                   f"{exc.strerror[1:]}") from None
+        except InvalidParameter as exc:
+            raise InvalidParameter(f"{flag}: invalid env file ({path}): {exc}") from None
+    return found
+
+
+def _body_process(body: dict, args: Args) -> None:
+    image, *words = args.rest
+    body["Image"] = image
+    if words:
+        body["Cmd"] = words
+    if args.given("entrypoint"):
+        body["Entrypoint"] = [args.entrypoint]
+    if args.env or args.env_file:
+        body["Env"] = file_lines(args.env_file, "--env-file") + args.env
+    if args.label or args.label_file:
+        body["Labels"] = key_values(file_lines(args.label_file, "--label-file") + args.label)
+
+
+def _body_attach(body: dict, args: Args) -> None:
+    attach = args.attach or ["stdout", "stderr"]
+    body["AttachStdin"] = "stdin" in attach or args.interactive
+    body["AttachStdout"] = "stdout" in attach
+    body["AttachStderr"] = "stderr" in attach
+    body["StdinOnce"] = body["AttachStdin"] and args.interactive
+
+
+def _body_health(body: dict, args: Args) -> None:
+    numbers = {"Interval": "health_interval", "Timeout": "health_timeout",
+               "StartPeriod": "health_start_period", "StartInterval": "health_start_interval",
+               "Retries": "health_retries"}
+    values = {key: getattr(args, name) for key, name in numbers.items() if getattr(args, name)}
+    if args.no_healthcheck:
+        if values or args.health_cmd:
+            raise InvalidParameter("--no-healthcheck conflicts with --health-* options")
+        body["Healthcheck"] = {"Test": ["NONE"]}
+    elif values or args.health_cmd:
+        for key, value in values.items():
+            if value < 0:
+                raise InvalidParameter(f"--{numbers[key].replace('_', '-')} cannot be negative")
+        test = ["CMD-SHELL", args.health_cmd] if args.health_cmd else []
+        body["Healthcheck"] = {"Test": test, **values}
+
+
+def _body_restart(body: dict, args: Args) -> None:
+    name, colon, count = args.restart.partition(":")
+    if colon and not name:
+        raise InvalidParameter("invalid restart policy format: no policy provided before colon")
+    try:
+        policy = {"Name": name, "MaximumRetryCount": int(count) if count else 0}
+    except ValueError:
+        raise InvalidParameter("invalid restart policy format: maximum retry count must be an "
+                               "integer") from None
+    if args.rm and name not in ("", "no"):
+        raise InvalidParameter("conflicting options: cannot specify both --restart and --rm")
+    body["HostConfig"]["RestartPolicy"] = policy
+
+
+def _body_storage(body: dict, args: Args) -> None:
+    host = body["HostConfig"]
+    for text in args.volume:
+        parts = text.split(":")
+        if "" in parts:
+            raise InvalidParameter(f"invalid spec: {text}: empty section between colons")
+        if len(parts) == 1:
+            body.setdefault("Volumes", {})[text] = {}
+            continue
+        if parts[0].startswith("."):
+            parts[0] = os.path.abspath(parts[0])
+        host.setdefault("Binds", []).append(":".join(parts))
+    if args.tmpfs:
+        host["Tmpfs"] = {text.partition(":")[0]: text.partition(":")[2] for text in args.tmpfs}
+    if args.storage_opt:
+        if not all("=" in text for text in args.storage_opt):
+            raise InvalidParameter("invalid storage option")
+        host["StorageOpt"] = key_values(args.storage_opt)
+
+
+def _is_device_mode(text: str) -> bool:
+    return bool(text) and not set(text) - set("rwm") and len(set(text)) == len(text)
+
+
+def _body_devices(body: dict, args: Args) -> None:
+    for text in args.device:
+        parts = text.split(":")
+        if len(parts) > 3 or not parts[0]:
+            raise InvalidParameter(f"bad format for path: {text}")
+        if len(parts) == 3 and not _is_device_mode(parts[2]):
+            raise InvalidParameter(f"bad mode specified: {parts[2]}")
+        mode = "rwm"
+        if len(parts) > 1 and _is_device_mode(parts[-1]):
+            mode = parts.pop()
+        if not parts[-1].startswith("/"):
+            raise InvalidParameter(f"{parts[-1]} is not an absolute path")
+        body["HostConfig"].setdefault("Devices", []).append(
+            {"PathOnHost": parts[0], "PathInContainer": os.path.normpath(parts[-1]),
+             "CgroupPermissions": mode})
+
+
+def _seccomp_text(path: str) -> str:
+    try:
+        return json_text(json_parse(file_read(path)))
+    except OSError as exc:
+        raise InvalidParameter(f"opening seccomp profile ({path}) failed: open {path}: "
+                               f"{exc.strerror[:1].lower()}{exc.strerror[1:]}") from None
+    except ValueError as exc:
+        raise InvalidParameter(f"compacting json for seccomp profile ({path}) failed: "
+                               f"{exc}") from None
+
+
+def _body_security(body: dict, args: Args) -> None:
+    host, options = body["HostConfig"], []
+    for text in args.security_opt:
+        key, equals, value = text.partition("=")
+        if not equals and key != "no-new-privileges":
+            key, equals, value = text.partition(":")
+        if (not equals or not value) and key != "no-new-privileges":
+            raise InvalidParameter(f'invalid --security-opt: "{text}"')
+        if key == "systempaths" and value == "unconfined":
+            host["MaskedPaths"] = host["ReadonlyPaths"] = []
+            continue
+        if key == "seccomp" and value not in ("builtin", "unconfined", "default"):
+            text = "seccomp=" + _seccomp_text(value)
+        options.append(text)
+    if options:
+        host["SecurityOpt"] = options
+    if args.use_api_socket:
+        raise Unsupported("--use-api-socket is not supported by this engine")
+
+
+def _body_limits(body: dict, args: Args) -> None:
+    if args.memory_swappiness != -1 and not 0 <= args.memory_swappiness <= 100:
+        raise InvalidParameter(f"invalid value: {args.memory_swappiness}. Valid memory swappiness "
+                               "range is 0-100")
+    if args.log_opt:
+        if args.log_driver == "none":
+            raise InvalidParameter("invalid logging opts for driver none")
+        body_set(body, "HostConfig.LogConfig.Config", key_values(args.log_opt))
+    for flag, name, valid in (("--pid", args.pid, ("", "host")), ("--uts", args.uts, ("", "host")),
+                              ("--userns", args.userns, ("", "host")),
+                              ("--cgroupns", args.cgroupns, ("", "host", "private"))):
+        if name not in valid and not (flag == "--pid" and name.startswith("container:")):
+            what = {"--userns": "USER", "--cgroupns": "CGROUP"}.get(flag, flag[2:].upper())
+            raise InvalidParameter(f"{flag}: invalid {what} mode")
+
+
+def _body_ports(body: dict, args: Args) -> None:
+    bindings = ports_publish(args.publish)
+    if bindings:
+        body["HostConfig"]["PortBindings"] = bindings
+    exposed = [*bindings, *ports_expose(args.expose)]
+    if exposed:
+        body["ExposedPorts"] = {port: {} for port in exposed}
+
+
+def _endpoint(network: dict, args: Args, is_first: bool) -> dict:
+    """An EndpointSettings with what was said; the old flags belong to the first network."""
+    name, lists = network["name"], dict(network)
+    if is_first:
+        for key, values in (("alias", args.network_alias), ("ip", args.ip), ("ip6", args.ip6),
+                            ("mac-address", args.mac_address),
+                            ("link-local-ip", args.link_local_ip)):
+            if values and network.get(key):
+                flag = "network-alias" if key == "alias" else key
+                raise InvalidParameter("conflicting options: cannot specify both "
+                                       f"--{flag} and per-network {key}")
+            lists[key] = values or network.get(key)
+    is_own = name not in NOT_USER_DEFINED and not name.startswith("container:")
+    if lists.get("alias") and not is_own:
+        raise InvalidParameter("network-scoped aliases are only supported for user-defined "
+                               "networks")
+    endpoint: dict = {}
+    for key, place in (("alias", "Aliases"), ("driver-opt", "DriverOpts"),
+                       ("mac-address", "MacAddress"), ("gw-priority", "GwPriority"),
+                       ("ip", "IPAMConfig.IPv4Address"), ("ip6", "IPAMConfig.IPv6Address"),
+                       ("link-local-ip", "IPAMConfig.LinkLocalIPs")):
+        if lists.get(key):
+            body_set(endpoint, place, lists[key])
+    if is_own and is_first and args.link:
+        endpoint["Links"] = args.link
+    return endpoint
+
+
+def _body_networks(body: dict, args: Args) -> None:
+    networks = args.network or [{"name": "default"}]
+    if not networks[0]["name"].strip():
+        raise InvalidParameter("no name set for network")
+    body["HostConfig"]["NetworkMode"] = networks[0]["name"]
+    endpoints: dict = {}
+    for at, network in enumerate(networks):
+        if network["name"] in endpoints:
+            raise InvalidParameter(f'network "{network["name"]}" is specified multiple times')
+        endpoints[network["name"]] = _endpoint(network, args, at == 0)
+    if len(networks) == 1 and not endpoints[networks[0]["name"]]:
+        return
+    body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
+
+
+BODY_STEPS = (_body_process, _body_attach, _body_health, _body_restart, _body_storage,
+              _body_devices, _body_security, _body_limits, _body_ports, _body_networks)
+
+
+def create_body(args: Args) -> dict:
+    """The body of POST /containers/create that the flags and arguments ask for."""
+    body: dict = {"HostConfig": {}}
+    body_fill(body, args, CREATE_FLAGS)
+    for step in BODY_STEPS:
+        step(body, args)
+    return body
+
+
+# =============================================================================
 # cli_containers -- commands on containers
 # =============================================================================
-# Runs in: cli.
+# Runs in: cli.   Refs: docker/cli command/container/*.go, Engine API
+#
+# Each command is a few calls of the API. What they share is above: bodies in cli_create, streams in
+# cli_streams, tables in output.
+#
+# The order in `run` and `start -a` is the content: attach, then wait, then start, so that no byte
+# and no end is lost; then the pump until the stream ends; then the exit status. A container that is
+# removed at its end is waited for with "removed": its name is free when the command returns.
+# `run -d` prints the id before it starts, as Docker does, and attaches to nothing.
+#
+# Where Docker works on several containers at once (stop, rm, kill, pause), so do these; results
+# are printed in the order of the arguments, errors after them.
+
+PARALLEL = 32
+REMOVE_PATIENCE = 10.0      # seconds for a container that failed to start to be removed
+CHANGE_LETTERS = "CAD"
+
+ATTACH_FLAGS = (
+    Flag("--detach-keys", "string", help="Keys that detach from a container"),
+    Flag("--no-stdin", help="Do not attach stdin"),
+    Flag("--sig-proxy", "bool", True, help="Pass signals on to the process"),
+)
+EXEC_FLAGS = (
+    Flag("-d --detach", help="Run in the background"),
+    Flag("--detach-keys", "string", help="Keys that detach from the command"),
+    Flag("-e --env", "list:env", help="Environment variable (NAME=value, or NAME of the client's)"),
+    Flag("--env-file", "list", help="File of environment variables"),
+    Flag("-i --interactive", target="AttachStdin", help="Keep stdin open"),
+    Flag("--privileged", target="Privileged", help="All capabilities"),
+    Flag("-t --tty", target="Tty", help="Give it a terminal"),
+    Flag("-u --user", "string", target="User", help="User and group (name|uid[:group|gid])"),
+    Flag("-w --workdir", "string", target="WorkingDir", help="Working directory"),
+)
+LOGS_FLAGS = (
+    Flag("--details", help="Show what the log options add to each line"),
+    Flag("-f --follow", help="Go on with what comes"),
+    Flag("--since", "string", help='Begin at a time ("2013-01-02T13:23:37Z") or an age ("42m")'),
+    Flag("-n --tail", "string", "all", help="Number of lines from the end"),
+    Flag("-t --timestamps", help="Show when each line was written"),
+    Flag("--until", "string", help='End at a time ("2013-01-02T13:23:37Z") or an age ("42m")'),
+)
+PS_FLAGS = (
+    Flag("-a --all", help="Also those that do not run (default shows just running)"),
+    Flag("-f --filter", "filter", help="Only those that match (key=value)"),
+    Flag("--format", "string", help="How to print: table, json, raw or a Go template"),
+    Flag("-n --last", "int", -1, help="The last n that were created, in any state"),
+    Flag("-l --latest", help="The last one that was created, in any state"),
+    Flag("--no-trunc", help="Do not cut the output"),
+    Flag("-q --quiet", help="Only ids"),
+    Flag("-s --size", help="Also the sizes"),
+)
+STOP_FLAGS = (
+    Flag("-s --signal", "string", help="Signal to send"),
+    Flag("-t --timeout", "int", help="Seconds to wait before it is killed"),
+    Flag("--time", "int", deprecated="use --timeout instead"),
+)
+INSPECT_FLAGS = (
+    Flag("-f --format", "string", help="How to print: json or a Go template"),
+    Flag("-s --size", help="Also the sizes of containers"),
+)
+
+
+# -- what several commands share ---------------------------------------------------
+
+def _many(names: list, action: Callable) -> int:
+    """for_each, with all actions started at once where there are several."""
+    if len(names) < 2:
+        return for_each(names, action)
+    import threading
+    gate = threading.Semaphore(PARALLEL)
+    ends: dict = {}
+
+    def work(at: int) -> None:
+        with gate:
+            try:
+                ends[at] = action(names[at])
+            except Exception as exc:        # told in its turn, below
+                ends[at] = exc
+    threads = [threading.Thread(target=work, args=(at,)) for at in range(len(names))]
+    for thread in threads:
+        thread.start()
+    order = iter(range(len(names)))
+
+    def settled(name: str) -> Any:
+        at = next(order)
+        threads[at].join()
+        if isinstance(ends[at], Exception):
+            raise ends[at]
+        return ends[at]
+    return for_each(names, settled)
+
+
+def _signal_sender(client: Client, ref: str) -> Callable:
+    def send(number: int) -> None:
+        try:
+            client.post(f"/containers/{ref}/kill", {"signal": signal_name(number)})
+        except EngineError:
+            return      # it is not running yet, or not any more
+    return send
+
+
+def _resizer(client: Client, path: str) -> Callable:
+    def resize() -> None:
+        rows, columns = terminal_size()
+        if rows or columns:
+            try:
+                client.post(f"{path}/resize", {"h": rows, "w": columns})
+            except EngineError:
+                return
+    return resize
+
+
+def _exit_status(waiter: Waiter) -> int:
+    end = waiter.result()
+    problem = (end.get("Error") or {}).get("Message")
+    if problem:
+        print_error(f"Error waiting for container: {problem}")
+        return 125
+    return end["StatusCode"]
+
+
+def _attach(client: Client, ref: str, config: dict, keys: str) -> Any:
+    return client.hijack(f"/containers/{ref}/attach", {
+        "stream": True, "stdin": config["AttachStdin"] or None,
+        "stdout": config["AttachStdout"] or None, "stderr": config["AttachStderr"] or None,
+        "detachKeys": keys or None})
+
+
+def _attached_start(client: Client, ref: str, *, config: dict, keys: str, is_removed: bool,
+                    signals: signals_caught) -> int:
+    """Attach, wait, start, pump, status: the exit code of the container's process."""
+    tty = config["Tty"]
+    sock = _attach(client, ref, config, keys)
+    waiter = client.wait(ref, "removed" if is_removed else "next-exit")
+    try:
+        client.post(f"/containers/{ref}/start")
+    except EngineError:
+        sock.close()
+        if is_removed and waiter.fileno() >= 0:
+            wait_ready(waiter.fileno(), timeout=REMOVE_PATIENCE)
+        raise
+    resize = _resizer(client, f"/containers/{ref}")
+    if tty and os.isatty(1):
+        resize()
+    pump = Pump(sock, tty=tty, stdin=config["AttachStdin"], signals=signals, detach_keys=keys,
+                on_signal=_signal_sender(client, ref), on_resize=resize if tty else None)
+    try:
+        pump.run()
+    except Detached:
+        return 0
+    except Ended as end:
+        return 128 + end.number
+    return _exit_status(waiter)
+
+
+# -- create, run, start --------------------------------------------------------------
+
+class _CidFile:
+    """--cidfile: made before the container, so that a second run is refused; kept if that succeeds."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        if not path:
+            return
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        except FileExistsError:
+            raise InvalidParameter("container ID file found, make sure the other container isn't "
+                                   f"running or delete {path}") from None
+        except OSError as exc:
+            raise InvalidParameter(f"failed to create the container ID file: open {path}: "
+                                   f"{error_text(OSError(exc.errno, exc.strerror))}") from None
+
+    def keep(self, ref: str) -> None:
+        if self._path:
+            with open(self._path, "w") as file:
+                file.write(ref)
+
+    def drop(self) -> None:
+        if self._path:
+            os.unlink(self._path)
+
+
+def _image_missing(image: str, pull: str, error: EngineError) -> EngineError:
+    """What to say when the image is not here; there is no registry client to ask."""
+    if pull == "never" or not str(error).startswith("No such image"):
+        return error
+    name = reference_familiar(reference_tagged(reference_parse(image)))
+    return NotFound(f"Unable to find image '{name}' locally, and this engine does not pull yet: "
+                    "load or import it, or make it with image from-host")
+
+
+def _create(client: Client, args: Args, body: dict) -> str:
+    """The new container's id; warnings go to stderr."""
+    if args.pull == "always":
+        raise Unsupported("--pull always: this engine does not pull yet")
+    cid = _CidFile(args.cidfile)
+    try:
+        made = client.post("/containers/create", {"name": args.name or None,
+                                                  "platform": args.platform or None}, body)
+    except EngineError as exc:
+        cid.drop()
+        if exc.status == 404:
+            raise _image_missing(args.rest[0], args.pull, exc) from None
+        raise
+    except BaseException:
+        cid.drop()
+        raise
+    for warning in made.get("Warnings") or ():
+        print_error(f"WARNING: {warning}")
+    cid.keep(made["Id"])
+    return made["Id"]
+
+
+def _create_checked(args: Args) -> dict:
+    if args.pull not in PULL_WAYS and args.pull:
+        raise InvalidParameter(f"invalid pull option: '{args.pull}': must be one of \"always\", "
+                               '"missing" or "never"')
+    platform = os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+    args.platform = args.platform if args.given("platform") else platform
+    if args.platform:
+        platform_parse(args.platform)
+    body = create_body(args)
+    if args.tty:
+        body["HostConfig"]["ConsoleSize"] = terminal_size()
+    return body
+
+
+@command("container create", aliases=("create",), usage="[OPTIONS] IMAGE [COMMAND] [ARG...]",
+         flags=CREATE_FLAGS, nargs=(1, None), interspersed=False,
+         help="Make a container, ready to start")
+def cmd_create(client: Client, args: Args) -> None:
+    """Prints the new container's id."""
+    try:
+        body = _create_checked(args)
+    except InvalidParameter as exc:
+        raise UsageError(f"docker: {exc}", 125) from None
+    print(_create(client, args, body))
+
+
+@command("container run", aliases=("run",), usage="[OPTIONS] IMAGE [COMMAND] [ARG...]",
+         flags=RUN_FLAGS, nargs=(1, None), interspersed=False, error_exit=125,
+         help="Make a container from an image and run it")
+def cmd_run(client: Client, args: Args) -> int:
+    """The exit code of the container's process, or 0 when it runs in the background."""
+    body = _create_checked(args)
+    if args.detach:
+        if args.attach:
+            raise UsageError("conflicting options: cannot specify both --attach and --detach")
+        body.update(AttachStdin=False, AttachStdout=False, AttachStderr=False, StdinOnce=False)
+    else:
+        try:
+            tty_check(body["AttachStdin"], args.tty)
+        except InvalidParameter as exc:
+            raise UsageError(str(exc)) from None
+    if args.detach_keys:
+        detach_keys_parse(args.detach_keys)
+    body.setdefault("Tty", False)
+    if args.detach:
+        ref = _create(client, args, body)
+        print(ref)
+        client.post(f"/containers/{ref}/start")
+        return 0
+    with signals_caught(proxy=args.sig_proxy, resize=args.tty) as signals:
+        return _attached_start(client, _create(client, args, body), config=body,
+                               keys=args.detach_keys, is_removed=args.rm, signals=signals)
+
+
+@command("container start", aliases=("start",), usage="[OPTIONS] CONTAINER [CONTAINER...]",
+         nargs=(1, None), help="Start containers that do not run", flags=(
+             Flag("-a --attach", help="Attach stdout and stderr, pass signals on"),
+             Flag("--checkpoint", "string", help="Checkpoint to start from"),
+             Flag("--checkpoint-dir", "string", help="Directory of checkpoints"),
+             Flag("--detach-keys", "string", help="Keys that detach from a container"),
+             Flag("-i --interactive", help="Attach stdin")))
+def cmd_start(client: Client, args: Args) -> int:
+    """Prints the names, or is the terminal of the one."""
+    keys = args.detach_keys
+    if keys:
+        detach_keys_parse(keys)
+    if args.checkpoint or args.checkpoint_dir:
+        raise Unsupported("--checkpoint is not supported by this engine")
+    if not args.attach and not args.interactive:
+        return _start_each(client, args.rest)
+    if len(args.rest) > 1:
+        raise UsageError("you cannot start and attach multiple containers at once")
+    found = client.get(f"/containers/{args.rest[0]}/json")
+    config = {**found["Config"], "AttachStdout": True, "AttachStderr": True,
+              "AttachStdin": args.interactive and found["Config"]["OpenStdin"]}
+    with signals_caught(proxy=not config["Tty"], resize=config["Tty"]) as signals:
+        return _attached_start(client, found["Id"], config=config, keys=keys, signals=signals,
+                               is_removed=found["HostConfig"]["AutoRemove"])
+
+
+def _start_each(client: Client, names: list) -> int:
+    failed, code = [], 1
+    for name in names:
+        try:
+            client.post(f"/containers/{name}/start")
+        except EngineError as exc:
+            print_error(error_line(exc))
+            failed.append(name)
+            continue
+        print(name, flush=True)
+    if len(failed) > 1:
+        print_error("Error: failed to start containers: " + ", ".join(failed))
+    return code if failed else 0
+
+
+# -- attach, exec, logs ----------------------------------------------------------------
+
+def _attach_check(client: Client, ref: str) -> dict:
+    found = client.get(f"/containers/{ref}/json")
+    state = found["State"]
+    for name, advice in (("Paused", "paused container, unpause it first"),
+                         ("Restarting", "restarting container, wait until it is running")):
+        if state[name]:
+            raise InvalidParameter(f"You cannot attach to a {advice}")
+    if not state["Running"]:
+        raise InvalidParameter("You cannot attach to a stopped container, start it first")
+    return found
+
+
+@command("container attach", aliases=("attach",), usage="[OPTIONS] CONTAINER", nargs=(1, 1),
+         flags=ATTACH_FLAGS, help="Connect to the streams of a running container")
+def cmd_attach(client: Client, args: Args) -> int:
+    """The exit code of the container's process."""
+    if args.detach_keys:
+        detach_keys_parse(args.detach_keys)
+    found = _attach_check(client, args.rest[0])
+    ref, config = found["Id"], found["Config"]
+    tty_check(not args.no_stdin, config["Tty"])
+    config = {**config, "AttachStdout": True, "AttachStderr": True,
+              "AttachStdin": not args.no_stdin and config["OpenStdin"]}
+    is_proxy = args.sig_proxy and not config["Tty"]
+    with signals_caught(proxy=is_proxy, resize=config["Tty"]) as signals:
+        waiter = client.wait(ref)
+        sock = _attach(client, ref, config, args.detach_keys)
+        resize = _resizer(client, f"/containers/{ref}")
+        if config["Tty"] and os.isatty(1):
+            rows, columns = terminal_size()
+            # a change of size makes a shell draw its prompt again; the right one follows
+            client.post(f"/containers/{ref}/resize", {"h": rows + 1, "w": columns + 1})
+            resize()
+        try:
+            Pump(sock, tty=config["Tty"], stdin=config["AttachStdin"], signals=signals,
+                 detach_keys=args.detach_keys, on_signal=_signal_sender(client, ref),
+                 on_resize=resize if config["Tty"] else None).run()
+        except Ended as end:
+            return 128 + end.number
+        return _exit_status(waiter)
+
+
+def _exec_pump(client: Client, exec_id: str, body: dict, keys: str) -> int:
+    size = terminal_size()
+    start = {"Detach": False, "Tty": body["Tty"], "ConsoleSize": size if body["Tty"] else None}
+    with signals_caught(proxy=False, resize=body["Tty"]) as signals:
+        sock = client.hijack(f"/exec/{exec_id}/start", None, start)
+        resize = _resizer(client, f"/exec/{exec_id}")
+        if body["Tty"] and os.isatty(0):
+            resize()
+        try:
+            Pump(sock, tty=body["Tty"], stdin=body["AttachStdin"], signals=signals,
+                 detach_keys=keys, on_resize=resize if body["Tty"] else None).run()
+        except Ended as end:
+            return 128 + end.number
+    return client.get(f"/exec/{exec_id}/json")["ExitCode"] or 0
+
+
+@command("container exec", aliases=("exec",), usage="[OPTIONS] CONTAINER COMMAND [ARG...]",
+         flags=EXEC_FLAGS, nargs=(2, None), interspersed=False,
+         help="Run a command in a running container")
+def cmd_exec(client: Client, args: Args) -> int:
+    """The exit code of the command."""
+    name, *words = args.rest
+    body: dict = {"Cmd": words, "Tty": False, "AttachStdin": False, "Privileged": False,
+                  "AttachStdout": not args.detach, "AttachStderr": not args.detach}
+    body_fill(body, args, EXEC_FLAGS)
+    if args.env or args.env_file:
+        body["Env"] = file_lines(args.env_file, "--env-file") + args.env
+    if args.detach_keys:
+        detach_keys_parse(args.detach_keys)
+        body["DetachKeys"] = args.detach_keys
+    if args.detach:
+        body["AttachStdin"] = False
+    elif args.tty and args.interactive and not os.isatty(0):
+        client.get(f"/containers/{name}/json")      # that it does not exist is the better answer
+        tty_check(True, True)
+    if args.tty:
+        body["ConsoleSize"] = terminal_size()
+    try:
+        exec_id = client.post(f"/containers/{name}/exec", None, body)["Id"]
+        if args.detach:
+            client.post(f"/exec/{exec_id}/start", None, {"Detach": True, "Tty": args.tty})
+            return 0
+        return _exec_pump(client, exec_id, body, args.detach_keys)
+    except (CannotInvoke, CommandNotFound) as exc:
+        print_error(str(exc))       # in Docker it comes through the command's own stream
+        return exc.exit
+
+
+def _when(text: str, name: str) -> str | None:
+    """A time as the API takes it, seconds and nanoseconds; ages count back from now."""
+    if not text:
+        return None
+    try:
+        ns = time_parse(text, time_now())
+    except (ValueError, InvalidParameter) as exc:
+        raise InvalidParameter(f'invalid value for "{name}": {exc}') from None
+    return f"{ns // 10**9}.{ns % 10**9:09d}"
+
+
+@command("container logs", aliases=("logs",), usage="[OPTIONS] CONTAINER", flags=LOGS_FLAGS,
+         nargs=(1, 1), help="Show what a container wrote")
+def cmd_logs(client: Client, args: Args) -> None:
+    """Writes the logs to stdout and stderr."""
+    found = client.get(f"/containers/{args.rest[0]}/json")
+    chunks = client.stream("GET", f"/containers/{found['Id']}/logs", {
+        "stdout": True, "stderr": True, "follow": args.follow, "timestamps": args.timestamps,
+        "details": args.details, "tail": args.tail,
+        "since": _when(args.since, "since"), "until": _when(args.until, "until")})
+    streams_copy(chunks, found["Config"]["Tty"])
+
+
+# -- state -------------------------------------------------------------------------------
+
+def _stop_query(args: Args) -> dict:
+    if args.given("time") and args.given("timeout"):
+        raise UsageError("conflicting options: cannot specify both --timeout and --time")
+    timeout = args.timeout if args.given("timeout") else args.time
+    return {"signal": args.signal or None,
+            "t": timeout if args.given("timeout") or args.given("time") else None}
+
+
+@command("container stop", aliases=("stop",), usage="[OPTIONS] CONTAINER [CONTAINER...]",
+         flags=STOP_FLAGS, nargs=(1, None), help="Ask running containers to stop, then kill them")
+def cmd_stop(client: Client, args: Args) -> int:
+    """Prints the names."""
+    query = _stop_query(args)
+    return _many(args.rest, lambda name: client.post(f"/containers/{name}/stop", query))
+
+
+@command("container restart", aliases=("restart",), usage="[OPTIONS] CONTAINER [CONTAINER...]",
+         flags=STOP_FLAGS, nargs=(1, None), help="Stop containers and start them again")
+def cmd_restart(client: Client, args: Args) -> int:
+    """Prints the names."""
+    query = _stop_query(args)
+    return for_each(args.rest, lambda name: client.post(f"/containers/{name}/restart", query))
+
+
+@command("container kill", aliases=("kill",), usage="[OPTIONS] CONTAINER [CONTAINER...]",
+         flags=(Flag("-s --signal", "string", help="Signal to send"),), nargs=(1, None),
+         help="Send a signal to running containers, SIGKILL if not told otherwise")
+def cmd_kill(client: Client, args: Args) -> int:
+    """Prints the names."""
+    query = {"signal": args.signal or None}
+    return _many(args.rest, lambda name: client.post(f"/containers/{name}/kill", query))
+
+
+@command("container pause", aliases=("pause",), usage="CONTAINER [CONTAINER...]", nargs=(1, None),
+         help="Freeze all processes of containers")
+def cmd_pause(client: Client, args: Args) -> int:
+    """Prints the names."""
+    return _many(args.rest, lambda name: client.post(f"/containers/{name}/pause"))
+
+
+@command("container unpause", aliases=("unpause",), usage="CONTAINER [CONTAINER...]",
+         nargs=(1, None), help="Let frozen containers go on")
+def cmd_unpause(client: Client, args: Args) -> int:
+    """Prints the names."""
+    return _many(args.rest, lambda name: client.post(f"/containers/{name}/unpause"))
+
+
+@command("container wait", aliases=("wait",), usage="CONTAINER [CONTAINER...]", nargs=(1, None),
+         help="Wait for containers to end and print their exit codes")
+def cmd_wait(client: Client, args: Args) -> int:
+    """Prints the exit codes, one a line."""
+    def wait(name: str) -> None:
+        print(client.wait(name).result()["StatusCode"], flush=True)
+    return for_each(args.rest, wait, echo=False)
+
+
+@command("container rename", aliases=("rename",), usage="CONTAINER NEW_NAME", nargs=(2, 2),
+         help="Give a container another name")
+def cmd_rename(client: Client, args: Args) -> None:
+    """Prints nothing."""
+    old, new = (name.strip() for name in args.rest)
+    if not old or not new:
+        raise InvalidParameter("Error: Neither old nor new names may be empty")
+    client.post(f"/containers/{old}/rename", {"name": new})
+
+
+@command("container rm", aliases=("container remove", "rm"), nargs=(1, None),
+         usage="[OPTIONS] CONTAINER [CONTAINER...]", help="Remove containers", flags=(
+             Flag("-f --force", help="Also running ones: kill them first"),
+             Flag("-l --link", help="Remove the link of that name"),
+             Flag("-v --volumes", help="Also their anonymous volumes")))
+def cmd_rm(client: Client, args: Args) -> int:
+    """Prints the names."""
+    query = {"v": args.volumes or None, "link": args.link or None, "force": args.force or None}
+
+    def remove(name: str) -> bool:
+        path = name.strip("/")
+        if not path:
+            raise InvalidParameter("container name cannot be empty")
+        try:
+            client.delete(f"/containers/{path}", query)
+        except NotFound:
+            if not args.force:
+                raise
+            return False        # forced: what is not there is no error, and not printed
+        return True
+    return _many(args.rest, remove)
+
+
+@command("container prune", nargs=(0, 0), help="Remove all containers that do not run", flags=(
+    Flag("--filter", "filter", help='Only those that match ("until=<timestamp>")'),
+    Flag("-f --force", help="Do not ask")))
+def cmd_prune(client: Client, args: Args) -> None:
+    """Prints the ids and the space that is free again."""
+    if not args.force and not confirm("WARNING! This will remove all stopped containers.\n"
+                                      "Are you sure you want to continue?"):
+        return
+    report = client.post("/containers/prune", {"filters": args.filter or None})
+    if report["ContainersDeleted"]:
+        print("Deleted Containers:", *report["ContainersDeleted"], sep="\n", end="\n\n")
+    print("Total reclaimed space:", size_human(report["SpaceReclaimed"]))
+
+
+# -- look ----------------------------------------------------------------------------------
+
+@command("container ls", aliases=("container list", "container ps", "ps"), flags=PS_FLAGS,
+         nargs=(0, 0), help="List containers")
+def cmd_ps(client: Client, args: Args) -> None:
+    """Prints the listing."""
+    size = args.size
+    if args.format:
+        if args.quiet:
+            print_error("WARNING: Ignoring custom format, because both --format and --quiet are "
+                        "set.")
+        elif not args.given("size"):
+            size = ".Size" in args.format
+    last = 1 if args.latest and args.last == -1 else args.last
+    found = client.get("/containers/json", {
+        "all": args.all or None, "limit": last if last > 0 else None, "size": size or None,
+        "filters": args.filter or None})
+    text = containers_text(found, show=Show(truncate=not args.no_trunc), format=args.format,
+                           quiet=args.quiet, size=size)
+    print(text, end="")
+
+
+@command("container top", aliases=("top",), usage="CONTAINER [ps OPTIONS]", nargs=(1, None),
+         interspersed=False, help="Show the processes of a container")
+def cmd_top(client: Client, args: Args) -> None:
+    """Prints a table as ps writes it."""
+    name, *options = args.rest
+    query = {"ps_args": " ".join(options)} if options else None
+    print(top_text(client.get(f"/containers/{name}/top", query)), end="")
+
+
+@command("container diff", aliases=("diff",), usage="CONTAINER", nargs=(1, 1),
+         help="Show what a container changed of its image's files")
+def cmd_diff(client: Client, args: Args) -> None:
+    """Prints a line for each path: C, A or D for changed, added, deleted."""
+    if not args.rest[0]:
+        raise InvalidParameter("Container name cannot be empty")
+    for change in client.get(f"/containers/{args.rest[0]}/changes") or ():
+        print(CHANGE_LETTERS[change["Kind"]], change["Path"])
+
+
+def _port_target(binding: dict) -> str:
+    host = binding["HostIp"]
+    return f"[{host}]:{binding['HostPort']}" if ":" in host else f"{host}:{binding['HostPort']}"
+
+
+@command("container port", aliases=("port",), usage="CONTAINER [PRIVATE_PORT[/PROTO]]",
+         nargs=(1, 2), help="Show the published ports of a container")
+def cmd_port(client: Client, args: Args) -> None:
+    """Prints "80/tcp -> 0.0.0.0:8080" for each, or only where one port goes."""
+    name = args.rest[0]
+    ports = client.get(f"/containers/{name}/json")["NetworkSettings"].get("Ports") or {}
+    if len(args.rest) == 1:
+        for line in sorted(f"{port} -> {_port_target(binding)}"
+                           for port, bindings in ports.items() for binding in bindings or ()):
+            print(line)
+        return
+    port, _, proto = args.rest[1].partition("/")
+    if not port.isdigit():
+        raise InvalidParameter(f"invalid port '{port}': invalid syntax")
+    found = ports.get(f"{port}/{proto or 'tcp'}")
+    if not found:
+        raise NotFound(f"Error: No public port '{port}/{proto or 'tcp'}' published for {name}")
+    for binding in found:
+        print(_port_target(binding))
+
+
+#: type -> path of its inspection, in the order in which `inspect` looks
+INSPECT_PATHS = {"container": "/containers/{}/json", "image": "/images/{}/json",
+                 "network": "/networks/{}", "volume": "/volumes/{}"}
+INSPECT_TYPES = ("", "config", "container", "image", "network", "node", "plugin", "secret",
+                 "service", "task", "volume")
+
+
+def _inspect_one(client: Client, kinds: Iterable[str], name: str, size: bool) -> dict:
+    for kind in kinds:
+        query = {"size": True} if size and kind == "container" else None
+        try:
+            return client.get(INSPECT_PATHS[kind].format(name), query)
+        except EngineError as exc:
+            # an image's name has rules that a container's has not: it only means "no image"
+            skip = isinstance(exc, NotFound) or "invalid reference format" in str(exc)
+            if len(kinds) == 1 or not skip:
+                raise
+    raise UsageError(f"Error: No such object: {name}")
+
+
+def inspect_run(client: Client, kinds: Iterable[str], names: list, *, format: str = "",
+                size: bool = False) -> int:
+    """What every inspect command does: prints those found, then an error for each other; exit 1."""
+    if format:
+        template_parse(format)
+    found, problems = [], []
+    for name in names:
+        try:
+            found.append(_inspect_one(client, tuple(kinds), name, size))
+        except EngineError as exc:
+            problems.append(error_line(exc))
+    print(inspect_text(found, format), end="")
+    for line in problems:
+        print_error(line)
+    return 1 if problems else 0
+
+
+@command("container inspect", usage="[OPTIONS] CONTAINER [CONTAINER...]", flags=INSPECT_FLAGS,
+         nargs=(1, None), help="Show all about containers")
+def cmd_container_inspect(client: Client, args: Args) -> int:
+    """Prints a JSON array, or the template's lines."""
+    return inspect_run(client, ("container",), args.rest, format=args.format, size=args.size)
+
+
+@command("inspect", usage="[OPTIONS] NAME|ID [NAME|ID...]", nargs=(1, None),
+         flags=(*INSPECT_FLAGS, Flag("--type", "string", help="Only objects of this type")),
+         help="Show all about containers, images and other objects")
+def cmd_inspect(client: Client, args: Args) -> int:
+    """Prints a JSON array, or the template's lines."""
+    kind = args.type
+    if kind not in INSPECT_TYPES or args.given("type") and not kind:
+        names = '", "'.join(INSPECT_TYPES[1:])
+        what = f'unknown type: "{kind}"' if kind else "type is empty"
+        raise UsageError(f'{what}: must be one of "{names}"')
+    if kind and kind not in INSPECT_PATHS:
+        raise Unsupported(f"--type {kind} is not supported by this engine")
+    return inspect_run(client, (kind,) if kind else tuple(INSPECT_PATHS), args.rest,
+                       format=args.format, size=args.size)
 
 
 # =============================================================================
