@@ -1740,13 +1740,13 @@ def _number_size(text: str, at: int) -> int:
             and text[at:at + 2].lower() != "0x"):
         end += 1
     try:
-        _number(text[at:end])
+        _number_literal(text[at:end])
     except ValueError:
         raise _Stop(f"bad number syntax: {quote(text[at:end])}", at) from None
     return end - at
 
 
-def _number(text: str) -> int | float:
+def _number_literal(text: str) -> int | float:
     """The value of a Go number: 1, -0x1f, 0o17, 017, 1_000, .5, 1e3. Raises ValueError."""
     bare = text.lstrip("+-")
     if len(text) - len(bare) > 1 or not text.isascii() or bare[:1] == "_":
@@ -2048,7 +2048,7 @@ class TemplateParser:
         if kind in ("string", "raw"):
             return TemplateNode("string", at, text, self.unquote(token))
         if kind == "number":
-            return TemplateNode("number", at, text, _number(text))
+            return TemplateNode("number", at, text, _number_literal(text))
         if kind == "char":
             quoted = '"' + text[1:-1].replace("\\'", "'").replace('"', '\\"') + '"'
             value = self.unquote(_Token(("string", quoted, at, False)))
@@ -4507,7 +4507,7 @@ def io_weight(weight: int) -> int:
     return 1 + (weight - 10) * 9999 // 990
 
 
-def _number(value: int) -> str:
+def _number_text(value: int) -> str:
     return str(value)
 
 
@@ -4521,13 +4521,13 @@ def _pids(value: int) -> str:
 
 # fmt: off
 RESOURCES = (   # (OCI name, v1 controller, v1 file, v1 text, v2 file, v2 text); no file: that version has none
-    ("memory.reservation",   "memory",  "memory.soft_limit_in_bytes", _number, "memory.low",   _or_max),
-    ("memory.swappiness",    "memory",  "memory.swappiness",          _number, None,           None),
+    ("memory.reservation",   "memory",  "memory.soft_limit_in_bytes", _number_text, "memory.low",   _or_max),
+    ("memory.swappiness",    "memory",  "memory.swappiness",          _number_text, None,           None),
     ("memory.disableOOMKiller", "memory", "memory.oom_control",       lambda value: str(int(value)), None, None),
-    ("cpu.shares",           "cpu",     "cpu.shares",                 _number, "cpu.weight",   lambda value: str(cpu_weight(value))),
-    ("cpu.idle",             "cpu",     "cpu.idle",                   _number, "cpu.idle",     _number),
-    ("cpu.realtimePeriod",   "cpu",     "cpu.rt_period_us",           _number, None,           None),
-    ("cpu.realtimeRuntime",  "cpu",     "cpu.rt_runtime_us",          _number, None,           None),
+    ("cpu.shares",           "cpu",     "cpu.shares",                 _number_text, "cpu.weight",   lambda value: str(cpu_weight(value))),
+    ("cpu.idle",             "cpu",     "cpu.idle",                   _number_text, "cpu.idle",     _number_text),
+    ("cpu.realtimePeriod",   "cpu",     "cpu.rt_period_us",           _number_text, None,           None),
+    ("cpu.realtimeRuntime",  "cpu",     "cpu.rt_runtime_us",          _number_text, None,           None),
     ("cpu.cpus",             "cpuset",  "cpuset.cpus",                str,     "cpuset.cpus",  str),
     ("cpu.mems",             "cpuset",  "cpuset.mems",                str,     "cpuset.mems",  str),
     ("pids.limit",           "pids",    "pids.max",                   _pids,   "pids.max",     _pids),
@@ -7372,7 +7372,7 @@ def _table_read(path: str) -> list:
     return [line.split(":") for line in lines if line and line[0] != "#"]
 
 
-def _number(text: str) -> int:
+def _id_number(text: str) -> int:
     """The id that a text of digits stands for, or -1."""
     if not text.isdigit():
         return -1
@@ -7388,12 +7388,12 @@ def user_resolve(user: str, added: list, passwd: list, group: list) -> tuple:
     """
     name, _, group_name = user.partition(":")
     name = name or "0"
-    uid, gid, home, groups = _number(name), 0, "/", []
+    uid, gid, home, groups = _id_number(name), 0, "/", []
     for row in passwd:
         if len(row) > 5 and (row[0] == name or (uid >= 0 and row[2] == name)):
-            uid, gid, home = _number(row[2]), _number(row[3]), row[5] or "/"
+            uid, gid, home = _id_number(row[2]), _id_number(row[3]), row[5] or "/"
             if not group_name:
-                groups = [_number(line[2]) for line in group
+                groups = [_id_number(line[2]) for line in group
                           if len(line) > 3 and row[0] in line[3].split(",")]
             break
     if uid < 0:
@@ -7409,8 +7409,8 @@ def user_resolve(user: str, added: list, passwd: list, group: list) -> tuple:
 def _group_resolve(name: str, group: list) -> int:
     for line in group:
         if len(line) > 2 and (line[0] == name or line[2] == name):
-            return _number(line[2])
-    gid = _number(name)
+            return _id_number(line[2])
+    gid = _id_number(name)
     if gid < 0:
         text = f"unable to find group {name}: no matching entries in group file"
         raise init_refuse(text, 125, plain=True)
@@ -8071,7 +8071,7 @@ _SHORT = ((b"\\n", b"\n"), (b'\\"', b'"'), (b"\\r", b"\r"), (b"\\t", b"\t"), (b"
           (b"\\b", b"\b"), (b"\\f", b"\f"))
 
 
-def _unescape(text: bytes) -> bytes:
+def _text_plain(text: bytes) -> bytes:
     """What _escape did, undone for any number of lines at once."""
     if b"\\" not in text:
         return text
@@ -8166,7 +8166,7 @@ class _LogFormat:
     def _flush(stream: int, parts: list) -> list:
         if not parts:
             return []
-        text = _unescape(b"".join(parts))
+        text = _text_plain(b"".join(parts))
         parts.clear()
         return [(stream, text)]
 
@@ -8222,14 +8222,14 @@ def _lines_alike(data: bytes, at: int) -> tuple:
         run = data[at:end]
         if run.count(b"\n") == run.count(tail):
             text = run[len(_HEAD):-len(tail)].replace(tail + _HEAD, b"")
-            return stream, _unescape(text), end
+            return stream, _text_plain(text), end
     mark = b'","stream":"' + _STREAMS[stream] + b'"'
     pieces = data[at + len(_HEAD):].split(b'"}\n' + _HEAD)
     lines = len(pieces)
     if lines != data.count(mark, at) or lines != data.count(b"\n", at):
         return 0, b"", at
     text = b"".join([piece[:piece.rfind(mark)] for piece in pieces])
-    return stream, _unescape(text), len(data)
+    return stream, _text_plain(text), len(data)
 
 
 def _log_open(path: str, known: tuple | None = None) -> list:
@@ -8650,7 +8650,7 @@ def state_show(c: Container) -> dict:
 #     are only added to, never changed.
 
 QUEUE_SIZE = 1 << 20            # bytes that one client may be behind
-READ_SIZE = 1 << 16
+STDIO_READ = 1 << 16
 LINGER = 60.0                   # s that a client has to take what is queued after the end
 EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP = 1, 4, 8, 16
 DETACH_KEYS = "ctrl-p,ctrl-q"
@@ -8723,7 +8723,7 @@ def detach_keys_parse(text: str) -> bytes:
     return bytes(out)
 
 
-class Client:
+class Attached:
     """Somebody attached to a process: a socket that gets output and may give input."""
 
     __slots__ = ("_at", "_detach", "_mask", "_mux", "_queue", "_stdio", "err", "fd", "input",
@@ -8801,7 +8801,7 @@ class Client:
 
     def _read(self) -> None:
         try:
-            data = os.read(self.fd, READ_SIZE)
+            data = os.read(self.fd, STDIO_READ)
         except BlockingIOError:
             return
         except OSError:
@@ -8925,7 +8925,7 @@ class Stdio:
     def _take(self, fd: int) -> bool:
         """Read one chunk; False when there is none now. The end closes the descriptor."""
         try:
-            data = os.read(fd, READ_SIZE)
+            data = os.read(fd, STDIO_READ)
         except BlockingIOError:
             return False
         except OSError as failure:
@@ -8968,14 +8968,14 @@ class Stdio:
     def _input_flush(self) -> None:
         try:
             while self._input:
-                self._input = self._input[os.write(self.stdin, self._input[:READ_SIZE]):]
+                self._input = self._input[os.write(self.stdin, self._input[:STDIO_READ]):]
         except BlockingIOError:
             pass
         except OSError:
             self._input = b""              # the process closed its stdin
         waiting = bool(self._input)
         for client in self.clients:
-            client.pause_input(waiting and len(self._input) > READ_SIZE)
+            client.pause_input(waiting and len(self._input) > STDIO_READ)
         if self.stdin == self.terminal >= 0:
             self.reading()
         elif waiting:
@@ -8997,7 +8997,7 @@ class Stdio:
 
     # ---- the end
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: Attached) -> None:
         """A client is gone; if it was the one that fed stdin, stdin ends."""
         if client in self.clients:
             self.clients.remove(client)
@@ -9347,7 +9347,7 @@ class Monitor:
         self._execs[stdio.id] = stdio
         self._exec_record(stdio, {"Running": True, "Pid": born.pid, "ExitCode": None})
         if client >= 0:
-            stdio.clients.append(Client(stdio, client, message))
+            stdio.clients.append(Attached(stdio, client, message))
             early = message.get("early")
             if early:
                 stdio.clients[0].feed(early.encode("latin-1"))
@@ -9443,7 +9443,7 @@ def verb_start(monitor: Monitor, message: dict, fds: list, sock) -> dict:
 
 def verb_attach(monitor: Monitor, message: dict, fds: list, sock) -> dict:
     """The descriptor becomes a client of the container's streams."""
-    client = Client(monitor.main, fds[0], message)
+    client = Attached(monitor.main, fds[0], message)
     fds[0] = -1
     monitor.main.clients.append(client)
     if message.get("early"):
@@ -10334,30 +10334,6 @@ class Show:
 
 def _id_shown(value: str, show: Show) -> str:
     return id_short(value) if show.truncate else value
-
-
-def ellipsis(text: str, width: int) -> str:
-    """The text cut to `width` terminal cells, the last of them "…" when something was cut."""
-    if len(text) <= width and text.isascii():
-        return text
-    if text.isascii():
-        return text[:width - 1] + "…"
-    if text_width(text) <= width:
-        return text
-    used, kept = 0, 0
-    for kept, char in enumerate(text):
-        used += text_width(char)
-        if used > width - 1:
-            break
-    return text[:kept] + "…"
-
-
-def text_width(text: str) -> int:
-    """The number of terminal cells that the text takes: East Asian wide characters take two."""
-    if text.isascii():
-        return len(text)
-    import unicodedata
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def _since_text(seconds: float, show: Show) -> str:

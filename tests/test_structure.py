@@ -104,6 +104,14 @@ def test_sections_use_only_names_from_above():
     assert [f"line {line}: {name}" for here, home, line, name in USES if home > here] == []
 
 
+def test_every_name_is_defined_once():
+    seen = {}
+    for node in TREE.body:
+        for name in set(defined_names(node)):
+            seen.setdefault(name, []).append(node.lineno)
+    assert {name: lines for name, lines in seen.items() if len(lines) > 1} == {}
+
+
 def test_names_exist():
     known = {*HOME, *dir(builtins), "__file__", "__name__"}
     known |= {a.asname or a.name.partition(".")[0] for n in IMPORTS for a in n.names}
