@@ -8709,18 +8709,17 @@ def monitor_call(store: Store, id: str, message: dict, fds=(), start: bool = Fal
 
 
 def detach_keys_parse(text: str) -> bytes:
-    """The bytes of a key sequence like "ctrl-p,ctrl-q" or "a,ctrl-@"; InvalidParameter when wrong."""
-    out = bytearray()
-    for key in text.split(","):
-        if len(key) == 1:
-            out += key.encode()
-        elif key[:5] == "ctrl-" and len(key) == 6 and ("a" <= key[5] <= "z" or key[5] in "@[\\]^_"):
-            out.append(ord(key[5].upper()) & 0x1F)
-        elif key == "DEL":
-            out.append(127)
+    """The bytes of a key sequence like "ctrl-p,ctrl-q" or "a,ctrl-@"; InvalidParameter with Docker's text."""
+    keys = bytearray()
+    for name in text.split(","):
+        letter = name[5:] if name.startswith("ctrl-") else ""
+        if len(name) == 1 and name.isascii():
+            keys.append(ord(name))
+        elif len(letter) == 1 and letter.isascii() and (letter.isalpha() or letter in "@[\\]^_"):
+            keys.append(ord(letter.upper()) & 0x1F)
         else:
-            raise InvalidParameter(f"Unknown character: '{key}'")
-    return bytes(out)
+            raise InvalidParameter(f"invalid detach keys ({text}): Unknown character: '{name}'")
+    return bytes(keys)
 
 
 class Attached:
@@ -10399,7 +10398,7 @@ def _container_platform(container: dict, show: Show) -> str | None:
     return platform_text(platform) if platform else None
 
 
-def _port_range(address: str, kind: str, first: int, last: int) -> str:
+def _port_span(address: str, kind: str, first: int, last: int) -> str:
     ports = str(first) if first == last else f"{first}-{last}"
     return f"{_host_port(address, ports)}->{ports}/{kind}" if address else f"{ports}/{kind}"
 
@@ -10425,10 +10424,10 @@ def ports_text(ports: list | None) -> str:
         key = (address, port["Type"])
         first, last = groups.get(key, (private, private - 1))
         if private != last + 1:
-            done.append(_port_range(*key, first, last))
+            done.append(_port_span(*key, first, last))
             first = private
         groups[key] = (first, private)
-    done.extend(_port_range(*key, *group) for key, group in groups.items())
+    done.extend(_port_span(*key, *group) for key, group in groups.items())
     return ", ".join(done + mapped)
 
 
@@ -11606,7 +11605,6 @@ def cli_main(words: list) -> int:
 # Detach keys are acted upon by the other side, which closes the connection. The loop only watches
 # the same keys go by, to tell a detachment from the end of the process.
 
-DETACH_KEYS = "ctrl-p,ctrl-q"
 DETACH_PATIENCE = 2.0           # seconds for the other side to close after the keys
 UNPROXIED_SIGNALS = ("SIGCHLD", "SIGPIPE", "SIGURG", "SIGKILL", "SIGSTOP", "SIGWINCH",
                      "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
@@ -11641,20 +11639,6 @@ class DetachKeys:
                 self._at = 0
                 return True
         return False
-
-
-def detach_keys_parse(text: str) -> bytes:
-    """The bytes of "ctrl-p,ctrl-q" or "a,b"; InvalidParameter with Docker's text."""
-    keys = bytearray()
-    for name in text.split(","):
-        letter = name[5:] if name.startswith("ctrl-") else ""
-        if len(name) == 1 and name.isascii():
-            keys.append(ord(name))
-        elif len(letter) == 1 and letter.isascii() and (letter.isalpha() or letter in "@[\\]^_"):
-            keys.append(ord(letter.upper()) & 0x1F)
-        else:
-            raise InvalidParameter(f"invalid detach keys ({text}): Unknown character: '{name}'")
-    return bytes(keys)
 
 
 class signals_caught:
@@ -13464,13 +13448,13 @@ def cmd_rmi(client: Any, args: Any) -> int:
     return 0 if not errors or args.force and missing else 1
 
 
-INSPECT_FLAGS = (
+IMAGE_INSPECT_FLAGS = (
     Flag("-f --format", kind="string", help=HELP_FORMAT),
     Flag("--platform", kind="string", help=PLATFORM_HELP),
 )
 
 
-@command("image inspect", usage="[OPTIONS] IMAGE [IMAGE...]", flags=INSPECT_FLAGS, nargs=(1, None),
+@command("image inspect", usage="[OPTIONS] IMAGE [IMAGE...]", flags=IMAGE_INSPECT_FLAGS, nargs=(1, None),
          help="Show all that is known of images")
 def cmd_image_inspect(client: Any, args: Any) -> int:
     """Prints the images' documents as one JSON array, or a line of a template for each."""
