@@ -9574,8 +9574,8 @@ def monitor_main(request: dict, conn, fds: list) -> None:
 # Runs in: api, cli.   Refs: Docker Engine API 1.51, moby api/server/router, RFC 9110
 #
 # The model: an endpoint is a function (engine, request) -> value, registered with @route. What it
-# returns tells the reply: a dict, list or str is JSON with 200, None is 204, a Response is itself, a
-# Stream is sent piece by piece, HIJACKED means that somebody else writes to the connection now.
+# returns tells the reply: a dict, list or str is JSON with 200, None is 204, a Response is itself,
+# a Stream is sent piece by piece, HIJACKED means that somebody else writes to the connection now.
 # What it raises is an EngineError, turned into {"message": text} here and nowhere else.
 #
 # Nothing here knows sockets. A door that has bytes (the daemon's listener) parses them into a
@@ -9583,8 +9583,8 @@ def monitor_main(request: dict, conn, fds: list) -> None:
 # over Python values and gets Python values back: no JSON is written or parsed on that way.
 #
 # Matching: the path is split at "/", an optional version (/v1.41) comes off, and the rest is
-# compared word by word. At most one parameter of a route, the first, may stand for several words, because
-# image names have slashes. Of several matches the one with the most literal words wins, so
+# compared word by word. The first parameter of a route may stand for several words, because image
+# names have slashes. Of several matches the one with the most literal words wins, so
 # /images/json is never an image called "json". There is no regular expression, nothing to compile.
 #
 # A hijack: the request carries a `connection` made by whoever received it. hijack() answers 101
@@ -9853,7 +9853,7 @@ def _error_response(exc: Exception) -> Response:
 
 
 def http_dispatch(engine: Any, request: Request) -> Any:
-    """Runs the request's handler: a Response, a Stream or HIJACKED; it never raises an Exception."""
+    """Runs the request's handler: a Response, a Stream or HIJACKED; it raises no Exception."""
     try:
         parts = request.path.strip("/").split("/")
         if _is_version(parts[0]) and len(parts) > 1:
@@ -10077,7 +10077,7 @@ def _tag_stripped(name: str) -> str:
 # Runs in: cli.
 #
 # The model: commands say what they want of the API (method, path, query, body) and get values back
-# or an EngineError. How the request travels is the transport's business. A transport has one method,
+# or an EngineError. How the request travels is the transport's business: an object with one method,
 # send(request) -> Response, Stream, or a connected socket when the connection was given away.
 #
 # LocalTransport calls the router in this process. The engine is made at the first request, so a
@@ -10088,7 +10088,7 @@ def _tag_stripped(name: str) -> str:
 #
 # An error that came from the engine is marked (from_engine), so that the command line can say so.
 
-READ_SIZE = 256 * 1024
+STREAM_PIECE = 256 * 1024
 
 
 class _Pair:
@@ -10189,7 +10189,7 @@ def _query_text(value: Any) -> list:
     return [json_text(value) if isinstance(value, dict) else str(value)]
 
 
-class Client:
+class ApiClient:
     """The API as methods; every one raises the EngineError that the engine answered with.
 
     `query` values may be text, numbers, bools (1, 0), lists (repeated), dicts (JSON) and None (left
@@ -10267,7 +10267,7 @@ class Client:
 def _socket_chunks(sock: Any) -> Iterator[bytes]:
     try:
         while True:
-            piece = sock.recv(READ_SIZE)
+            piece = sock.recv(STREAM_PIECE)
             if not piece:
                 return
             yield piece
@@ -10286,9 +10286,9 @@ def _json_lines(chunks: Iterable[bytes]) -> Iterator[Any]:
         yield json_parse(rest)
 
 
-def client_local(data: str | None = None, run: str | None = None) -> Client:
+def client_local(data: str | None = None, run: str | None = None) -> ApiClient:
     """A client of the engine in this process, on these roots (None or "": the default ones)."""
-    return Client(LocalTransport(lambda: Engine(Store(*roots_find(data or None, run or None)))))
+    return ApiClient(LocalTransport(lambda: Engine(Store(*roots_find(data or None, run or None)))))
 
 
 # =============================================================================
@@ -10865,11 +10865,11 @@ def output_write(text: str) -> None:
 # Runs in: cli.   Refs: spf13/pflag flag.go and its value types, docker/cli opts
 #
 # Flags are rows. The kind of a flag says how its text becomes a value, whether it repeats, and what
-# help calls it; kinds are rows too (FLAG_KINDS), and sections below add their own with @flag_kind. A
+# help calls it; kinds are rows too (FLAG_KINDS), and sections below add some with @flag_kind. A
 # flag with a target ("HostConfig.Memory") goes into an API body as it is: body_fill does it.
 #
-# The rules are pflag's: --name value, --name=value, -n value, -nvalue, -n=value, clusters (-it), "--"
-# ends flags, "-" is an argument. A bool takes a value only after "=". Where interspersed is off
+# The rules are pflag's: --name value, --name=value, -n value, -nvalue, -n=value, clusters (-it),
+# "--" ends flags, "-" is an argument. A bool takes a value only after "=". Where interspersed is off
 # (run, exec), the first argument ends flags. A single value given twice: the last one holds. A
 # repeating one starts from nothing when it is first given, whatever its default.
 # Texts of errors are pflag's and strconv's, as people and scripts know them.
@@ -11819,7 +11819,7 @@ class Pump:
 
     def _receive(self) -> bytes:
         try:
-            return self.sock.recv(READ_SIZE)
+            return self.sock.recv(STREAM_PIECE)
         except ConnectionResetError:    # the other side is gone, with input of ours unread
             return b""
 
@@ -11835,7 +11835,7 @@ class Pump:
 
     def _input(self) -> None:
         try:
-            data = os.read(0, READ_SIZE // 4)
+            data = os.read(0, STREAM_PIECE // 4)
         except BlockingIOError:
             return
         except OSError:                 # a terminal that hung up: its input has ended
@@ -11883,6 +11883,15 @@ class Pump:
             self.sock.shutdown(_socket.SHUT_WR)
         except OSError:
             return
+
+
+def detach_keys_check(text: str) -> None:
+    """Refuses a --detach-keys value that names no keys, before anything is made."""
+    try:
+        if text:
+            detach_keys_parse(text)
+    except InvalidParameter as exc:
+        raise UsageError(f"invalid detach keys ({text}): {exc}") from None
 
 
 def terminal_size() -> list:
@@ -12139,8 +12148,8 @@ def _mount_value(kind: str, key: str, value: str, given: bool) -> Any:
         try:
             return bool_parse(value)
         except ValueError:
-            raise ValueError(f"invalid value for '{key}': invalid boolean value (\"{value}\"): "
-                             'must be one of "true", "1", "false", or "0" (default "true")') from None
+            raise ValueError(f"invalid value for '{key}': invalid boolean value (\"{value}\"): must"
+                             ' be one of "true", "1", "false", or "0" (default "true")') from None
     try:
         if kind == "size":
             return size_parse(value)
@@ -12393,7 +12402,7 @@ RUN_FLAGS = (
 
 # -- ports ------------------------------------------------------------------------
 
-def _port_range(text: str, whole: str, what: str) -> tuple:
+def _port_span(text: str, whole: str, what: str) -> tuple:
     first, dash, last = text.partition("-")
     try:
         start, end = int(first), int(last if dash else first)
@@ -12427,8 +12436,8 @@ def ports_publish(texts: list) -> dict:
             raise InvalidParameter(f"invalid IP address: {address}")
         if not inner:
             raise InvalidParameter("no port specified: " + text + "<empty>")
-        first, last = _port_range(inner, inner, "containerPort")
-        low, high = _port_range(outer, outer, "hostPort") if outer else (0, 0)
+        first, last = _port_span(inner, inner, "containerPort")
+        low, high = _port_span(outer, outer, "hostPort") if outer else (0, 0)
         if outer and high - low != last - first and first != last:
             raise InvalidParameter("invalid ranges specified for container and host Ports: "
                                    f"{inner} and {outer}")
@@ -12445,7 +12454,7 @@ def ports_expose(texts: list) -> list:
     for text in texts:
         ports, proto = _proto_split(text)
         try:
-            first, last = _port_range(ports, ports, "start port")
+            first, last = _port_span(ports, ports, "start port")
         except InvalidParameter as exc:
             raise InvalidParameter(f"invalid range format for --expose: {exc}") from None
         found += [f"{port}/{proto}" for port in range(first, last + 1)]
@@ -12732,7 +12741,7 @@ STOP_FLAGS = (
     Flag("-t --timeout", "int", help="Seconds to wait before it is killed"),
     Flag("--time", "int", deprecated="use --timeout instead"),
 )
-INSPECT_FLAGS = (
+CONTAINER_INSPECT_FLAGS = (
     Flag("-f --format", "string", help="How to print: json or a Go template"),
     Flag("-s --size", help="Also the sizes of containers"),
 )
@@ -12768,7 +12777,7 @@ def _many(names: list, action: Callable) -> int:
     return for_each(names, settled)
 
 
-def _signal_sender(client: Client, ref: str) -> Callable:
+def _signal_sender(client: ApiClient, ref: str) -> Callable:
     def send(number: int) -> None:
         try:
             client.post(f"/containers/{ref}/kill", {"signal": signal_name(number)})
@@ -12777,7 +12786,7 @@ def _signal_sender(client: Client, ref: str) -> Callable:
     return send
 
 
-def _resizer(client: Client, path: str) -> Callable:
+def _resizer(client: ApiClient, path: str) -> Callable:
     def resize() -> None:
         rows, columns = terminal_size()
         if rows or columns:
@@ -12797,14 +12806,14 @@ def _exit_status(waiter: Waiter) -> int:
     return end["StatusCode"]
 
 
-def _attach(client: Client, ref: str, config: dict, keys: str) -> Any:
+def _attach(client: ApiClient, ref: str, config: dict, keys: str) -> Any:
     return client.hijack(f"/containers/{ref}/attach", {
         "stream": True, "stdin": config["AttachStdin"] or None,
         "stdout": config["AttachStdout"] or None, "stderr": config["AttachStderr"] or None,
         "detachKeys": keys or None})
 
 
-def _attached_start(client: Client, ref: str, *, config: dict, keys: str, is_removed: bool,
+def _attached_start(client: ApiClient, ref: str, *, config: dict, keys: str, is_removed: bool,
                     signals: signals_caught) -> int:
     """Attach, wait, start, pump, status: the exit code of the container's process."""
     tty = config["Tty"]
@@ -12834,7 +12843,7 @@ def _attached_start(client: Client, ref: str, *, config: dict, keys: str, is_rem
 # -- create, run, start --------------------------------------------------------------
 
 class _CidFile:
-    """--cidfile: made before the container, so that a second run is refused; kept if that succeeds."""
+    """--cidfile: made before the container, so that a second run is refused; kept on success."""
 
     __slots__ = ("_path",)
 
@@ -12870,7 +12879,7 @@ def _image_missing(image: str, pull: str, error: EngineError) -> EngineError:
                     "load or import it, or make it with image from-host")
 
 
-def _create(client: Client, args: Args, body: dict) -> str:
+def _create(client: ApiClient, args: Args, body: dict) -> str:
     """The new container's id; warnings go to stderr."""
     if args.pull == "always":
         raise Unsupported("--pull always: this engine does not pull yet")
@@ -12909,7 +12918,7 @@ def _create_checked(args: Args) -> dict:
 @command("container create", aliases=("create",), usage="[OPTIONS] IMAGE [COMMAND] [ARG...]",
          flags=CREATE_FLAGS, nargs=(1, None), interspersed=False,
          help="Make a container, ready to start")
-def cmd_create(client: Client, args: Args) -> None:
+def cmd_create(client: ApiClient, args: Args) -> None:
     """Prints the new container's id."""
     try:
         body = _create_checked(args)
@@ -12921,7 +12930,7 @@ def cmd_create(client: Client, args: Args) -> None:
 @command("container run", aliases=("run",), usage="[OPTIONS] IMAGE [COMMAND] [ARG...]",
          flags=RUN_FLAGS, nargs=(1, None), interspersed=False, error_exit=125,
          help="Make a container from an image and run it")
-def cmd_run(client: Client, args: Args) -> int:
+def cmd_run(client: ApiClient, args: Args) -> int:
     """The exit code of the container's process, or 0 when it runs in the background."""
     body = _create_checked(args)
     if args.detach:
@@ -12933,8 +12942,7 @@ def cmd_run(client: Client, args: Args) -> int:
             tty_check(body["AttachStdin"], args.tty)
         except InvalidParameter as exc:
             raise UsageError(str(exc)) from None
-    if args.detach_keys:
-        detach_keys_parse(args.detach_keys)
+    detach_keys_check(args.detach_keys)
     body.setdefault("Tty", False)
     if args.detach:
         ref = _create(client, args, body)
@@ -12953,11 +12961,10 @@ def cmd_run(client: Client, args: Args) -> int:
              Flag("--checkpoint-dir", "string", help="Directory of checkpoints"),
              Flag("--detach-keys", "string", help="Keys that detach from a container"),
              Flag("-i --interactive", help="Attach stdin")))
-def cmd_start(client: Client, args: Args) -> int:
+def cmd_start(client: ApiClient, args: Args) -> int:
     """Prints the names, or is the terminal of the one."""
     keys = args.detach_keys
-    if keys:
-        detach_keys_parse(keys)
+    detach_keys_check(keys)
     if args.checkpoint or args.checkpoint_dir:
         raise Unsupported("--checkpoint is not supported by this engine")
     if not args.attach and not args.interactive:
@@ -12972,7 +12979,7 @@ def cmd_start(client: Client, args: Args) -> int:
                                is_removed=found["HostConfig"]["AutoRemove"])
 
 
-def _start_each(client: Client, names: list) -> int:
+def _start_each(client: ApiClient, names: list) -> int:
     failed, code = [], 1
     for name in names:
         try:
@@ -12989,7 +12996,7 @@ def _start_each(client: Client, names: list) -> int:
 
 # -- attach, exec, logs ----------------------------------------------------------------
 
-def _attach_check(client: Client, ref: str) -> dict:
+def _attach_check(client: ApiClient, ref: str) -> dict:
     found = client.get(f"/containers/{ref}/json")
     state = found["State"]
     for name, advice in (("Paused", "paused container, unpause it first"),
@@ -13003,10 +13010,9 @@ def _attach_check(client: Client, ref: str) -> dict:
 
 @command("container attach", aliases=("attach",), usage="[OPTIONS] CONTAINER", nargs=(1, 1),
          flags=ATTACH_FLAGS, help="Connect to the streams of a running container")
-def cmd_attach(client: Client, args: Args) -> int:
+def cmd_attach(client: ApiClient, args: Args) -> int:
     """The exit code of the container's process."""
-    if args.detach_keys:
-        detach_keys_parse(args.detach_keys)
+    detach_keys_check(args.detach_keys)
     found = _attach_check(client, args.rest[0])
     ref, config = found["Id"], found["Config"]
     tty_check(not args.no_stdin, config["Tty"])
@@ -13031,7 +13037,7 @@ def cmd_attach(client: Client, args: Args) -> int:
         return _exit_status(waiter)
 
 
-def _exec_pump(client: Client, exec_id: str, body: dict, keys: str) -> int:
+def _exec_pump(client: ApiClient, exec_id: str, body: dict, keys: str) -> int:
     size = terminal_size()
     start = {"Detach": False, "Tty": body["Tty"], "ConsoleSize": size if body["Tty"] else None}
     with signals_caught(proxy=False, resize=body["Tty"]) as signals:
@@ -13050,7 +13056,7 @@ def _exec_pump(client: Client, exec_id: str, body: dict, keys: str) -> int:
 @command("container exec", aliases=("exec",), usage="[OPTIONS] CONTAINER COMMAND [ARG...]",
          flags=EXEC_FLAGS, nargs=(2, None), interspersed=False,
          help="Run a command in a running container")
-def cmd_exec(client: Client, args: Args) -> int:
+def cmd_exec(client: ApiClient, args: Args) -> int:
     """The exit code of the command."""
     name, *words = args.rest
     body: dict = {"Cmd": words, "Tty": False, "AttachStdin": False, "Privileged": False,
@@ -13058,8 +13064,8 @@ def cmd_exec(client: Client, args: Args) -> int:
     body_fill(body, args, EXEC_FLAGS)
     if args.env or args.env_file:
         body["Env"] = file_lines(args.env_file, "--env-file") + args.env
+    detach_keys_check(args.detach_keys)
     if args.detach_keys:
-        detach_keys_parse(args.detach_keys)
         body["DetachKeys"] = args.detach_keys
     if args.detach:
         body["AttachStdin"] = False
@@ -13092,7 +13098,7 @@ def _when(text: str, name: str) -> str | None:
 
 @command("container logs", aliases=("logs",), usage="[OPTIONS] CONTAINER", flags=LOGS_FLAGS,
          nargs=(1, 1), help="Show what a container wrote")
-def cmd_logs(client: Client, args: Args) -> None:
+def cmd_logs(client: ApiClient, args: Args) -> None:
     """Writes the logs to stdout and stderr."""
     found = client.get(f"/containers/{args.rest[0]}/json")
     chunks = client.stream("GET", f"/containers/{found['Id']}/logs", {
@@ -13114,7 +13120,7 @@ def _stop_query(args: Args) -> dict:
 
 @command("container stop", aliases=("stop",), usage="[OPTIONS] CONTAINER [CONTAINER...]",
          flags=STOP_FLAGS, nargs=(1, None), help="Ask running containers to stop, then kill them")
-def cmd_stop(client: Client, args: Args) -> int:
+def cmd_stop(client: ApiClient, args: Args) -> int:
     """Prints the names."""
     query = _stop_query(args)
     return _many(args.rest, lambda name: client.post(f"/containers/{name}/stop", query))
@@ -13122,7 +13128,7 @@ def cmd_stop(client: Client, args: Args) -> int:
 
 @command("container restart", aliases=("restart",), usage="[OPTIONS] CONTAINER [CONTAINER...]",
          flags=STOP_FLAGS, nargs=(1, None), help="Stop containers and start them again")
-def cmd_restart(client: Client, args: Args) -> int:
+def cmd_restart(client: ApiClient, args: Args) -> int:
     """Prints the names."""
     query = _stop_query(args)
     return for_each(args.rest, lambda name: client.post(f"/containers/{name}/restart", query))
@@ -13131,7 +13137,7 @@ def cmd_restart(client: Client, args: Args) -> int:
 @command("container kill", aliases=("kill",), usage="[OPTIONS] CONTAINER [CONTAINER...]",
          flags=(Flag("-s --signal", "string", help="Signal to send"),), nargs=(1, None),
          help="Send a signal to running containers, SIGKILL if not told otherwise")
-def cmd_kill(client: Client, args: Args) -> int:
+def cmd_kill(client: ApiClient, args: Args) -> int:
     """Prints the names."""
     query = {"signal": args.signal or None}
     return _many(args.rest, lambda name: client.post(f"/containers/{name}/kill", query))
@@ -13139,21 +13145,21 @@ def cmd_kill(client: Client, args: Args) -> int:
 
 @command("container pause", aliases=("pause",), usage="CONTAINER [CONTAINER...]", nargs=(1, None),
          help="Freeze all processes of containers")
-def cmd_pause(client: Client, args: Args) -> int:
+def cmd_pause(client: ApiClient, args: Args) -> int:
     """Prints the names."""
     return _many(args.rest, lambda name: client.post(f"/containers/{name}/pause"))
 
 
 @command("container unpause", aliases=("unpause",), usage="CONTAINER [CONTAINER...]",
          nargs=(1, None), help="Let frozen containers go on")
-def cmd_unpause(client: Client, args: Args) -> int:
+def cmd_unpause(client: ApiClient, args: Args) -> int:
     """Prints the names."""
     return _many(args.rest, lambda name: client.post(f"/containers/{name}/unpause"))
 
 
 @command("container wait", aliases=("wait",), usage="CONTAINER [CONTAINER...]", nargs=(1, None),
          help="Wait for containers to end and print their exit codes")
-def cmd_wait(client: Client, args: Args) -> int:
+def cmd_wait(client: ApiClient, args: Args) -> int:
     """Prints the exit codes, one a line."""
     def wait(name: str) -> None:
         print(client.wait(name).result()["StatusCode"], flush=True)
@@ -13162,7 +13168,7 @@ def cmd_wait(client: Client, args: Args) -> int:
 
 @command("container rename", aliases=("rename",), usage="CONTAINER NEW_NAME", nargs=(2, 2),
          help="Give a container another name")
-def cmd_rename(client: Client, args: Args) -> None:
+def cmd_rename(client: ApiClient, args: Args) -> None:
     """Prints nothing."""
     old, new = (name.strip() for name in args.rest)
     if not old or not new:
@@ -13175,7 +13181,7 @@ def cmd_rename(client: Client, args: Args) -> None:
              Flag("-f --force", help="Also running ones: kill them first"),
              Flag("-l --link", help="Remove the link of that name"),
              Flag("-v --volumes", help="Also their anonymous volumes")))
-def cmd_rm(client: Client, args: Args) -> int:
+def cmd_rm(client: ApiClient, args: Args) -> int:
     """Prints the names."""
     query = {"v": args.volumes or None, "link": args.link or None, "force": args.force or None}
 
@@ -13196,7 +13202,7 @@ def cmd_rm(client: Client, args: Args) -> int:
 @command("container prune", nargs=(0, 0), help="Remove all containers that do not run", flags=(
     Flag("--filter", "filter", help='Only those that match ("until=<timestamp>")'),
     Flag("-f --force", help="Do not ask")))
-def cmd_prune(client: Client, args: Args) -> None:
+def cmd_prune(client: ApiClient, args: Args) -> None:
     """Prints the ids and the space that is free again."""
     if not args.force and not confirm("WARNING! This will remove all stopped containers.\n"
                                       "Are you sure you want to continue?"):
@@ -13211,7 +13217,7 @@ def cmd_prune(client: Client, args: Args) -> None:
 
 @command("container ls", aliases=("container list", "container ps", "ps"), flags=PS_FLAGS,
          nargs=(0, 0), help="List containers")
-def cmd_ps(client: Client, args: Args) -> None:
+def cmd_ps(client: ApiClient, args: Args) -> None:
     """Prints the listing."""
     size = args.size
     if args.format:
@@ -13231,7 +13237,7 @@ def cmd_ps(client: Client, args: Args) -> None:
 
 @command("container top", aliases=("top",), usage="CONTAINER [ps OPTIONS]", nargs=(1, None),
          interspersed=False, help="Show the processes of a container")
-def cmd_top(client: Client, args: Args) -> None:
+def cmd_top(client: ApiClient, args: Args) -> None:
     """Prints a table as ps writes it."""
     name, *options = args.rest
     query = {"ps_args": " ".join(options)} if options else None
@@ -13240,7 +13246,7 @@ def cmd_top(client: Client, args: Args) -> None:
 
 @command("container diff", aliases=("diff",), usage="CONTAINER", nargs=(1, 1),
          help="Show what a container changed of its image's files")
-def cmd_diff(client: Client, args: Args) -> None:
+def cmd_diff(client: ApiClient, args: Args) -> None:
     """Prints a line for each path: C, A or D for changed, added, deleted."""
     if not args.rest[0]:
         raise InvalidParameter("Container name cannot be empty")
@@ -13255,7 +13261,7 @@ def _port_target(binding: dict) -> str:
 
 @command("container port", aliases=("port",), usage="CONTAINER [PRIVATE_PORT[/PROTO]]",
          nargs=(1, 2), help="Show the published ports of a container")
-def cmd_port(client: Client, args: Args) -> None:
+def cmd_port(client: ApiClient, args: Args) -> None:
     """Prints "80/tcp -> 0.0.0.0:8080" for each, or only where one port goes."""
     name = args.rest[0]
     ports = client.get(f"/containers/{name}/json")["NetworkSettings"].get("Ports") or {}
@@ -13281,7 +13287,7 @@ INSPECT_TYPES = ("", "config", "container", "image", "network", "node", "plugin"
                  "service", "task", "volume")
 
 
-def _inspect_one(client: Client, kinds: Iterable[str], name: str, size: bool) -> dict:
+def _inspect_one(client: ApiClient, kinds: tuple, name: str, size: bool) -> dict:
     for kind in kinds:
         query = {"size": True} if size and kind == "container" else None
         try:
@@ -13294,34 +13300,28 @@ def _inspect_one(client: Client, kinds: Iterable[str], name: str, size: bool) ->
     raise UsageError(f"Error: No such object: {name}")
 
 
-def inspect_run(client: Client, kinds: Iterable[str], names: list, *, format: str = "",
+def inspect_run(client: ApiClient, kinds: tuple, names: list, *, format: str = "",
                 size: bool = False) -> int:
     """What every inspect command does: prints those found, then an error for each other; exit 1."""
-    if format:
-        template_parse(format)
-    found, problems = [], []
-    for name in names:
-        try:
-            found.append(_inspect_one(client, tuple(kinds), name, size))
-        except EngineError as exc:
-            problems.append(error_line(exc))
-    print(inspect_text(found, format), end="")
-    for line in problems:
-        print_error(line)
+    problems = inspect_show(names, lambda name: _inspect_one(client, kinds, name, size),
+                            format)
+    for error in problems:
+        print_error(error_line(error))
     return 1 if problems else 0
 
 
-@command("container inspect", usage="[OPTIONS] CONTAINER [CONTAINER...]", flags=INSPECT_FLAGS,
-         nargs=(1, None), help="Show all about containers")
-def cmd_container_inspect(client: Client, args: Args) -> int:
+@command("container inspect", usage="[OPTIONS] CONTAINER [CONTAINER...]", nargs=(1, None),
+         flags=CONTAINER_INSPECT_FLAGS, help="Show all about containers")
+def cmd_container_inspect(client: ApiClient, args: Args) -> int:
     """Prints a JSON array, or the template's lines."""
     return inspect_run(client, ("container",), args.rest, format=args.format, size=args.size)
 
 
 @command("inspect", usage="[OPTIONS] NAME|ID [NAME|ID...]", nargs=(1, None),
-         flags=(*INSPECT_FLAGS, Flag("--type", "string", help="Only objects of this type")),
+         flags=(*CONTAINER_INSPECT_FLAGS,
+                Flag("--type", "string", help="Only objects of this type")),
          help="Show all about containers, images and other objects")
-def cmd_inspect(client: Client, args: Args) -> int:
+def cmd_inspect(client: ApiClient, args: Args) -> int:
     """Prints a JSON array, or the template's lines."""
     kind = args.type
     if kind not in INSPECT_TYPES or args.given("type") and not kind:

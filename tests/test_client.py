@@ -15,7 +15,7 @@ MADE = []
 def client(monkeypatch):
     monkeypatch.setattr(engine, "ROUTES", {})
     MADE.clear()
-    return engine.Client(engine.LocalTransport(lambda: MADE.append(1) or "engine"))
+    return engine.ApiClient(engine.LocalTransport(lambda: MADE.append(1) or "engine"))
 
 
 def test_values_and_queries(client):
@@ -58,7 +58,7 @@ def test_a_transport_without_error_objects(monkeypatch):
         def send(self, request):
             return engine.Response(409, value={"message": "busy"})
     with pytest.raises(engine.Conflict, match="busy"):
-        engine.Client(Far()).get("/x")
+        engine.ApiClient(Far()).get("/x")
 
 
 def test_streams(client):
