@@ -40,7 +40,8 @@ types: packages
 demo: build
 	sh tests/demo.sh $(PYTHON)
 
-bench: build packages
+bench: build
+	sh tests/packages.sh $(PYTHON) bench
 	$(PYTHON) tests/bench/side_by_side.py $(B)
 
 repro:

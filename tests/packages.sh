@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests need and is missing: Debian packages by apt, Python packages into tests/.cache/venv.
-#   sh tests/packages.sh PYTHON
+#   sh tests/packages.sh PYTHON          for make test
+#   sh tests/packages.sh PYTHON bench    the peers of make bench
 set -eu
 python=$1
 here=$(dirname "$0")
@@ -14,6 +15,12 @@ need /usr/share/doc/busybox-static busybox-static
 need /usr/bin/strace strace
 need /usr/bin/unshare util-linux
 need /usr/bin/git git
+if [ "${2:-}" = bench ]; then
+    need /usr/sbin/dockerd docker.io
+    need /usr/bin/podman podman
+    need /usr/bin/gcc gcc
+    need /usr/sbin/mkfs.ext4 e2fsprogs
+fi
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 "$python" -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
 

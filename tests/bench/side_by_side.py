@@ -1,0 +1,602 @@
+#!/usr/bin/env python3
+"""engine.pyz beside Debian's docker and podman, and the least that the kernel asks for: make bench.
+
+    side_by_side.py [--only run,exec] [--rounds 1.0] [--runs 1] [--peers docker,podman]
+
+Runs as root in mount and network namespaces of its own (loopback only, no default route); starts
+and ends the peers itself, with roots of their own. Targets are interleaved and the order is turned
+every round, so that noise hits all alike: the ratios are what counts. A cell is the median over the
+rounds; with --runs the median of those. BUDGETS are the figures that must hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+import material
+from targets import DockerTarget, EngineTarget, Failed, PodmanTarget, descendants, spawn
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+CACHE = os.path.join(TOP, "tests", ".cache", "bench")
+IMAGE = material.IMAGE
+LINE = "0123456789abcdef" * 3 + "0123456789abcde"
+FIFTY_MB = f"yes {LINE} | head -c 50000000"
+
+#: (benchmark, metric, target, how: "of" a factor times, or "over" so many ms above, other target,
+#: bound)
+BUDGETS = (
+    ("client", "version", "engine", "over", "python", 8.0),
+    ("client", "--help", "engine", "over", "python", 5.0),
+    ("client", "ps, 50 containers", "engine", "over", "python", 18.0),
+    ("run", "run --rm true", "engine", "of", "podman", 0.25),
+    ("run", "run --rm true", "engine", "of", "docker", 0.20),
+    ("run", "run --rm true, cold", "engine", "of", "podman", 0.50),
+    ("parallel", "40 run --rm, 8 at a time", "engine", "of", "docker", 0.25),
+    ("detached", "run -d", "engine", "of", "podman", 0.30),
+    ("exec", "exec true", "engine", "of", "docker", 0.60),
+    ("memory", "monitor, private", "engine", "of", "limit", 1.0),
+    ("memory", "monitor, processes", "engine", "of", "limit", 1.0),
+    ("output", "50 MB attached", "engine", "of", "docker", 0.30),
+    ("output", "logs of 50 MB", "engine", "of", "docker", 0.20),
+    ("load", "load 20,000 files", "engine", "of", "tar", 1.5),
+    ("load", "load 6 layers of 40 MB", "engine", "of", "docker", 0.50),
+)
+
+
+class Bench:
+    """Samples by (benchmark, metric, target), and what every benchmark needs."""
+
+    def __init__(self, options, work):
+        self.options, self.work = options, work
+        self.python = options.python
+        self.samples, self.units, self.failures = {}, {}, {}
+        self.engine = EngineTarget(work, options.python, options.pyz)
+        peers = {"docker": DockerTarget, "podman": PodmanTarget}
+        chosen = [name for name in options.peers.split(",") if name]
+        self.targets = [self.engine, *(peers[name](work) for name in chosen)]
+
+    def rounds(self, count):
+        return max(1, round(count * self.options.rounds))
+
+    def put(self, bench, metric, target, value, unit="ms"):
+        self.units[bench, metric] = unit
+        self.samples.setdefault((bench, metric), {}).setdefault(target, []).append(value)
+
+    def fail(self, bench, target, error):
+        self.failures[bench, target] = str(error)
+        print(f"  {bench}: {target}: {error}", file=sys.stderr, flush=True)
+
+    def interleave(self, bench, functions, rounds, warm=1):
+        """functions: {target name: function that returns {metric: value in ms}}."""
+        dead = set()
+        for turn in range(-warm, self.rounds(rounds)):
+            names = [name for name in functions if name not in dead]
+            for name in names if turn % 2 else reversed(names):
+                try:
+                    values = functions[name]()
+                except (Failed, OSError, subprocess.SubprocessError) as error:
+                    self.fail(bench, name, error)
+                    dead.add(name)
+                    continue
+                if turn >= 0:
+                    for metric, value in values.items():
+                        self.put(bench, metric, name, value)
+
+    def each(self, bench, function):
+        """The targets for which a preparation works."""
+        good = []
+        for target in self.targets:
+            try:
+                function(target)
+                good.append(target)
+            except (Failed, OSError, subprocess.SubprocessError) as error:
+                self.fail(bench, target.name, error)
+        return good
+
+
+def command_ms(*command):
+    code, _, err, seconds = spawn(list(command), keep=False)
+    if code:
+        raise Failed(f"{command[0]}: {err.decode(errors='replace')[-200:]}")
+    return seconds * 1e3
+
+
+# ------------------------------------------------------------------ benchmarks
+
+
+def bench_client(bench):
+    """What the command line alone costs, over an interpreter that does nothing."""
+    good = bench.each(
+        "client", lambda t: [t.run("create", "--network", "none", IMAGE, "true") for _ in range(50)]
+    )
+
+    def one(target):
+        asked = {"--help": ["--help"], "version": ["version"], "ps, 50 containers": ["ps", "-a"]}
+        return {name: target.seconds(*words) * 1e3 for name, words in asked.items()}
+
+    functions = {target.name: lambda target=target: one(target) for target in good}
+    functions["python"] = lambda: dict.fromkeys(
+        ("--help", "version", "ps, 50 containers"), command_ms(bench.python, "-c", "pass")
+    )
+    bench.interleave("client", functions, 15)
+    for target in good:
+        target.remove(*target.run("ps", "-aq")[0].decode().split())
+
+
+def bench_run(bench):
+    """run --rm of a program that ends at once: warm, and out of nothing."""
+    line = ["run", "--rm", "--network", "none", IMAGE, "true"]
+    functions = {
+        t.name: lambda t=t: {"run --rm true": t.seconds(*line) * 1e3} for t in bench.targets
+    }
+    functions.update(floor_functions(bench))
+    bench.interleave("run", functions, 15, warm=2)
+
+    def cold(target):
+        target.cool()
+        return {"run --rm true, cold": target.seconds(*line) * 1e3}
+
+    bench.interleave(
+        "run", {t.name: lambda t=t: cold(t) for t in bench.targets if t.name != "docker"}, 7
+    )
+
+
+def floor_functions(bench):
+    """The same by hand: runc on a bundle, and floor.c, which makes only the system calls."""
+    rootfs = os.path.join(bench.work, "rootfs")
+    if not os.path.isdir(rootfs):
+        os.mkdir(rootfs)
+        layer = material.image(CACHE, "busybox")[1][0]
+        subprocess.run(["tar", "-xf", layer, "-C", rootfs], check=True)
+    functions = {}
+    if shutil.which("cc") or shutil.which("gcc"):
+        program, work = os.path.join(bench.work, "floor"), os.path.join(bench.work, "floor.d")
+        os.makedirs(work, exist_ok=True)
+        subprocess.run(
+            [
+                shutil.which("gcc") or "cc",
+                "-O2",
+                "-w",
+                "-o",
+                program,
+                os.path.join(HERE, "floor.c"),
+            ],
+            check=True,
+        )
+
+        def floor():
+            out = spawn([program, "-s", "-n", "5", "-i", "100", "-w", work, rootfs])[1]
+            return {"run --rm true": json.loads(out)["total"] / 1e3}
+
+        functions["floor"] = floor
+    if shutil.which("runc"):
+        bundle = runc_bundle(bench.work, rootfs)
+        functions["runc"] = lambda: {
+            "run --rm true": command_ms("runc", "run", "-b", bundle, f"bench-{os.getpid()}")
+        }
+    return functions
+
+
+def runc_bundle(work, rootfs):
+    bundle = os.path.join(work, "bundle")
+    config = os.path.join(bundle, "config.json")
+    if not os.path.exists(config):
+        os.makedirs(bundle)
+        subprocess.run(["runc", "spec", "-b", bundle], check=True)
+        with open(config) as file:
+            document = json.load(file)
+        document["process"].update(args=["true"], terminal=False)
+        document["process"].pop("rlimits", None)
+        document["root"] = {"path": rootfs, "readonly": False}
+        with open(config, "w") as file:
+            json.dump(document, file)
+    return bundle
+
+
+def bench_parallel(bench):
+    """40 containers, 8 at a time; all must succeed."""
+    line = ["run", "--rm", "--network", "none", IMAGE, "true"]
+
+    def burst(target):
+        begin = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: target.seconds(*line), range(40)))
+        taken = time.perf_counter() - begin
+        if left := target.run("ps", "-aq")[0].split():
+            raise Failed(f"{len(left)} containers are left")
+        return {"40 run --rm, 8 at a time": taken * 1e3}
+
+    bench.interleave("parallel", {t.name: lambda t=t: burst(t) for t in bench.targets}, 3)
+
+
+def bench_detached(bench):
+    """run -d until the prompt is back, and rm -f."""
+
+    def one(target):
+        name = target.new_name()
+        taken = target.seconds(
+            "run", "-d", "--name", name, "--network", "none", IMAGE, "sleep", "1000"
+        )
+        spawn([*target.prefix, "kill", name], target.env)
+        return {"run -d": taken * 1e3, "rm -f": target.seconds("rm", "-f", name) * 1e3}
+
+    bench.interleave("detached", {t.name: lambda t=t: one(t) for t in bench.targets}, 10)
+
+
+def running(target, *command):
+    name = target.new_name()
+    target.run(
+        "run", "-d", "--name", name, "--network", "none", *target.log_options, IMAGE, *command
+    )
+    return name
+
+
+def bench_exec(bench):
+    """exec true in a container that runs."""
+    names = {}
+    good = bench.each("exec", lambda t: names.update({t.name: running(t, "sleep", "1000")}))
+    bench.interleave(
+        "exec",
+        {
+            t.name: lambda t=t: {"exec true": t.seconds("exec", names[t.name], "true") * 1e3}
+            for t in good
+        },
+        15,
+    )
+    for target in good:
+        target.remove(names[target.name])
+
+
+def private_kib(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        fields = dict(line.split(":", 1) for line in file.read().splitlines()[1:])
+    return sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
+
+
+def bench_memory(bench):
+    """What stays per container after 10,000 lines of log and 20 execs."""
+    command = [
+        "sh",
+        "-c",
+        "i=0; while [ $i -lt 10000 ]; do echo line $i of the log; i=$((i+1)); done; sleep 1000",
+    ]
+
+    def one(target):
+        before = set(target.monitors())
+        name = running(target, *command)
+        for _ in range(20):
+            target.run("exec", name, "true")
+        deadline = time.monotonic() + 20
+        while len(target.run("logs", name)[0].splitlines()) < 10_000:
+            if time.monotonic() > deadline:
+                raise Failed("10,000 lines did not arrive")
+            time.sleep(0.2)
+        pids = set(target.monitors()) - before
+        if not pids:
+            raise Failed("no process stays for the container")
+        bench.put("memory", "monitor, private", target.name, sum(map(private_kib, pids)), "KiB")
+        bench.put("memory", "monitor, processes", target.name, len(pids), "")
+        target.remove(name)
+
+    bench.each("memory", one)
+    bench.put("memory", "monitor, private", "limit", 0.9 * 1024, "KiB")
+    bench.put("memory", "monitor, processes", "limit", 1, "")
+
+
+def bench_output(bench):
+    """50 MB to stdout, attached; and read back from the log."""
+    names = {}
+
+    def prepare(target):
+        name = target.new_name()
+        target.run(
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--network",
+            "none",
+            *target.log_options,
+            IMAGE,
+            "sh",
+            "-c",
+            FIFTY_MB,
+        )
+        target.run("wait", name)
+        if len(target.run("logs", name)[0]) != 50_000_000:
+            raise Failed("logs gave another number of bytes")
+        names[target.name] = name
+
+    def one(target):
+        line = [
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            *target.log_options,
+            IMAGE,
+            "sh",
+            "-c",
+            FIFTY_MB,
+        ]
+        return {
+            "50 MB attached": target.seconds(*line) * 1e3,
+            "logs of 50 MB": target.seconds("logs", names[target.name]) * 1e3,
+        }
+
+    good = bench.each("output", prepare)
+    bench.interleave("output", {t.name: lambda t=t: one(t) for t in good}, 3, warm=0)
+    for target in good:
+        target.remove(names[target.name])
+
+
+@contextlib.contextmanager
+def fresh_file_system(work):
+    """Mount point of a new ext4: where files were just deleted, ext4 is ten times slower."""
+    file, mount = os.path.join(work, "disk"), os.path.join(work, "mnt")
+    os.makedirs(mount, exist_ok=True)
+    with open(file, "wb") as disk:
+        disk.truncate(3 << 30)
+    subprocess.run(
+        ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", file], check=True
+    )
+    subprocess.run(["mount", "-o", "loop", file, mount], check=True)
+    os.sync()
+    try:
+        yield mount
+    finally:
+        for _ in range(50):
+            if (
+                subprocess.run(["umount", mount], stderr=subprocess.DEVNULL, check=False).returncode
+                == 0
+            ):
+                break
+            time.sleep(0.1)
+        else:
+            subprocess.run(["umount", "-l", mount], check=True)
+        os.unlink(file)
+
+
+def bench_load(bench):
+    """load on a fresh file system each, with `sync -f` after it; beside tar and `sync -f`."""
+    for name, metric in (("files", "load 20,000 files"), ("six", "load 6 layers of 40 MB")):
+        archive, layers = material.image(CACHE, name)
+
+        def one(target, archive=archive, metric=metric):
+            with fresh_file_system(bench.work) as mount:
+                target.start(mount)
+                try:
+                    target.run("version")
+                    taken = (
+                        target.seconds("load", "-i", archive)
+                        + command_ms("sync", "-f", mount) / 1e3
+                    )
+                finally:
+                    target.end()
+            return {metric: taken * 1e3}
+
+        def tar(layers=layers, metric=metric):
+            with fresh_file_system(bench.work) as mount:
+                begin = time.perf_counter()
+                for layer in layers:
+                    subprocess.run(["tar", "-xf", layer, "-C", mount], check=True)
+                subprocess.run(["sync", "-f", mount], check=True)
+                return {metric: (time.perf_counter() - begin) * 1e3}
+
+        functions = {
+            target.name: lambda target=target, one=one: one(target) for target in bench.targets
+        }
+        bench.interleave("load", {**functions, "tar": tar}, 3, warm=0)
+    for target in bench.targets:
+        target.start()
+
+
+BENCHES = {
+    "client": bench_client,
+    "run": bench_run,
+    "parallel": bench_parallel,
+    "detached": bench_detached,
+    "exec": bench_exec,
+    "memory": bench_memory,
+    "output": bench_output,
+    "load": bench_load,
+}
+
+
+# ---------------------------------------------------------------------- report
+
+
+def medians(samples):
+    return {
+        key: {name: statistics.median(values) for name, values in row.items()}
+        for key, row in samples.items()
+    }
+
+
+def shown(value):
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def table(bench, middle):
+    names = [
+        name
+        for name in ("engine", "docker", "podman", "runc", "floor", "tar", "python", "limit")
+        if any(name in row for row in middle.values())
+    ]
+    lines = ["| | unit | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
+    for (part, metric), row in middle.items():
+        mine = row.get("engine")
+        cells = []
+        for name in names:
+            if name not in row:
+                cells.append("failed" if (part, name) in bench.failures else "-")
+            elif name == "engine" or mine is None or not row[name]:
+                cells.append(shown(row[name]))
+            else:
+                cells.append(f"{shown(row[name])} (engine {mine / row[name]:.2f}x)")
+        lines.append(f"| {metric} | {bench.units[part, metric]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def budgets(middle):
+    """(lines, how many don't hold); what wasn't measured is left out."""
+    lines, missed = [], 0
+    for part, metric, name, how, other, bound in BUDGETS:
+        row = middle.get((part, metric), {})
+        if name not in row or other not in row:
+            continue
+        value = row[name] - row[other] if how == "over" else row[name] / row[other]
+        unit = "ms over" if how == "over" else "x"
+        verdict = "ok" if value <= bound else "MISSED"
+        missed += value > bound
+        lines.append(f"{verdict:6} {metric}: {value:.2f} {unit} {other}, at most {bound:g}")
+    return lines, missed
+
+
+# ------------------------------------------------------------------------ main
+
+
+def namespaces_enter():
+    """The program again, in mount and network namespaces of its own with nothing but a loopback."""
+    if os.environ.get("ENGINE_BENCH_INSIDE"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, 0x8914, struct.pack("16sH22x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+        if os.path.isdir("/run/containerd"):
+            # dockerd would use the containerd of the machine, and leave its state in it.
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/containerd"], check=True)
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+        return
+    os.environ["ENGINE_BENCH_INSIDE"] = "1"
+    os.execvp("unshare", ["unshare", "-mn", "--propagation", "private", sys.executable, *sys.argv])
+
+
+def options_parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(BENCHES), help="of: " + ",".join(BENCHES))
+    parser.add_argument(
+        "--peers", default="docker,podman", help="which peers to start; may be empty"
+    )
+    parser.add_argument("--rounds", type=float, default=1.0, help="multiplies the number of rounds")
+    parser.add_argument("--runs", type=int, default=1, help="whole runs; the median of them counts")
+    parser.add_argument("--python", default="/usr/bin/python3", help="what engine.pyz runs with")
+    parser.add_argument("--pyz", default=os.path.join(TOP, "engine.pyz"))
+    parser.add_argument("--json", default=os.path.join(CACHE, "last.json"))
+    options = parser.parse_args()
+    options.only = options.only.split(",")
+    if unknown := set(options.only) - set(BENCHES):
+        parser.error("no such benchmark: " + ", ".join(sorted(unknown)))
+    return options
+
+
+def run_once(bench):
+    archive = material.image(CACHE, "busybox")[0]
+
+    def prepare(target):
+        target.start()
+        target.check(archive)
+
+    everyone = bench.targets
+    bench.targets = bench.each("start", prepare)
+    try:
+        for name in bench.options.only:
+            print(
+                f"{time.strftime('%H:%M:%S')} {name}, load {os.getloadavg()[0]:.1f}",
+                file=sys.stderr,
+                flush=True,
+            )
+            BENCHES[name](bench)
+    finally:
+        for target in everyone:
+            target.end()
+
+
+def report(options, bench, runs):
+    middle = {}
+    for samples in runs:
+        for key, row in medians(samples).items():
+            for name, value in row.items():
+                middle.setdefault(key, {}).setdefault(name, []).append(value)
+    middle = medians(middle)
+    lines, missed = budgets(middle)
+    print("\n".join([*table(bench, middle), "", *lines]))
+    for (part, name), error in bench.failures.items():
+        print(f"failed {part}: {name}: {error}")
+    with open(options.json, "w") as file:
+        json.dump(
+            {
+                "cpus": os.cpu_count(),
+                "kernel": os.uname().release,
+                "failures": len(bench.failures),
+                "median": {" / ".join(key): row for key, row in middle.items()},
+            },
+            file,
+            indent=1,
+        )
+    return 1 if missed or bench.failures else 0
+
+
+def peer_cgroups():
+    """Directories that the peers leave in the cgroup hierarchies."""
+    with open("/proc/self/mountinfo") as file:
+        tops = [line.split()[4] for line in file if " - cgroup" in line]
+    paths = [os.path.join(top, name) for top in tops for name in ("docker", "libpod_parent")]
+    return {path for path in paths if os.path.isdir(path)}
+
+
+def leave(work, cgroups_before):
+    """Nothing that was started or mounted here stays, and no directory."""
+    for pid in descendants():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
+    with contextlib.suppress(ChildProcessError):
+        while descendants() or os.waitpid(-1, os.WNOHANG)[0]:
+            time.sleep(0.01)
+    with open("/proc/self/mountinfo") as file:
+        mounts = [line.split()[4] for line in file if work in line.split()[4]]
+    for mount in reversed(mounts):
+        subprocess.run(["umount", "-l", mount], stderr=subprocess.DEVNULL, check=False)
+    for top in peer_cgroups() - cgroups_before:
+        for path, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def main():
+    options = options_parse()
+    namespaces_enter()
+    os.makedirs(CACHE, exist_ok=True)
+    work = tempfile.mkdtemp(prefix="engine-bench-", dir="/tmp")
+    bench = Bench(options, work)
+    runs = []
+    cgroups = peer_cgroups()
+    try:
+        for _ in range(options.runs):
+            bench.samples = {}
+            bench.targets = Bench(options, work).targets
+            run_once(bench)
+            runs.append(bench.samples)
+        return report(options, bench, runs)
+    finally:
+        leave(work, cgroups)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
