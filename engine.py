@@ -34,10 +34,13 @@ RUNTIME     an OCI configuration becomes a process
     runtime         from a start plan to a waiting init, and a second process beside it
     logs            log drivers: write, rotate, follow
 CONTENT     bytes that have a digest
-    archives        tar and compression as streams: read, write, whiteouts, hostile input
-    blobs           content-addressed store: put, verify, get, collect
-    layers          archive <-> directory, diff; overlay snapshots
-    images          manifests, configs, tags, load, save, import, history, prune
+    compression     gzip, zstd, xz and bzip2 as streams, told apart by their first bytes
+    archives        tar as streams: read and write, every dialect, hostile input
+    trees           a tar becomes a directory and back, by descriptors: nothing leaves the root
+    blobs           content-addressed store: put, verify, get, lease
+    layers          one unpacked tree per chain id: registered once, in parallel, collected
+    images          what is named: tags, list, inspect, history, remove, prune
+    images_archive  images as files: load, save, import
     harvest         an image made of the host's own programs: ELF closure and data files
 OBJECTS     the things users name
     records         containers as rows: names, state transitions by compare-and-set
@@ -8370,9 +8373,1178 @@ def _log_wait(path: str, fds: list, watch: Watch, follow: int, until: int) -> bo
 
 
 # =============================================================================
-# archives -- tar and compression as streams: read, write, whiteouts, hostile input
+# compression -- gzip, zstd, xz and bzip2 as streams, told apart by their first bytes
 # =============================================================================
-# Runs in: api, cli, worker.
+# Runs in: api, cli, worker.   Refs: RFC 1952, RFC 8878, the xz file format
+# A stream is a function read(size) -> bytes that gives at most `size` bytes, and b"" at the end. Every
+# function here takes one and gives one, holds at most a MiB of plain text (plus the format's own
+# window), and stops in the middle of a bomb as soon as nobody reads on. All formats may consist of
+# several members; zero padding behind the last is ignored, other garbage is an error. Damage is one
+# InvalidParameter, never zlib's, lzma's or the C library's own exception. Writing is not needed here:
+# blobs are kept as they came.
+
+COMPRESSIONS = (                # (name, the first bytes); told by content, never by file name
+    ("gzip",  b"\x1f\x8b\x08"),
+    ("zstd",  b"\x28\xb5\x2f\xfd"),
+    ("xz",    b"\xfd7zXZ\x00"),
+    ("bzip2", b"BZh"),
+)
+COMPRESSION_SNIFF = 10          # bytes that are enough to tell
+STREAM_CHUNK = 1 << 18          # plain text made at a time; larger ones fall out of the cache
+_INPUT_CHUNK = 1 << 16
+_ZSTD_SKIPPABLE = 0x184D2A50    # 16 magic numbers of frames without content (RFC 8878, 3.1.2)
+_ZSTD_WINDOW_LOG_MAX = 27       # 128 MiB: what the zstd tool, too, accepts without being told to
+
+
+class _ZstdOut:
+    """A pointer, a size, a position: both ZSTD_inBuffer and ZSTD_outBuffer (zstd.h), made by hand."""
+
+    __slots__ = ("buffer", "fields")
+
+    def __init__(self, buffer: object, address: int, size: int) -> None:
+        import ctypes
+        self.buffer = buffer                    # keeps the memory alive
+        self.fields = (ctypes.c_size_t * 3)(address, size, 0)
+
+
+class _ZstdLibraryDecompressor:
+    """compression.zstd.ZstdDecompressor's interface over libzstd.so.1."""
+
+    def __init__(self) -> None:
+        self.library = _zstd_library()
+        self.stream = self.library.ZSTD_createDStream()
+        self.eof = False
+        self.needs_input = True
+        self.unused_data = b""
+        self.pending = b""
+
+    def __del__(self) -> None:
+        self.library.ZSTD_freeDStream(self.stream)
+
+    def decompress(self, data: bytes, max_length: int = STREAM_CHUNK) -> bytes:
+        import ctypes
+        data = self.pending + data
+        given = ctypes.create_string_buffer(data, len(data) or 1)
+        made = ctypes.create_string_buffer(max_length)
+        source = _ZstdOut(given, ctypes.addressof(given), len(data))
+        target = _ZstdOut(made, ctypes.addressof(made), max_length)
+        while target.fields[2] < max_length:
+            left = self.library.ZSTD_decompressStream(self.stream, target.fields, source.fields)
+            if self.library.ZSTD_isError(left):
+                raise ValueError(self.library.ZSTD_getErrorName(left).decode())
+            self.eof = left == 0
+            if self.eof or source.fields[2] == len(data):
+                break
+        rest = data[source.fields[2]:]
+        self.unused_data, self.pending = (rest, b"") if self.eof else (b"", rest)
+        self.needs_input = not self.eof and not rest and target.fields[2] < max_length
+        return made.raw[:target.fields[2]]
+
+
+def _zstd_library() -> object:
+    """libzstd.so.1 with its few functions declared; OSError where the host has none."""
+    library = getattr(_zstd_library, "library", None)
+    if library is None:
+        import ctypes
+        library = ctypes.CDLL("libzstd.so.1")
+        size, pointer = ctypes.c_size_t, ctypes.c_void_p
+        library.ZSTD_createDStream.restype = pointer
+        library.ZSTD_freeDStream.argtypes = [pointer]
+        library.ZSTD_decompressStream.argtypes = [pointer, pointer, pointer]
+        library.ZSTD_decompressStream.restype = size
+        library.ZSTD_isError.argtypes = [size]
+        library.ZSTD_getErrorName.argtypes = [size]
+        library.ZSTD_getErrorName.restype = ctypes.c_char_p
+        _zstd_library.library = library         # type: ignore[attr-defined]
+    return library
+
+
+class _ZstdLibraryModule:
+    """What zstd_module() gives when only the C library is there."""
+
+    ZstdDecompressor = _ZstdLibraryDecompressor
+    ZstdError = ValueError
+
+
+def zstd_module() -> object:
+    """Something with ZstdDecompressor and ZstdError, from the first of three homes of zstd.
+
+    compression.zstd (Python 3.14), pyzstd (vendored into engine.pyz), libzstd.so.1 by ctypes.
+    Unsupported, in one sentence, where a host has none of them.
+    """
+    try:
+        from compression import zstd
+        return zstd
+    except ImportError:
+        pass
+    try:
+        import pyzstd
+        return pyzstd
+    except ImportError:
+        pass
+    try:
+        _zstd_library()
+    except OSError:
+        raise Unsupported("zstd is not available: this Python has neither compression.zstd nor pyzstd, "
+                          "and the host has no libzstd.so.1") from None
+    return _ZstdLibraryModule
+
+
+def compression_of(head: bytes) -> str:
+    """"gzip", "zstd", "xz", "bzip2", or "" for what starts like none of them."""
+    for name, magic in COMPRESSIONS:
+        if head.startswith(magic):
+            return name
+    if len(head) >= 4 and struct.unpack_from("<I", head)[0] & ~15 == _ZSTD_SKIPPABLE:
+        return "zstd"
+    return ""
+
+
+def stream_of(chunks: Iterator[bytes]) -> Callable:
+    """A stream over an iterator of byte strings."""
+    rest = b""
+
+    def read(size: int) -> bytes:
+        nonlocal rest
+        data = rest
+        while not data:
+            data = next(chunks, None)
+            if data is None:
+                return b""
+        rest = data[size:]
+        return data[:size] if rest else data
+
+    return read
+
+
+def stream_peek(read: Callable, size: int) -> tuple:
+    """(the first bytes, a stream that gives them again): fewer than `size` only for a short stream."""
+    head = b""
+    while len(head) < size:
+        data = read(size - len(head))
+        if not data:
+            break
+        head += data
+    start = head
+
+    def again(size: int) -> bytes:
+        nonlocal start
+        if start:
+            data, start = start[:size], start[size:]
+            return data
+        return read(size)
+
+    return head, again
+
+
+def decompressed(read: Callable) -> tuple:
+    """(name of the compression or "", stream of the plain bytes) for a stream of either."""
+    head, read = stream_peek(read, COMPRESSION_SNIFF)
+    name = compression_of(head)
+    if not name:
+        return "", read
+    chunks = _gunzip(read) if name == "gzip" else _unpack(name, read)
+    return name, stream_of(chunks)
+
+
+def _damaged(name: str, what: object) -> InvalidParameter:
+    return InvalidParameter(f"damaged {name} data: {what}")
+
+
+def _gunzip(read: Callable) -> Iterator[bytes]:
+    """Plain text of all gzip members. zlib's object counts what it left of its input by itself."""
+    import zlib
+    data = read(_INPUT_CHUNK)
+    while data:
+        inflate = zlib.decompressobj(31)        # 15 bits of window, +16: gzip's head and checksum
+        try:
+            while not inflate.eof:
+                if not data:
+                    raise _damaged("gzip", "unexpected end of data")
+                plain = inflate.decompress(data, STREAM_CHUNK)
+                data = inflate.unconsumed_tail or (b"" if inflate.eof else read(_INPUT_CHUNK))
+                if plain:
+                    yield plain
+        except zlib.error as error:
+            raise _damaged("gzip", error) from None
+        data = _next_member(inflate.unused_data, read)
+
+
+def _unpack(name: str, read: Callable) -> Iterator[bytes]:
+    """Plain text of all members of zstd, xz or bzip2: their decompressors share one interface."""
+    make, damage = _decompressor(name)
+    data = read(_INPUT_CHUNK)
+    while data:
+        inflate = make()
+        try:
+            while not inflate.eof:
+                if inflate.needs_input and not data:
+                    raise _damaged(name, "unexpected end of data")
+                plain = inflate.decompress(data, max_length=STREAM_CHUNK)
+                data = read(_INPUT_CHUNK) if inflate.needs_input and not inflate.eof else b""
+                if plain:
+                    yield plain
+        except damage as error:
+            raise _damaged(name, error) from None
+        data = _next_member(inflate.unused_data, read)
+
+
+def _decompressor(name: str) -> tuple:
+    """(a function that makes a decompressor, what it raises on damage)."""
+    if name == "bzip2":
+        import bz2
+        return bz2.BZ2Decompressor, (OSError, ValueError)
+    if name == "xz":
+        import lzma
+        # The limit is what `xz -9` needs to read, twice over: a header may ask for 4 GiB.
+        return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=128 << 20), lzma.LZMAError
+    zstd = zstd_module()
+    return zstd.ZstdDecompressor, (zstd.ZstdError, ValueError)
+
+
+def _next_member(data: bytes, read: Callable) -> bytes:
+    """The start of the next member, without the zeros that tapes and some tools put before it."""
+    while True:
+        data = data.lstrip(b"\0") or read(_INPUT_CHUNK)
+        if not data:
+            return b""
+        if data[0]:
+            return data
+
+
+# =============================================================================
+# archives -- tar as streams: read and write, every dialect, hostile input
+# =============================================================================
+# Runs in: api, cli, worker.   Refs: pax(1), tar(5), GNU tar manual "Sparse Formats", Go archive/tar
+# TarReader walks a stream once, forwards, with at most half a MiB of it in hand: entries() yields a TarEntry
+# per file, and before the next one is asked for its content may be taken by read() or pieces(); what is left
+# is skipped. Names are bytes, as a tar has no encoding, and stand as they came: who opens them makes them safe
+# (section trees). Understood: v7, ustar, star, GNU (long names, sparse, base-256), pax (records of one
+# file and global ones, xattrs, sparse 0.0, 0.1 and 1.0). tarfile is not used: it is four times slower, and
+# in Debian 12 it has no safe filter. Every size that a header claims is bounded before it is believed; all
+# damage is InvalidParameter with one clear line.
+# The writer is pure: tar_header() gives the bytes before a content, tar_padding() those after it. It writes
+# ustar, and pax records only for what ustar cannot say, in sorted order: same entries, same bytes.
+
+TAR_BLOCK = 512
+TAR_END = bytes(1024)
+TAR_SPECIAL_MAX = 1 << 20       # bytes of a long name or of one file's pax records, as Go bounds them
+TAR_SPARSE_MAX = 1 << 16        # pieces of one sparse file
+TAR_NUMBER_MAX = (1 << 62) - 1
+TAR_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
+TAR_FILE = b"0"
+TAR_LINK = b"1"                 # a hard link
+TAR_SYMLINK = b"2"
+TAR_CHAR = b"3"
+TAR_DISK = b"4"                 # a block device
+TAR_DIR = b"5"
+TAR_FIFO = b"6"
+XATTR_RECORD = b"SCHILY.xattr."
+_NO_CONTENT = (TAR_LINK, TAR_SYMLINK, TAR_CHAR, TAR_DISK, TAR_DIR, TAR_FIFO)
+_ID_MAX = (1 << 32) - 1          # chown(2): that one means "as it is"
+_SPARSE_RECORD = b"GNU.sparse."
+
+
+class TarEntry:
+    """One file of a tar. mtime is in ns; size is that of the file, `stored` what the archive holds of it;
+    xattrs are {b"user.x": b"value"}; sparse is None or [(offset, size), ...] of the stored pieces."""
+
+    __slots__ = ("device", "gid", "kind", "link", "mode", "mtime", "name", "size", "sparse", "stored",
+                 "uid", "xattrs")
+
+    def __init__(self, name: bytes, kind: bytes = TAR_FILE, *, mode: int = 0o644, uid: int = 0,
+                 gid: int = 0, size: int = 0, mtime: int = 0, link: bytes = b"") -> None:
+        self.name = name
+        self.kind = kind
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.size = self.stored = size
+        self.mtime = mtime
+        self.link = link
+        self.device = (0, 0)
+        self.xattrs: dict = {}
+        self.sparse: list | None = None
+
+
+class TarReader:
+    """The entries of the tar that a stream holds. `skip(count)`, if given, moves the source forwards
+    without reading (a file that can seek); then a cut-off end is the caller's to notice."""
+
+    def __init__(self, read: Callable, skip: Callable | None = None) -> None:
+        self._read = read
+        self._skip = skip
+        self._data = b""
+        self._at = 0            # what of _data is used up
+        self._base = 0          # where _data begins in the stream
+        self._left = 0          # of the entry's content
+        self._padding = 0
+        self._globals: dict = {}
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the stream are used up: where the content of a fresh entry begins."""
+        return self._base + self._at
+
+    def entries(self) -> Iterator[TarEntry]:
+        """Every file of the archive, in order; the meta entries of the dialects are folded in."""
+        records: dict = {}
+        while True:
+            self._leave()
+            header = self._take(TAR_BLOCK)
+            if len(header) < TAR_BLOCK:
+                if header or records:
+                    raise _tar_truncated()
+                return
+            if not header[0] and not any(header):
+                return
+            kind = header[156:157]
+            if kind in (b"x", b"g", b"L", b"K", b"X"):
+                self._meta(kind, header, records)
+                continue
+            entry = self._entry(header, {**self._globals, **records} if self._globals else records)
+            records = {}
+            self._left = entry.stored
+            self._padding = -entry.stored & 511
+            if entry.sparse == []:              # pax 1.0: the map stands before the content
+                self._sparse_map(entry)
+            yield entry
+
+    def read(self, size: int = STREAM_CHUNK) -> bytes:
+        """At most `size` (and never more than STREAM_CHUNK) bytes of the entry's content; b"" at its end."""
+        size = min(size, self._left, STREAM_CHUNK)
+        if not size:
+            return b""
+        data = self._take(size)
+        if len(data) < size:
+            raise _tar_truncated()
+        self._left -= size
+        return data
+
+    def pieces(self, entry: TarEntry) -> Iterator[tuple]:
+        """(offset, bytes) of the entry's content, holes left out."""
+        for offset, size in entry.sparse if entry.sparse is not None else [(0, entry.size)]:
+            end = offset + size
+            while offset < end:
+                data = self.read(end - offset)
+                yield offset, data
+                offset += len(data)
+
+    def drain(self) -> None:
+        """Read what follows the end of the archive: a digest over the stream covers that, too."""
+        self._data, self._at = b"", 0
+        while self._read(STREAM_CHUNK):
+            pass
+
+    def _take(self, size: int) -> bytes:
+        """The next `size` bytes; fewer only at the end of the stream."""
+        at = self._at
+        end = at + size
+        data = self._data
+        if end <= len(data):
+            self._at = end
+            return data[at:end]
+        parts = [data[at:]]
+        have = len(parts[0])
+        while have < size:
+            data = self._read(STREAM_CHUNK)
+            if not data:
+                break
+            parts.append(data)
+            have += len(data)
+        self._base += at
+        self._data = b"".join(parts)
+        self._at = min(size, have)
+        return self._data[:size]
+
+    def _leave(self) -> None:
+        """Go to the next header."""
+        rest = self._left + self._padding
+        self._left = self._padding = 0
+        if self._skip and rest > len(self._data) - self._at:
+            beyond = rest - (len(self._data) - self._at)
+            self._base += len(self._data) + beyond
+            self._data, self._at = b"", 0
+            self._skip(beyond)
+            return
+        while rest:
+            size = min(rest, STREAM_CHUNK)
+            if len(self._take(size)) < size:
+                raise _tar_truncated()
+            rest -= size
+
+    def _meta(self, kind: bytes, header: bytes, records: dict) -> None:
+        """Fold a pax or GNU meta entry into `records`, those of the next file, or into the globals."""
+        _checksum_verify(header)
+        size = _tar_number(header[124:136])
+        if size > TAR_SPECIAL_MAX:
+            raise _tar_bad(f"a header of {size} bytes")
+        data = self._take(size + (-size & 511))
+        if len(data) < size:
+            raise _tar_truncated()
+        data = data[:size]
+        if kind == b"L":
+            records[b"path"] = data.split(b"\0", 1)[0]
+        elif kind == b"K":
+            records[b"linkpath"] = data.split(b"\0", 1)[0]
+        elif kind == b"g":
+            self._globals.update(_pax_records(data))
+            if sum(map(len, self._globals.values())) + 64 * len(self._globals) > TAR_SPECIAL_MAX:
+                raise _tar_bad("too many global records")
+        else:
+            records.update(_pax_records(data))
+
+    def _entry(self, header: bytes, records: dict) -> TarEntry:
+        _checksum_verify(header)
+        (name, mode, uid, gid, size, mtime, _sum, kind, link, magic, _version, _user, _group, major, minor,
+         prefix) = TAR_HEADER.unpack(header)
+        name = name.split(b"\0", 1)[0]
+        if prefix[0] and magic == b"ustar\0":   # GNU's magic is "ustar ": its times stand there
+            if header[508:512] == b"tar\0":     # star: its times stand behind a shorter prefix
+                prefix = prefix[:131]
+            name = prefix.split(b"\0", 1)[0] + b"/" + name
+        entry = TarEntry(name, TAR_FILE if kind in (b"\0", b"7") else kind,
+                         mode=_tar_number(mode) & 0o7777, uid=_tar_number(uid), gid=_tar_number(gid),
+                         size=_tar_number(size), mtime=_tar_number(mtime) * 1000000000,
+                         link=link.split(b"\0", 1)[0])
+        if kind in (TAR_CHAR, TAR_DISK):
+            entry.device = (_tar_number(major), _tar_number(minor))
+        elif kind == b"S":
+            self._sparse_gnu(entry, header)
+        if records:
+            _pax_apply(entry, records)
+        if entry.size < 0 or not 0 <= entry.uid < _ID_MAX or not 0 <= entry.gid < _ID_MAX:
+            raise _tar_bad("a size or an owner out of range")
+        if not entry.name:
+            raise _tar_bad("an entry without a name")
+        if entry.kind == TAR_FILE and entry.name.endswith(b"/"):
+            entry.kind = TAR_DIR                # v7 had no other way to say it
+        if entry.kind in _NO_CONTENT:
+            entry.size = entry.stored = 0
+        if entry.sparse:
+            _sparse_verify(entry, entry.stored)
+        return entry
+
+    def _sparse_gnu(self, entry: TarEntry, header: bytes) -> None:
+        """Old GNU sparse: four pieces in the header, 21 in each further block."""
+        fields, more, entry.sparse = header[386:482], header[482], []
+        while True:
+            for at in range(0, len(fields) - 23, 24):
+                if fields[at]:
+                    entry.sparse.append((_tar_number(fields[at:at + 12]), _tar_number(fields[at + 12:at + 24])))
+            if not more:
+                break
+            block = self._take(TAR_BLOCK)
+            if len(block) < TAR_BLOCK:
+                raise _tar_truncated()
+            if len(entry.sparse) > TAR_SPARSE_MAX:
+                raise _tar_bad("too many pieces in a sparse file")
+            fields, more = block[:504], block[504]
+        entry.kind = TAR_FILE
+        entry.size = _tar_number(header[483:495])
+        entry.sparse = entry.sparse or [(0, 0)]
+
+    def _sparse_map(self, entry: TarEntry) -> None:
+        """Pax sparse 1.0: the number of pieces and their offsets and sizes, a decimal number a line."""
+        data = self.read(TAR_BLOCK)
+        numbers: list = []
+        while not numbers or len(numbers) <= 2 * numbers[0]:
+            line, newline, rest = data.partition(b"\n")
+            if newline:
+                numbers.append(_pax_number(line))
+                data = rest
+                if numbers[0] > TAR_SPARSE_MAX:
+                    raise _tar_bad("too many pieces in a sparse file")
+                continue
+            more = self.read(TAR_BLOCK)
+            if not more or len(data) > 64:
+                raise _tar_bad("the map of a sparse file")
+            data += more
+        entry.sparse = list(zip(numbers[1::2], numbers[2::2])) or [(0, 0)]
+        _sparse_verify(entry, self._left)
+
+
+def _tar_bad(what: str) -> InvalidParameter:
+    return InvalidParameter("invalid tar archive: " + what)
+
+
+def _tar_truncated() -> InvalidParameter:
+    return InvalidParameter("invalid tar archive: unexpected EOF")
+
+
+def _tar_number(field: bytes) -> int:
+    """A number of a header: octal digits, or base 256 where the first bit is set (GNU, star)."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
+        if field[0] & 0x40:
+            value -= 1 << (8 * len(field) - 1)
+    else:
+        try:
+            value = int(field.strip(b" \0") or b"0", 8)
+        except ValueError:
+            raise _tar_bad(f"a number {field.decode('latin-1')!r}") from None
+    if abs(value) > TAR_NUMBER_MAX:
+        raise _tar_bad("a number out of range")
+    return value
+
+
+def _checksum_verify(header: bytes) -> None:
+    """Raise unless the header's sum is right; the field itself counts as eight spaces."""
+    want = _tar_number(header[148:156])
+    others = header[:148] + header[156:]
+    total = sum(others) + 256
+    # Some old tars summed signed bytes.
+    if total != want and total - 256 * sum(byte > 127 for byte in others) != want:
+        raise _tar_bad("a header with a wrong checksum")
+
+
+def _pax_records(data: bytes) -> dict:
+    """{b"path": b"a/b", ...} of "12 path=a/b\\n..."; the pieces of sparse 0.0 are gathered as 0.1 has them."""
+    records: dict = {}
+    pieces: list = []
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + 12)
+        length = data[at:space] if space > 0 else b""
+        end = at + int(length) if length.isdigit() else at
+        if space < 0 or end <= space or end > len(data) or data[end - 1] != 10:
+            raise _tar_bad("a pax record")
+        key, equals, value = data[space + 1:end - 1].partition(b"=")
+        if not key or not equals or b"\0" in key:
+            raise _tar_bad("a pax record")
+        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            pieces.append(value)
+        records[key] = value
+        at = end
+    if pieces:
+        records[b"GNU.sparse.map"] = b",".join(pieces)
+    return records
+
+
+def _pax_number(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 19 or int(text) > TAR_NUMBER_MAX:
+        raise _tar_bad(f"a pax number {text[:40].decode('latin-1')!r}")
+    return int(text)
+
+
+def _pax_time(text: bytes) -> int:
+    """ns of "1700000000.123456789", which may be negative."""
+    whole, _, fraction = text.partition(b".")
+    sign = -1 if whole.startswith(b"-") else 1
+    ns = _pax_number(whole.lstrip(b"-") or b"0") * 1000000000
+    return sign * (ns + (_pax_number((fraction + b"000000000")[:9]) if fraction else 0))
+
+
+def _pax_apply(entry: TarEntry, records: dict) -> None:
+    for key, value in records.items():
+        if key == b"path":
+            if b"\0" in value:
+                raise _tar_bad("a name with a zero byte")
+            entry.name = value or entry.name
+        elif key == b"linkpath":
+            if b"\0" in value:
+                raise _tar_bad("a link with a zero byte")
+            entry.link = value or entry.link
+        elif not value:
+            continue                            # an empty value takes a record back (pax(1))
+        elif key == b"size":
+            entry.stored = _pax_number(value)
+            if entry.sparse is None:
+                entry.size = entry.stored
+        elif key == b"uid":
+            entry.uid = _pax_number(value)
+        elif key == b"gid":
+            entry.gid = _pax_number(value)
+        elif key == b"mtime":
+            entry.mtime = _pax_time(value)
+        elif key.startswith(XATTR_RECORD):
+            entry.xattrs[key[len(XATTR_RECORD):]] = value
+    if any(key.startswith(_SPARSE_RECORD) for key in records):
+        _pax_sparse(entry, records)
+
+
+def _pax_sparse(entry: TarEntry, records: dict) -> None:
+    """The three pax formats of GNU tar; for 1.0 the map comes later, so the list is left empty."""
+    size = records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size")
+    if entry.kind != TAR_FILE or not size:
+        return
+    entry.size = _pax_number(size)
+    entry.name = records.get(b"GNU.sparse.name") or entry.name
+    if records.get(b"GNU.sparse.major") == b"1":
+        entry.sparse = []
+        return
+    numbers = [_pax_number(text) for text in records.get(b"GNU.sparse.map", b"").split(b",") if text]
+    if len(numbers) % 2 or len(numbers) > 2 * TAR_SPARSE_MAX:
+        raise _tar_bad("the map of a sparse file")
+    entry.sparse = list(zip(numbers[::2], numbers[1::2])) or [(0, 0)]
+
+
+def _sparse_verify(entry: TarEntry, stored: int) -> None:
+    """Pieces ascend, do not overlap, end within the file, and their sizes are what the archive stores."""
+    at = total = 0
+    for offset, size in entry.sparse or ():
+        if offset < at or size < 0 or offset + size > entry.size:
+            raise _tar_bad("the map of a sparse file")
+        at = offset + size
+        total += size
+    if total != stored:
+        raise _tar_bad("the map of a sparse file")
+
+
+def tar_header(entry: TarEntry) -> bytes:
+    """The header blocks of an entry: ustar, after a pax header where ustar cannot say it."""
+    name = entry.name
+    if entry.kind == TAR_DIR and not name.endswith(b"/"):
+        name += b"/"
+    records = {XATTR_RECORD + key: value for key, value in entry.xattrs.items()}
+    short, prefix = _ustar_name(name)
+    if short is None:
+        records[b"path"], short, prefix = name, name[:99].rstrip(b"/") or b"_", b""
+    link = entry.link
+    if len(link) > 100 or not link.isascii():
+        records[b"linkpath"], link = link, link[:100]
+    seconds, ns = divmod(entry.mtime, 1000000000)
+    if ns or not 0 <= seconds < 8 ** 11:
+        records[b"mtime"] = _pax_time_text(entry.mtime)
+        seconds = max(0, min(seconds, 8 ** 11 - 1))
+    numbers = {}
+    for key, value, limit in ((b"uid", entry.uid, 8 ** 7), (b"gid", entry.gid, 8 ** 7),
+                              (b"size", entry.stored, 8 ** 11)):
+        if value >= limit:
+            records[key] = b"%d" % value
+        numbers[key] = value if value < limit else 0
+    block = _ustar_block(short, prefix, entry.kind, mode=entry.mode, uid=numbers[b"uid"], gid=numbers[b"gid"],
+                         size=numbers[b"size"], seconds=seconds, link=link, device=entry.device)
+    return _pax_header(name, records) + block if records else block
+
+
+def tar_padding(size: int) -> bytes:
+    """The zeros that follow a content of that size."""
+    return bytes(-size & 511)
+
+
+def _ustar_name(name: bytes) -> tuple:
+    """(name, prefix) for ustar's two fields, or (None, None): pax must carry it."""
+    if not name.isascii():
+        return None, None                       # pax says UTF-8; ustar says nothing
+    if len(name) <= 100:
+        return name, b""
+    slash = name.find(b"/", max(0, len(name) - 101), 156)
+    if slash <= 0 or slash == len(name) - 1:
+        return None, None
+    return name[slash + 1:], name[:slash]
+
+
+def _ustar_block(name: bytes, prefix: bytes, kind: bytes, *, mode: int, uid: int, gid: int, size: int,
+                 seconds: int, link: bytes, device: tuple) -> bytes:
+    block = TAR_HEADER.pack(name, b"%07o\0" % mode, b"%07o\0" % uid, b"%07o\0" % gid, b"%011o\0" % size,
+                            b"%011o\0" % seconds, b" " * 8, kind, link, b"ustar\0", b"00", b"", b"",
+                            b"%07o\0" % device[0], b"%07o\0" % device[1], prefix)
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def _pax_header(name: bytes, records: dict) -> bytes:
+    parts = []
+    for key in sorted(records):
+        body = b" %s=%s\n" % (key, records[key])
+        size = len(body)
+        while size != len(body) + len(b"%d" % size):        # the length counts its own digits
+            size = len(body) + len(b"%d" % size)
+        parts.append(b"%d" % size + body)
+    data = b"".join(parts)
+    base = name.rstrip(b"/").rpartition(b"/")[2].decode("ascii", "replace").encode("ascii", "replace")
+    block = _ustar_block(b"PaxHeaders.0/" + base[:80], b"", b"x", mode=0o644, uid=0, gid=0, size=len(data),
+                         seconds=0, link=b"", device=(0, 0))
+    return block + data + tar_padding(len(data))
+
+
+def _pax_time_text(ns: int) -> bytes:
+    whole, fraction = divmod(abs(ns), 1000000000)
+    text = b"%d.%09d" % (whole, fraction)
+    return (b"-" if ns < 0 else b"") + text.rstrip(b"0").rstrip(b".")
+
+
+# =============================================================================
+# trees -- a tar becomes a directory and back, by descriptors: nothing leaves the root
+# =============================================================================
+# Runs in: api, cli, worker.   Refs: image-spec layer.md, openat2(2), kernel overlayfs.rst, moby go-archive
+# Unpacking never joins strings into a path. A name is made relative and cleaned; the directory that it is
+# in is walked to from the root's descriptor with O_NOFOLLOW, a component at a time, and kept open for the
+# next entry. A component that is a link (tars of whole systems write through lib -> usr/lib) is resolved by
+# the kernel with RESOLVE_IN_ROOT. The last component is only ever created anew (O_EXCL): what stood there is
+# removed first, so a link in its place is never followed. `..` above the root, also in a hard link's
+# target, is refused as Docker does; links may point anywhere, as nobody follows them here.
+# Order: contents, owner (which clears setuid and capabilities), mode, xattrs, times; the times of
+# directories last of all, as every new child changes them. Later entries win.
+# Whiteouts become what overlayfs reads: `.wh.x` a character device 0/0 named x, `.wh..wh..opq` the xattr
+# trusted.overlay.opaque=y. Xattrs of that name space are never taken from an archive: a redirect in
+# them would show other parts of the layers below.
+
+OVERLAY_XATTR = "trusted.overlay."
+WHITEOUT_PREFIX = b".wh."               # image-spec layer.md: "a/.wh.b" hides a/b of the layers below
+WHITEOUT_OPAQUE = b".wh..wh..opq"
+TREE_ROOM = 16 << 20                    # bytes that unpacking leaves free on the file system
+_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FDS_KEPT = 128                         # directories held open between entries
+_DEPTH_KEPT = 64                        # deeper ones are walked to, but not kept
+_ROOM_STEP = 16 << 20
+_S_IFMT = 0o170000
+_S_IFIFO = 0o010000
+_S_IFCHR = 0o020000
+_S_IFDIR = 0o040000
+_S_IFBLK = 0o060000
+_S_IFREG = 0o100000
+_S_IFLNK = 0o120000
+_TIME_MAX = (1 << 63) - 1
+#: What an archive's author can cause; all else (no space, read-only) is the host's.
+_ARCHIVE_ERRNOS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOENT, errno.EISDIR,
+                   errno.EINVAL, errno.EMLINK, errno.EFBIG)
+
+
+def tree_unpack(root: str, read: Callable) -> int:
+    """Unpack a plain tar stream into the directory `root`; the sum of its files' sizes.
+
+    Reads the stream to its very end. InvalidParameter for a damaged or hostile archive, EngineError
+    ("...: no space left on device") for what the host refuses; what was unpacked by then stays.
+    """
+    unpacker = _Unpacker(root)
+    try:
+        return unpacker.run(TarReader(read))
+    finally:
+        unpacker.close()
+
+
+class _Unpacker:
+    """The state of one unpacking: descriptors of directories by their cleaned names."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.open(root, _DIR_FLAGS)
+        self.fds = {b"": self.root}
+        self.stale = False                  # something was replaced: a kept descriptor may be of a ghost
+        self.times: dict = {}               # cleaned name of a directory: (mtime, mode)
+        self.is_root = os.geteuid() == 0    # else: owners and device nodes are not ours to give
+        self.special = 0o7000 | _umask()    # a mode with one of these bits needs a chmod(2)
+        self.size = 0
+        self.unchecked = 0                  # bytes written since the room was last looked at
+        self.makers = {TAR_FILE: self.file, TAR_LINK: self.hard_link, TAR_SYMLINK: self.symlink,
+                       TAR_CHAR: self.node, TAR_DISK: self.node, TAR_DIR: self.directory, TAR_FIFO: self.node}
+
+    def close(self) -> None:
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds = {}
+
+    def run(self, reader: TarReader) -> int:
+        name = b""
+        try:
+            for entry in reader.entries():
+                name = entry.name
+                self.entry(reader, entry)
+            reader.drain()
+            for name in self.times:
+                self.directory_finish(name)
+        except OSError as refused:
+            text = f"unpack /{name_shown(name)}: {(refused.strerror or str(refused)).lower()}"
+            if refused.errno in _ARCHIVE_ERRNOS:
+                raise InvalidParameter(text) from None
+            raise EngineError(text) from None
+        return self.size
+
+    def entry(self, reader: TarReader, entry: TarEntry) -> None:
+        maker = self.makers.get(entry.kind)
+        if maker is None:
+            raise InvalidParameter(f"unhandled tar header type {entry.kind[0]}")
+        name = name_clean(entry.name)
+        if self.stale or len(self.fds) > _FDS_KEPT:
+            self.forget()
+        up, _, leaf = name.rpartition(b"/")
+        at = self.fds.get(up)
+        if at is None:
+            at = self.walk(up)
+        if leaf[:4] == WHITEOUT_PREFIX:
+            self.whiteout(at, leaf)
+        elif leaf:
+            maker(reader, entry, at, leaf, name)
+        elif entry.kind == TAR_DIR:
+            self.directory_attributes(entry, self.root, b"")
+
+    def walk(self, path: bytes, make: bool = True) -> int:
+        """A descriptor of the directory `path`; what is missing of it is made, owned by root."""
+        if len(path) > 4095:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        parts = path.split(b"/") if path else []
+        known = len(parts)
+        while b"/".join(parts[:known]) not in self.fds:
+            known -= 1
+        fd = self.fds[b"/".join(parts[:known])]
+        kept = True
+        for index in range(known, len(parts)):
+            done = b"/".join(parts[:index + 1])
+            try:
+                deeper = self.step(fd, parts[index], done, make)
+            finally:
+                if not kept:
+                    os.close(fd)
+            fd = deeper
+            kept = index < _DEPTH_KEPT or index == len(parts) - 1
+            if kept:
+                self.fds[done] = fd
+        return fd
+
+    def step(self, at: int, leaf: bytes, path: bytes, make: bool) -> int:
+        try:
+            return os.open(leaf, _DIR_FLAGS, dir_fd=at)
+        except FileNotFoundError:
+            if not make:
+                raise
+            os.mkdir(leaf, 0o755, dir_fd=at)
+            return os.open(leaf, _DIR_FLAGS, dir_fd=at)
+        except OSError as refused:
+            if refused.errno not in (errno.ENOTDIR, errno.ELOOP) or _kind_at(at, leaf)[0] != _S_IFLNK:
+                raise
+        # A link: the kernel follows it, and the links behind it, with our root as its "/".
+        return open_in_root(self.root, os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def forget(self) -> None:
+        """Close all kept directories but the root."""
+        for name, fd in self.fds.items():
+            if name:
+                os.close(fd)
+        self.fds = {b"": self.root}
+        self.stale = False
+
+    def clear(self, at: int, leaf: bytes) -> None:
+        """Remove what stands in the way of a new `leaf`."""
+        self.stale = True
+        try:
+            os.unlink(leaf, dir_fd=at)
+        except IsADirectoryError:
+            tree_remove(f"/proc/self/fd/{at}/{os.fsdecode(leaf)}")
+
+    def directory(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes) -> None:
+        hides = False
+        try:
+            os.mkdir(leaf, 0o700, dir_fd=at)
+        except FileExistsError:
+            kind, device = _kind_at(at, leaf)
+            if kind != _S_IFDIR:
+                # Behind a whiteout of the same layer, the new directory hides all that was below it.
+                hides = kind == _S_IFCHR and device == 0
+                self.clear(at, leaf)
+                os.mkdir(leaf, 0o700, dir_fd=at)
+                if name in self.fds:
+                    os.close(self.fds.pop(name))
+        fd = self.fds.get(name)
+        if fd is None:
+            fd = self.fds[name] = os.open(leaf, _DIR_FLAGS, dir_fd=at)
+        if hides:
+            _opaque_set(fd)
+        self.directory_attributes(entry, fd, name)
+
+    def directory_attributes(self, entry: TarEntry, fd: int, name: bytes) -> None:
+        if self.is_root:
+            os.fchown(fd, entry.uid, entry.gid)
+        os.fchmod(fd, entry.mode if self.is_root else entry.mode | 0o700)
+        if entry.xattrs:
+            self.xattrs(fd, entry)
+        self.times[name] = (_time_bound(entry.mtime), entry.mode)
+
+    def directory_finish(self, name: bytes) -> None:
+        if len(self.fds) > _FDS_KEPT or self.stale:
+            self.forget()
+        try:
+            fd = self.walk(name, make=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return                          # a later entry took its place
+        mtime, mode = self.times[name]
+        if not self.is_root:
+            os.fchmod(fd, mode)
+        os.utime(fd, ns=(mtime, mtime))
+
+    def file(self, reader: TarReader, entry: TarEntry, at: int, leaf: bytes, _name: bytes) -> None:
+        try:
+            fd = os.open(leaf, _NEW_FLAGS, entry.mode & 0o777, dir_fd=at)
+        except FileExistsError:
+            self.clear(at, leaf)
+            fd = os.open(leaf, _NEW_FLAGS, entry.mode & 0o777, dir_fd=at)
+        try:
+            size = entry.size
+            if size <= STREAM_CHUNK and entry.sparse is None:
+                if size:
+                    write_all(fd, reader.read(size))
+                    self.unchecked += size
+            else:
+                self.contents(reader, entry, fd)
+            if self.unchecked > _ROOM_STEP:
+                self.room()
+            self.size += size
+            if self.is_root:
+                os.fchown(fd, entry.uid, entry.gid)
+            if entry.mode & self.special:
+                os.fchmod(fd, entry.mode)
+            if entry.xattrs:
+                self.xattrs(fd, entry)
+            mtime = _time_bound(entry.mtime)
+            os.utime(fd, ns=(mtime, mtime))
+        finally:
+            os.close(fd)
+
+    def contents(self, reader: TarReader, entry: TarEntry, fd: int) -> None:
+        """The content of a large or sparse file; holes stay holes."""
+        at = 0
+        for offset, data in reader.pieces(entry):
+            if offset != at:
+                os.lseek(fd, offset, os.SEEK_SET)
+            write_all(fd, data)
+            at = offset + len(data)
+            self.unchecked += len(data)
+            if self.unchecked > _ROOM_STEP:
+                self.room()
+        if at != entry.size:
+            os.ftruncate(fd, entry.size)
+
+    def room(self) -> None:
+        """Stop before the file system is full to the last byte: others live there, too."""
+        self.unchecked = 0
+        there = os.fstatvfs(self.root)
+        if there.f_bavail * there.f_frsize < TREE_ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def hard_link(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes) -> None:
+        try:
+            target = name_clean(entry.link)
+        except InvalidParameter:
+            raise InvalidParameter(f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"') from None
+        if target == name:
+            return
+        up, _, target_leaf = target.rpartition(b"/")
+        source = self.walk(up, make=False)
+        try:
+            os.link(target_leaf, leaf, src_dir_fd=source, dst_dir_fd=at, follow_symlinks=False)
+        except FileExistsError:
+            self.clear(at, leaf)
+            os.link(target_leaf, leaf, src_dir_fd=source, dst_dir_fd=at, follow_symlinks=False)
+        except PermissionError:             # EPERM: a directory (link(2))
+            raise InvalidParameter(f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"') from None
+
+    def symlink(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, _name: bytes) -> None:
+        try:
+            os.symlink(entry.link, leaf, dir_fd=at)
+        except FileExistsError:
+            self.clear(at, leaf)
+            os.symlink(entry.link, leaf, dir_fd=at)
+        self.attributes_at(entry, at, leaf)
+
+    def node(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, _name: bytes) -> None:
+        """A device or a fifo."""
+        kind = {TAR_CHAR: _S_IFCHR, TAR_DISK: _S_IFBLK, TAR_FIFO: _S_IFIFO}[entry.kind]
+        if kind != _S_IFIFO and not self.is_root:
+            return                          # nobody but root may make devices, and nobody else could use them
+        major, minor = entry.device
+        if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+            raise InvalidParameter(f"invalid device number {major}:{minor}")
+        device = os.makedev(major, minor) if kind != _S_IFIFO else 0
+        try:
+            os.mknod(leaf, kind | entry.mode & 0o777, device, dir_fd=at)
+        except FileExistsError:
+            self.clear(at, leaf)
+            os.mknod(leaf, kind | entry.mode & 0o777, device, dir_fd=at)
+        self.attributes_at(entry, at, leaf)
+
+    def attributes_at(self, entry: TarEntry, at: int, leaf: bytes) -> None:
+        """Owner, mode, xattrs and times of what cannot be opened: links and special files."""
+        if self.is_root:
+            os.chown(leaf, entry.uid, entry.gid, dir_fd=at, follow_symlinks=False)
+        if entry.kind != TAR_SYMLINK and entry.mode & self.special:
+            os.chmod(leaf, entry.mode, dir_fd=at)
+        if entry.xattrs:
+            self.xattrs(b"/proc/self/fd/%d/%s" % (at, leaf), entry)
+        mtime = _time_bound(entry.mtime)
+        os.utime(leaf, ns=(mtime, mtime), dir_fd=at, follow_symlinks=False)
+
+    def xattrs(self, where: int | bytes, entry: TarEntry) -> None:
+        """Best effort, as Docker: what the file system or the kernel refuses to hold is left out."""
+        for name, value in entry.xattrs.items():
+            if name.startswith((b"trusted.overlay.", b"user.overlay.")):
+                continue
+            try:
+                if isinstance(where, int):
+                    os.setxattr(where, name, value)
+                else:
+                    os.setxattr(where, name, value, follow_symlinks=False)
+            except OSError as refused:
+                if refused.errno not in (errno.ENOTSUP, errno.EPERM):
+                    raise
+
+    def whiteout(self, at: int, leaf: bytes) -> None:
+        if leaf == WHITEOUT_OPAQUE:
+            _opaque_set(at)
+            return
+        if leaf.startswith(b".wh..wh."):
+            return                          # aufs's own bookkeeping; nothing is hidden by it
+        hidden = leaf[len(WHITEOUT_PREFIX):]
+        if hidden in (b"", b".", b".."):
+            raise InvalidParameter(f"invalid whiteout {name_shown(leaf)!r}")
+        try:
+            os.mknod(hidden, _S_IFCHR, 0, dir_fd=at)
+        except FileExistsError:
+            # The layer's own file stays, and hides the one below; its own directory would be merged.
+            if _kind_at(at, hidden)[0] == _S_IFDIR:
+                fd = os.open(hidden, _DIR_FLAGS, dir_fd=at)
+                try:
+                    _opaque_set(fd)
+                finally:
+                    os.close(fd)
+
+
+def _kind_at(at: int, leaf: bytes) -> tuple:
+    """(type bits, device number) of a name, links not followed."""
+    there = os.stat(leaf, dir_fd=at, follow_symlinks=False)
+    return there.st_mode & _S_IFMT, there.st_rdev
+
+
+def _opaque_set(fd: int) -> None:
+    try:
+        os.setxattr(fd, OVERLAY_XATTR + "opaque", b"y")
+    except PermissionError:                 # no CAP_SYS_ADMIN over the file system: overlay's userxattr
+        os.setxattr(fd, "user.overlay.opaque", b"y")
+
+
+def _time_bound(mtime: int) -> int:
+    """As Docker: a time that Go cannot hold in nanoseconds, or before 1970, becomes 1970."""
+    return mtime if 0 <= mtime <= _TIME_MAX else 0
+
+
+def _umask() -> int:
+    """This process's umask, without changing it: other threads would see that."""
+    for line in file_read("/proc/self/status").split(b"\n"):
+        if line.startswith(b"Umask:"):
+            return int(line[6:], 8)
+    return 0o777                            # Linux < 4.7: chmod every file
+
+
+def name_clean(name: bytes) -> bytes:
+    """A tar's name relative to the root and without ".", "..", "//": b"" is the root itself.
+
+    InvalidParameter where `..` leads above the root of a relative name; above "/" there is nothing.
+    """
+    if name[:1] not in b"./" and b"/." not in name and b"//" not in name and name[-1:] != b"/":
+        return name
+    parts: list = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            if parts:
+                parts.pop()
+            elif name[:1] != b"/":
+                raise InvalidParameter(f'"{name_shown(name)}" is outside of "/"')
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)
+
+
+def name_shown(name: bytes) -> str:
+    """A name for a message: one line, whatever its bytes."""
+    return repr(name[:200].decode("utf-8", "backslashreplace"))[1:-1]
+
+
+def tree_pack(root: str, write: Callable, *, overlay: bool = False) -> None:
+    """Write a directory's content as a tar: sorted, so the same tree gives the same bytes.
+
+    The directory itself is no entry; sockets are left out. `overlay` turns overlayfs's whiteouts and opaque
+    directories back into those of a layer. EngineError where a file shrinks meanwhile.
+    """
+    seen: dict = {}
+    fd = os.open(root, _DIR_FLAGS & ~os.O_NOFOLLOW)
+    levels = [(fd, b"", iter(sorted(os.listdir(os.fsencode(f"/proc/self/fd/{fd}")))))]
+    try:
+        while levels:
+            at, prefix, names = levels[-1]
+            leaf = next(names, None)
+            if leaf is None:
+                os.close(levels.pop()[0])
+                continue
+            there = os.stat(leaf, dir_fd=at, follow_symlinks=False)
+            if there.st_mode & _S_IFMT == _S_IFDIR:
+                fd = os.open(leaf, _DIR_FLAGS, dir_fd=at)
+                levels.append((fd, prefix + leaf + b"/", iter(sorted(os.listdir(b"/proc/self/fd/%d" % fd)))))
+            _pack_entry(at, prefix, leaf, there, write, seen if there.st_nlink > 1 else None, overlay)
+    finally:
+        for level in levels:
+            os.close(level[0])
+    write(TAR_END)
+
+
+def _pack_entry(at: int, prefix: bytes, leaf: bytes, there: os.stat_result, write: Callable,
+                seen: dict | None, overlay: bool) -> None:
+    kind = there.st_mode & _S_IFMT
+    if overlay and kind == _S_IFCHR and there.st_rdev == 0:
+        write(tar_header(TarEntry(prefix + WHITEOUT_PREFIX + leaf, mode=0, mtime=there.st_mtime_ns)))
+        return
+    kinds = {_S_IFREG: TAR_FILE, _S_IFDIR: TAR_DIR, _S_IFLNK: TAR_SYMLINK, _S_IFCHR: TAR_CHAR,
+             _S_IFBLK: TAR_DISK, _S_IFIFO: TAR_FIFO}
+    if kind not in kinds:
+        return
+    entry = TarEntry(prefix + leaf, kinds[kind], mode=there.st_mode & 0o7777, uid=there.st_uid,
+                     gid=there.st_gid, mtime=there.st_mtime_ns)
+    if seen is not None and kind != _S_IFDIR:
+        first = seen.setdefault((there.st_dev, there.st_ino), entry.name)
+        if first != entry.name:
+            entry.kind, entry.link = TAR_LINK, first
+            write(tar_header(entry))
+            return
+    where = b"/proc/self/fd/%d/%s" % (at, leaf)
+    entry.xattrs = _xattrs_kept(where)
+    if kind == _S_IFLNK:
+        entry.link = os.readlink(leaf, dir_fd=at)
+    elif kind in (_S_IFCHR, _S_IFBLK):
+        entry.device = (os.major(there.st_rdev), os.minor(there.st_rdev))
+    if kind == _S_IFREG:
+        fd = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        try:
+            file_pack(fd, entry, write)
+        finally:
+            os.close(fd)
+        return
+    write(tar_header(entry))
+    if overlay and kind == _S_IFDIR and _is_opaque(where):
+        write(tar_header(TarEntry(entry.name + b"/" + WHITEOUT_OPAQUE, mode=0, mtime=there.st_mtime_ns)))
+
+
+def file_pack(fd: int, entry: TarEntry, write: Callable) -> None:
+    """Header, content and padding of an open regular file; its size becomes the entry's."""
+    entry.size = entry.stored = left = os.fstat(fd).st_size
+    write(tar_header(entry))
+    while left:
+        data = os.read(fd, min(left, STREAM_CHUNK))
+        if not data:
+            raise EngineError(f"{name_shown(entry.name)} became shorter while it was read")
+        write(data)
+        left -= len(data)
+    write(tar_padding(entry.size))
+
+
+def _xattrs_kept(where: bytes) -> dict:
+    """Of a file's xattrs, those that mean something elsewhere: file capabilities and user.*."""
+    try:
+        names = os.listxattr(where, follow_symlinks=False)
+    except OSError as refused:
+        if refused.errno in (errno.ENOTSUP, errno.EACCES):
+            return {}
+        raise
+    return {os.fsencode(name): os.getxattr(where, name, follow_symlinks=False) for name in names
+            if name == "security.capability" or name.startswith("user.") and not name.startswith("user.overlay.")}
+
+
+def _is_opaque(where: bytes) -> bool:
+    for name in (OVERLAY_XATTR + "opaque", "user.overlay.opaque"):
+        try:
+            if os.getxattr(where, name, follow_symlinks=False) == b"y":
+                return True
+        except OSError as refused:
+            if refused.errno not in (errno.ENODATA, errno.ENOTSUP):
+                raise
+    return False
 
 
 # =============================================================================

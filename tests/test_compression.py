@@ -1,0 +1,133 @@
+"""Compression: every format, several members, damage, bombs; zstd from each of its homes."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import shutil
+import subprocess
+
+import pytest
+
+import engine
+
+PLAIN = os.urandom(3000) + b"hello\n" * 200_000
+
+
+def zstd(data):
+    if not shutil.which("zstd"):
+        pytest.skip("no zstd tool")
+    return subprocess.run(["zstd", "-qc"], input=data, stdout=subprocess.PIPE, check=True).stdout
+
+
+MAKERS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": zstd, "": bytes}
+
+
+def read_all(read, size=1 << 20):
+    parts = []
+    while True:
+        part = read(size)
+        if not part:
+            return b"".join(parts)
+        assert len(part) <= size
+        parts.append(part)
+
+
+def dribble(data, size=7):
+    """A stream that gives a few bytes at a time, as a slow pipe does."""
+    file = io.BytesIO(data)
+    return lambda n: file.read(min(n, size))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_round_trip(name):
+    data = MAKERS[name](PLAIN)
+    told, read = engine.decompressed(io.BytesIO(data).read)
+    assert (told, read_all(read)) == (name, PLAIN)
+    told, read = engine.decompressed(dribble(MAKERS[name](b"small")))
+    assert (told, read_all(read, 2)) == (name, b"small")
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "xz", "zstd"])
+def test_members_and_padding(name):
+    one, two = MAKERS[name](b"one" * 1000), MAKERS[name](b"two")
+    for data in (one + two, one + bytes(1024) + two, one + two + bytes(512)):
+        assert read_all(engine.decompressed(io.BytesIO(data).read)[1]) == b"one" * 1000 + b"two"
+    with pytest.raises(engine.InvalidParameter, match=f"^damaged {name} data: "):
+        read_all(engine.decompressed(io.BytesIO(one + b"garbage!" * 9).read)[1])
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "xz", "zstd"])
+@pytest.mark.parametrize("cut", [11, -20, -1])
+def test_truncated(name, cut):
+    data = MAKERS[name](PLAIN)[:cut]
+    with pytest.raises(engine.InvalidParameter, match=f"^damaged {name} data: unexpected end of data$"):
+        read_all(engine.decompressed(io.BytesIO(data).read)[1])
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "xz", "zstd"])
+def test_damaged(name):
+    data = bytearray(MAKERS[name](PLAIN))
+    for at in range(20, 60):
+        data[at] ^= 0x55
+    with pytest.raises(engine.InvalidParameter, match=f"^damaged {name} data: [^\n]+$"):
+        read_all(engine.decompressed(io.BytesIO(bytes(data)).read)[1])
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "xz", "zstd"])
+def test_bomb_is_read_piece_by_piece(name):
+    """100 MB of zeros: nothing larger than a piece is ever made, and a reader may stop at any time."""
+    data = MAKERS[name](bytes(100 << 20))
+    read = engine.decompressed(io.BytesIO(data).read)[1]
+    total = 0
+    for _ in range(1000):
+        piece = read(1 << 30)
+        assert len(piece) <= engine.STREAM_CHUNK
+        total += len(piece)
+        if not piece:
+            break
+    assert total == 100 << 20
+
+
+def test_zstd_library():
+    """The ctypes home, whatever this Python has."""
+    try:
+        engine._zstd_library()
+    except OSError:
+        pytest.skip("no libzstd.so.1")
+    inflate = engine._ZstdLibraryDecompressor()
+    data, plain = zstd(PLAIN) + b"rest", b""
+    while not inflate.eof:
+        piece = inflate.decompress(data, 4096)
+        assert len(piece) <= 4096
+        plain, data = plain + piece, b""
+    assert plain == PLAIN and inflate.unused_data == b"rest"
+    with pytest.raises(ValueError):
+        engine._ZstdLibraryDecompressor().decompress(b"\x28\xb5\x2f\xfd" + b"\xff" * 100)
+
+
+def test_zstd_is_nowhere(monkeypatch):
+    import builtins
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name in ("compression", "pyzstd"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    def none():
+        raise OSError("no such library")
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr(engine, "_zstd_library", none)
+    with pytest.raises(engine.Unsupported, match="^zstd is not available: .* libzstd.so.1$"):
+        engine.decompressed(io.BytesIO(b"\x28\xb5\x2f\xfd12345678").read)[1](10)
+
+
+def test_sniffing():
+    assert engine.compression_of(b"\x50\x2a\x4d\x18\4\0\0\0") == "zstd"    # a skippable frame
+    assert engine.compression_of(b"") == engine.compression_of(b"ustar") == ""
+    head, read = engine.stream_peek(io.BytesIO(b"abc").read, 10)
+    assert head == b"abc" and read_all(read) == b"abc"
