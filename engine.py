@@ -11570,7 +11570,7 @@ def _container_platform(container: dict, show: Show) -> str | None:
     return platform_text(platform) if platform else None
 
 
-def _port_span(address: str, kind: str, first: int, last: int) -> str:
+def _port_range(address: str, kind: str, first: int, last: int) -> str:
     ports = str(first) if first == last else f"{first}-{last}"
     return f"{_host_port(address, ports)}->{ports}/{kind}" if address else f"{ports}/{kind}"
 
@@ -11596,10 +11596,10 @@ def ports_text(ports: list | None) -> str:
         key = (address, port["Type"])
         first, last = groups.get(key, (private, private - 1))
         if private != last + 1:
-            done.append(_port_span(*key, first, last))
+            done.append(_port_range(*key, first, last))
             first = private
         groups[key] = (first, private)
-    done.extend(_port_span(*key, *group) for key, group in groups.items())
+    done.extend(_port_range(*key, *group) for key, group in groups.items())
     return ", ".join(done + mapped)
 
 
@@ -11739,54 +11739,21 @@ HISTORY_TABLE_EXACT = ("ID", "CreatedAt", "CreatedBy", "Size", "Comment")
 
 # --- drawing a listing ---
 
-def tabs_align(lines: list, *, width: int = 10, padding: int = 3) -> str:
-    """Lines of tab-ended cells as aligned text, as Go's text/tabwriter draws them.
-
-    `lines` are lists of cells; the last cell of each belongs to no column. `width` is the least
-    width of a column, with the padding in it.
-    """
-    widths = [[0] * (len(line) - 1) for line in lines]
-    deepest = max(map(len, widths), default=0)
-    for column in range(deepest):
-        start = 0
-        while start < len(lines):
-            if len(widths[start]) <= column:
-                start += 1
-                continue
-            end = start
-            while end < len(lines) and len(widths[end]) > column:
-                end += 1
-            wide = max(text_width(lines[row][column]) for row in range(start, end)) + padding
-            for row in range(start, end):
-                widths[row][column] = max(wide, width)
-            start = end
-    drawn = []
-    for line, line_widths in zip(lines, widths):
-        cells = [cell + " " * (wide - text_width(cell)) for cell, wide in zip(line, line_widths)]
-        drawn.append("".join(cells) + line[-1] + "\n")
-    return "".join(drawn)
-
-
-def text_align(text: str, *, width: int = 10, padding: int = 3) -> str:
-    """Text with tabs, aligned as tabs_align does; a text without a last newline gets one."""
-    lines = text[:-1] if text.endswith("\n") else text
-    return tabs_align([line.split("\t") for line in lines.split("\n")],
-                      width=width, padding=padding)
-
-
 class Listing:
     """One kind of listing: its columns and how it looks when nothing else is asked.
 
     columns: (name, header, function) rows; table: names of the default columns; raw: (label, name)
-    rows of the `raw` form, () where Docker has none; quiet_wins: --quiet beats a template.
+    rows of the `raw` form, () where Docker has none; quiet_wins: --quiet beats a template;
+    type_name: the Go type that an error text names for an unknown field.
     """
 
-    __slots__ = ("columns", "quiet_wins", "raw", "table")
+    __slots__ = ("columns", "quiet_wins", "raw", "table", "type_name")
 
-    def __init__(self, columns: tuple, table: tuple, *, raw: tuple = (),
+    def __init__(self, columns: tuple, table: tuple, type_name: str, *, raw: tuple = (),
                  quiet_wins: bool = False) -> None:
         self.columns = columns
         self.table = table
+        self.type_name = type_name
         self.raw = raw
         self.quiet_wins = quiet_wins
 
@@ -11800,7 +11767,11 @@ class Listing:
             return self._ids(items, show)
         if format in ("json", "{{json .}}"):
             return "".join(_json_go(self._values(item, show)) + "\n" for item in items)
-        return self._template(items, show, format)
+        out: list = []
+        format_rows(format, (self._row(item, show) for item in items),
+                    {name: header for name, header, _ in self.columns}, out.append,
+                    type_name=self.type_name)
+        return "".join(out)
 
     def _ids(self, items: list, show: Show) -> str:
         value = {name: function for name, _, function in self.columns}["ID"]
@@ -11811,9 +11782,7 @@ class Listing:
         chosen = [by_name[name] for name in self.table]
         lines = [[header for header, _ in chosen]]
         lines.extend([function(item, show) for _, function in chosen] for item in items)
-        if any("\t" in cell or "\n" in cell for line in lines for cell in line):
-            return text_align("\n".join(map("\t".join, lines)))     # such cells break columns
-        return tabs_align(lines)
+        return columns_align("\n".join(map("\t".join, lines)) + "\n")
 
     def _raw(self, items: list, show: Show, *, quiet: bool) -> str:
         rows = [row for row in self.raw if row[1] == "ID"] if quiet else self.raw
@@ -11831,19 +11800,12 @@ class Listing:
     def _values(self, item: dict, show: Show) -> dict:
         return {name: function(item, show) for name, _, function in self.columns}
 
-    def _template(self, items: list, show: Show, format: str) -> str:
-        is_table = format.startswith("table")
-        text = (format[len("table"):] if is_table else format).strip(" ")
-        template = Template(text.replace("\\t", "\t").replace("\\n", "\n"))
-        rows = [self._row(item, show) for item in items]
-        drawn = "".join(template.render(row) + "\n" for row in rows)
-        if not is_table:
-            return drawn
-        headers = {name: header for name, header, _ in self.columns}
-        return text_align(template.render(headers, header=True) + "\n" + drawn)
-
     def _row(self, item: dict, show: Show) -> dict:
-        return self._values(item, show)
+        row = self._values(item, show)
+        if "Labels" in row:
+            labels = item["Labels"] or {}
+            row["Label"] = lambda name: labels.get(name, "")
+        return row
 
 
 def _json_go(value: object) -> str:
@@ -11860,32 +11822,51 @@ def containers_text(containers: list, *, show: Show, format: str = "", quiet: bo
     """What `ps` prints for the containers of GET /containers/json."""
     table = (*CONTAINER_TABLE, "Size") if size else CONTAINER_TABLE
     raw = (*CONTAINER_RAW, ("size", "Size")) if size else CONTAINER_RAW
-    listing = Listing(CONTAINER_COLUMNS, table, raw=raw, quiet_wins=True)
+    listing = Listing(CONTAINER_COLUMNS, table, "*formatter.ContainerContext", raw=raw,
+                      quiet_wins=True)
     return listing.text(containers, show=show, format=format, quiet=quiet)
+
+
+def containers_format_check(format: str) -> bool:
+    """Whether a --format of `ps` shows sizes; EngineError in Docker's words when it is wrong.
+
+    The check comes before the request, so that it does not depend on there being containers.
+    """
+    row: dict = {name: "" for name, _, _ in CONTAINER_COLUMNS}
+    row["Label"] = lambda name: ""
+    doing = "parse"
+    try:
+        template = Template(format)
+        doing = "execute"
+        template.render(row, "*formatter.ContainerContext")
+    except TemplateError as error:
+        raise EngineError(f"failed to {doing} template: {template_words(error)}") from None
+    return ".Size" in format
 
 
 def images_text(images: list, *, show: Show, format: str = "", quiet: bool = False,
                 digests: bool = False) -> str:
     """What `images` prints for the images of GET /images/json."""
     rows = image_rows(images, digests=digests, digest_used="{{.Digest}}" in format)
-    if digests:
-        listing = Listing(IMAGE_COLUMNS, IMAGE_TABLE_DIGESTS, raw=IMAGE_RAW_DIGESTS)
-        if format.startswith("table ") and "{{.Digest}}" not in format:
-            format += "\t{{.Digest}}"
-    else:
-        listing = Listing(IMAGE_COLUMNS, IMAGE_TABLE, raw=IMAGE_RAW)
+    table, raw = ((IMAGE_TABLE_DIGESTS, IMAGE_RAW_DIGESTS) if digests
+                  else (IMAGE_TABLE, IMAGE_RAW))
+    if digests and format.startswith("table ") and "{{.Digest}}" not in format:
+        format += "\t{{.Digest}}"
+    listing = Listing(IMAGE_COLUMNS, table, "*formatter.imageContext", raw=raw)
     return listing.text(rows, show=show, format=format, quiet=quiet)
 
 
 def history_text(steps: list, *, show: Show, format: str = "", quiet: bool = False) -> str:
     """What `history` prints for the steps of GET /images/{name}/history."""
-    listing = Listing(HISTORY_COLUMNS, HISTORY_TABLE if show.human else HISTORY_TABLE_EXACT)
+    listing = Listing(HISTORY_COLUMNS, HISTORY_TABLE if show.human else HISTORY_TABLE_EXACT,
+                      "*image.historyContext")
     return listing.text(steps, show=show, format=format, quiet=quiet)
 
 
 def top_text(processes: dict) -> str:
     """What `top` prints for the processes of GET /containers/{id}/top."""
-    return tabs_align([processes["Titles"], *(processes["Processes"] or ())], width=20)
+    lines = [processes["Titles"], *(processes["Processes"] or ())]
+    return columns_align("\n".join(map("\t".join, lines)) + "\n", 20)
 
 
 # --- single objects ---
@@ -11896,18 +11877,41 @@ class BadTemplate(EngineError):
     exit = 64
 
 
-def template_parse(format: str, prefix: str = "template parsing error: ") -> Template | None:
+def template_words(error: TemplateError, name: str = "") -> str:
+    """A TemplateError's text without the words before it, for a template of that name."""
+    text = str(error)
+    for lead in ("template parsing error: ", "template: :"):
+        text = text[len(lead):] if text.startswith(lead) else text
+    return f"template: {name}:{text}".replace('executing ""', f'executing "{name}"')
+
+
+def template_parse(format: str, name: str = "", lead: str = "template parsing error: "
+                   ) -> Template | None:
     """The Template of a --format, None for the whole object as JSON ("json", "{{json .}}").
 
-    Raises BadTemplate with the prefix that the command's error has in Docker.
+    Raises BadTemplate in the words of the command whose template has that name in Docker.
     """
     if format in ("json", "{{json .}}"):
         return None
     try:
         return Template(format)
-    except EngineError as error:
-        text = str(error)
-        raise BadTemplate(text if text.startswith(prefix) else prefix + text) from None
+    except TemplateError as error:
+        raise BadTemplate(lead + template_words(error, name)) from None
+
+
+def template_show(template: Template | None, plain: dict, value: dict, *, name: str = "",
+                  type_name: str = "") -> None:
+    """Prints one object: `plain` as JSON without a template, else `value` through it.
+
+    They differ where Go's fields have other names than the JSON. Raises EngineError.
+    """
+    if template is None:
+        output_write(json_text(plain) + "\n")
+        return
+    try:
+        output_write(template.render(value, type_name) + "\n")
+    except TemplateError as error:
+        raise EngineError(template_words(error, name)) from None
 
 
 def inspect_show(refs: Iterable[str], fetch: Callable[[str], dict], format: str = "") -> list:
@@ -11922,7 +11926,10 @@ def inspect_show(refs: Iterable[str], fetch: Callable[[str], dict], format: str 
     for ref in refs:
         try:
             value = fetch(ref)
-            found.append(value if template is None else template.render(value) + "\n")
+            if template is not None:
+                # Go calls the field ID, the JSON Id: both are used
+                value = template.render({**value, "ID": value.get("Id")}) + "\n"
+            found.append(value)
         except EngineError as error:
             errors.append(error)
     if template is not None:        # Docker ends with a newline even when nothing was found
@@ -14393,11 +14400,12 @@ def cmd_ps(client: ApiClient, args: Args) -> None:
     """Prints the listing."""
     size = args.size
     if args.format:
+        shows_size = containers_format_check(args.format)
         if args.quiet:
             print_error("WARNING: Ignoring custom format, because both --format and --quiet are "
                         "set.")
         elif not args.given("size"):
-            size = ".Size" in args.format
+            size = shows_size
     last = 1 if args.latest and args.last == -1 else args.last
     found = client.get("/containers/json", {
         "all": args.all or None, "limit": last if last > 0 else None, "size": size or None,
@@ -14571,7 +14579,7 @@ def _tree_text(images: list) -> str:
         lines.append([names[0], id_short(image["Id"]),
                       size_human_short(image["Size"]), "✔" if image["Containers"] > 0 else ""])
         lines.extend([f"  └─ {name}", "", "", ""] for name in names[1:])
-    return tabs_align(lines)
+    return columns_align("\n".join(map("\t".join, lines)) + "\n")
 
 
 @command("image tag", aliases=("tag",), usage="SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
@@ -14620,13 +14628,13 @@ def cmd_rmi(client: Any, args: Any) -> int:
     return 0 if not errors or args.force and missing else 1
 
 
-IMAGE_INSPECT_FLAGS = (
+INSPECT_FLAGS = (
     Flag("-f --format", kind="string", help=HELP_FORMAT),
     Flag("--platform", kind="string", help=PLATFORM_HELP),
 )
 
 
-@command("image inspect", usage="[OPTIONS] IMAGE [IMAGE...]", flags=IMAGE_INSPECT_FLAGS, nargs=(1, None),
+@command("image inspect", usage="[OPTIONS] IMAGE [IMAGE...]", flags=INSPECT_FLAGS, nargs=(1, None),
          help="Show all that is known of images")
 def cmd_image_inspect(client: Any, args: Any) -> int:
     """Prints the images' documents as one JSON array, or a line of a template for each."""
@@ -14920,6 +14928,10 @@ FORMAT_FLAG = Flag("-f --format", kind="string", help=HELP_FORMAT)
 # fmt: off
 _CLIENT_LINES = (("Version", "Version"), ("API version", "ApiVersion"), ("Go version", "GoVersion"),
                  ("Git commit", "GitCommit"), ("Built", "BuildTime"))
+#: fields whose names in JSON and in Go differ
+GO_NAMES = (("ApiVersion", "APIVersion"), ("CpuCfsPeriod", "CPUCfsPeriod"),
+            ("CpuCfsQuota", "CPUCfsQuota"), ("HttpProxy", "HTTPProxy"),
+            ("HttpsProxy", "HTTPSProxy"))
 _ENGINE_LINES = (("Go version", "GoVersion"), ("Git commit", "GitCommit"), ("Built", "BuildTime"))
 # fmt: on
 
@@ -14963,7 +14975,7 @@ def version_text(client: dict, server: dict | None) -> str:
             lines.append(f" {component['Name']}:")
             lines.append(f"  Version:\t{component['Version']}")
             lines.extend(_component_lines(component["Name"], component.get("Details") or {}))
-    return text_align("\n".join(lines), width=20, padding=1)
+    return columns_align("\n".join(lines) + "\n", 20, 1)
 
 
 def _component_lines(name: str, details: dict) -> list:
@@ -14987,22 +14999,28 @@ def _server_version(server: dict) -> dict:
          help="Show the versions of client and engine")
 def cmd_version(client: Any, args: Any) -> int:
     """Prints client and engine versions; the client's also when the engine cannot be reached."""
-    template = template_parse(args.format) if args.format else None
+    template = template_parse(args.format, "version") if args.format else None
     failure = server = None
     try:
         server = _server_version(client.get("/version"))
     except EngineError as error:
         failure = error
     ours = client_version(server)
-    if not args.format:
-        output_write(version_text(ours, server))
-    elif template is None:
-        output_write(json_text({"Client": ours, "Server": server}) + "\n")
+    if args.format:
+        template_show(template, {"Client": ours, "Server": server},
+                      {"Client": _go_names(ours), "Server": server and _go_names(server)},
+                      name="version", type_name="system.versionInfo")
     else:
-        output_write(template.render({"Client": ours, "Server": server}) + "\n")
+        output_write(version_text(ours, server))
     if failure is not None:
         raise failure
     return 0
+
+
+def _go_names(document: dict) -> dict:
+    """The document with fields under the names that Go, and so templates, know them by, too."""
+    more = {name: document[key] for key, name in GO_NAMES if key in document}
+    return {**document, **more} if more else document
 
 
 # --- info ---
@@ -15136,8 +15154,7 @@ def cmd_info(client: Any, args: Any) -> int:
     else:
         errors = {"ServerErrors": [str(failure)]} if failure else {}
         document = {**(info or {}), **errors, "ClientInfo": ours}
-        output_write((json_text(document) if template is None else template.render(document))
-                     + "\n")
+        template_show(template, document, _go_names(document), type_name="system.dockerInfo")
     if failure is not None:
         raise failure
     return 0
@@ -15163,32 +15180,44 @@ def event_text(event: dict) -> str:
     return when + line + (f" ({pairs})" if pairs else "") + "\n"
 
 
-class _Event(dict):
-    """An event for templates, which know its fields as Go names them."""
+#: the fields of an event: in templates, in JSON, and what an unset one is
+EVENT_FIELDS = (("Action", "Action", ""), ("Actor", "Actor", None), ("From", "from", ""),
+                ("ID", "id", ""), ("Scope", "scope", ""), ("Status", "status", ""),
+                ("Time", "time", 0), ("TimeNano", "timeNano", 0), ("Type", "Type", ""))
 
-    __slots__ = ()
 
-    def __init__(self, event: dict) -> None:
-        super().__init__(event)
-        for name, key in (("Time", "time"), ("TimeNano", "timeNano"), ("Scope", "scope"),
-                          ("Status", "status"), ("ID", "id"), ("From", "from")):
-            self.setdefault(name, event.get(key, ""))
+def _event_row(event: dict) -> dict:
+    row = {name: event.get(key, unset) for name, key, unset in EVENT_FIELDS}
+    actor = row["Actor"] or {}
+    row["Actor"] = {"ID": actor.get("ID", ""),
+                    "Attributes": MapValue(actor.get("Attributes") or {})}
+    return row
+
+
+def _event_template(format: str) -> Template | None:
+    """The Template of a --format, tried on an empty event; BadTemplate where it does not fit."""
+    lead = "Error parsing format: "
+    template = template_parse(format, lead=lead)
+    if template is not None:
+        try:
+            template.render(_event_row({}), "*events.Message")
+        except TemplateError as error:
+            raise BadTemplate(lead + template_words(error)) from None
+    return template
 
 
 @command("system events", aliases=("events",), usage="[OPTIONS]", flags=EVENTS_FLAGS, nargs=(0, 0),
          help="Show what happens, as it happens")
 def cmd_events(client: Any, args: Any) -> int:
     """Prints events until `--until` or an interrupt."""
-    template = template_parse(args.format, "Error parsing format: ") if args.format else None
+    template = _event_template(args.format) if args.format else None
     query = {"since": args.since or None, "until": args.until or None,
              "filters": args.filter or None}
     for event in client.lines("GET", "/events", query):
-        if not args.format:
-            output_write(event_text(event))
-        elif template is None:
-            output_write(json_text(event) + "\n")
+        if args.format:
+            template_show(template, event, _event_row(event), type_name="*events.Message")
         else:
-            output_write(template.render(_Event(event)) + "\n")
+            output_write(event_text(event))
     return 0
 
 

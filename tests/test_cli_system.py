@@ -87,6 +87,28 @@ def test_version_json(run):
     assert document["Server"]["Components"][0]["Details"]["BuildTime"] == "Thu May  7 21:09:36 2026"
 
 
+@pytest.mark.parametrize(("format", "text"), [
+    ("{{.Server.APIVersion}}", "1.51"), ("{{.Client.APIVersion}} {{.Server.MinAPIVersion}}", "1.51 1.24"),
+    ("{{range .Server.Components}}{{.Name}},{{end}}", "Engine,runc,"),
+    ('{{(index .Server.Components 0).Details.GitCommit}}', "abc")])
+def test_version_templates(run, format, text):
+    assert run("version", "--format", format)[:2] == (0, text + "\n")
+
+
+@pytest.mark.parametrize(("words", "code", "message"), [
+    (("version", "-f", "{{.X"), 64, "template parsing error: template: version:1: unclosed action"),
+    (("version", "-f", "{{.X}}"), 1, 'template: version:1:2: executing "version" at <.X>: can\'t evaluate field X in '
+                                     "type system.versionInfo"),
+    (("info", "-f", "{{.X"), 64, "template parsing error: template: :1: unclosed action"),
+    (("info", "-f", "{{.X}}"), 1, 'template: :1:2: executing "" at <.X>: can\'t evaluate field X in type '
+                                  "system.dockerInfo"),
+    (("events", "--format", "{{.X"), 64, "Error parsing format: template: :1: unclosed action"),
+    (("events", "--format", "{{.X}}"), 64, 'Error parsing format: template: :1:2: executing "" at <.X>: can\'t '
+                                           "evaluate field X in type *events.Message")])
+def test_bad_templates(run, words, code, message):
+    assert run(*words)[:3] == (code, "", message)
+
+
 def test_version_without_an_engine_shows_the_client(run):
     code, out, err, _ = run("version", answers={})
     assert (code, err) == (1, "no engine here")
@@ -152,6 +174,11 @@ def test_info_json(run):
     assert document["ClientInfo"]["Plugins"] == []
 
 
+def test_info_templates(run):
+    assert run("info", "-f", "{{.HTTPProxy}}|{{.NCPU}}|{{.Swarm.LocalNodeState}}|{{.ClientInfo.Context}}")[:2] == (
+        0, "|2|inactive|default\n")
+
+
 def test_info_without_an_engine(run):
     code, out, err, _ = run("info", answers={})
     assert (code, err) == (1, "no engine here")
@@ -175,6 +202,12 @@ def test_events(run):
 def test_events_json(run):
     out = run("system", "events", "--format", "json", answers={"/events": [EVENT, EVENT]})[1]
     assert [engine.json_parse(line) for line in out.splitlines()] == [EVENT, EVENT]
+
+
+def test_events_template(run):
+    form = "{{.Time}} {{.ID}} {{.Status}} {{.Type}} {{.Actor.Attributes.name}} {{.Actor.Attributes.nope}}"
+    assert run("events", "--format", form, answers={"/events": [EVENT]})[:2] == (
+        0, "1764000000 abc start container web <no value>\n")
 
 
 def test_event_without_attributes():

@@ -111,20 +111,52 @@ def test_ports(ports, text):
     assert engine.ports_text(ports) == text
 
 
-@pytest.mark.parametrize(("text", "width", "cut"), [
-    ("abc", 3, "abc"), ("abcd", 3, "ab…"), ("", 5, ""), ("ééééé", 4, "ééé…"),
-    ("日本語日本語", 5, "日本…"), ("日本", 4, "日本")])
-def test_ellipsis(text, width, cut):
-    assert engine.ellipsis(text, width) == cut
+# --- templates ---
+
+def test_ps_templates(show):
+    busy = container(Mounts=[{"Name": "v" * 20, "Driver": "local"}, {"Source": "/data", "Driver": ""}], SizeRw=5,
+                     ImageManifestDescriptor={"platform": {"os": "linux", "architecture": "arm64"}})
+    for form, text in (
+            ("{{.ID}}|{{.Names}}", "4f53cda18c2b|brave_turing"), ("{{.Labels}}", "a=1,b=2"),
+            ('{{.Label "a"}}{{.Label "z"}}', "1"), ("{{.Mounts}}", "v" * 14 + "…,/data"),
+            ("{{.LocalVolumes}}", "1"), ("{{.Networks}}", "none"), ("{{.Size}}", "5B"),
+            ("{{.State}} {{.Status}}", "running Up 2 minutes"), ("{{.Platform}}", "linux/arm64"),
+            ("{{json .Names}}", '"brave_turing"'), ("{{.RunningFor}}", "2 minutes ago"),
+            ("{{.CreatedAt}}", "2025-11-24 15:57:55 +0000 UTC"), ("{{upper .Image}}", "BUSYBOX")):
+        assert engine.containers_text([busy], show=show(), format=form) == text + "\n"
 
 
-def test_columns_end_where_a_line_lacks_them():
-    assert engine.text_align("a\tb\tc\naaaaaaaaaa\tb\tc\nx\nlonglonglonglong\tb") == (
-        "a            b         c\naaaaaaaaaa   b         c\nx\nlonglonglonglong   b\n")
+def test_table_templates(show):
+    assert engine.containers_text([container()], show=show(), format=r'table {{.ID}}\t{{.Label "com.my-key"}}\t{{.Names}}') == (
+        "CONTAINER ID   my key    NAMES\n4f53cda18c2b             brave_turing\n")
+    assert engine.images_text([image()], show=show(), format="table {{.ID}}", digests=True) == (
+        "IMAGE ID       DIGEST\n4f53cda18c2b   <none>\n")
 
 
-def test_wide_characters_take_two_cells():
-    assert engine.tabs_align([["日本語日本", "x"], ["a" * 10, "x"]]) == "日本語日本   x\naaaaaaaaaa   x\n"
+def test_bad_templates(show):
+    with pytest.raises(engine.TemplateError, match=r"template parsing error: template: :1:2: executing \"\" at <.Nope>: "
+                                                   r"can't evaluate field Nope in type \*formatter.imageContext"):
+        engine.images_text([image()], show=show(), format="{{.Nope}}")
+    with pytest.raises(engine.BadTemplate, match="^template parsing error: template: version:1: unclosed action$") as bad:
+        engine.template_parse("{{.Nope", "version")
+    assert bad.value.exit == 64
+
+
+@pytest.mark.parametrize(("format", "message"), [
+    ("{{.Nope", "failed to parse template: template: :1: unclosed action"),
+    ("{{.Nope}}", 'failed to execute template: template: :1:2: executing "" at <.Nope>: can\'t evaluate field Nope in '
+                  "type *formatter.ContainerContext"),
+    ("{{.Size.x}}", 'failed to execute template: template: :1:7: executing "" at <.Size.x>: can\'t evaluate field x in '
+                    "type string")])
+def test_ps_format_is_checked_first(format, message):
+    with pytest.raises(engine.EngineError) as bad:
+        engine.containers_format_check(format)
+    assert str(bad.value) == message
+
+
+def test_ps_format_tells_about_sizes():
+    assert engine.containers_format_check("table {{.Size}}") is True
+    assert engine.containers_format_check("{{.ID}} {{range 3}}x{{end}}") is False
 
 
 # --- images ---
@@ -182,6 +214,16 @@ def test_inspect_layouts(capsys):
         '[\n    {\n        "A": [],\n        "B": {\n            "c": 1\n        }\n    }\n]\n')
     assert inspect(capsys, {"a": {"A": 1}, "b": {}}, "json") == '[{"A":1},{}]\n'
     assert inspect(capsys, {}, "json") == "[]\n"
+    assert inspect(capsys, {"a": {"Id": "x", "B": [1]}, "b": {"Id": "y", "B": []}}, "{{.Id}}{{.ID}} {{len .B}}") == (
+        "xx 1\nyy 0\n")
+    assert inspect(capsys, {}, "{{.Id}}") == "\n"
+
+
+def test_inspect_shows_the_others_when_a_template_fails(capsys):
+    errors = engine.inspect_show(["a", "b"], {"a": {"Id": 1}, "b": {"Id": 2, "X": 3}}.get, "{{.X}}")
+    assert capsys.readouterr().out == "3\n"
+    assert [str(error) for error in errors] == [
+        'template parsing error: template: :1:2: executing "" at <.X>: map has no entry for key "X"']
 
 
 # --- progress ---
