@@ -11,7 +11,6 @@ GROUND      what everything stands on
     printing        how Go prints values: %v, printf, names of types; pure
     grammar         Go templates as text: tokens and tree; pure
     templates       Go templates: the language of --format; pure
-    tables          rows through a template, in columns: table, json and custom formats; pure
     wire            HTTP/1.1 heads, chunked, Docker's stream frames: bytes in, bytes out; pure
     files           atomic write, locks, removing a tree, where the roots are
     store           the SQLite database: schema, migrations, transactions; the data and run roots
@@ -79,7 +78,7 @@ import _socket
 TYPE_CHECKING = False           # importing typing costs 8 ms; type checkers see this as True
 if TYPE_CHECKING:
     import re
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from typing import Any, NoReturn
 
 VERSION = "0.1.0"               # ours; shown as Platform and component detail
@@ -383,7 +382,8 @@ def json_parse(text: str | bytes) -> Any:
         text = bytes(text).decode()         # UnicodeDecodeError is a ValueError
     machine = json_parse.__dict__
     if not machine:
-        machine["scan"] = _json.make_scanner(_JsonRules)
+        rules: Any = _JsonRules             # it reads attributes, and asks for no instance
+        machine["scan"] = _json.make_scanner(rules)
     if text.count("[") + text.count("{") > NESTING_MAX:
         _json_nesting_check(text)
     text = text.strip(" \t\r\n")
@@ -1430,6 +1430,9 @@ def _verb_parse(form: str, at: int, values: list[Any], used: int) -> tuple[Any, 
             at += 1
         if at > digits:
             numbers[which] = min(int(form[digits:at][:7]), 10**6)
+    close = form.find("]", at) if form[at:at + 1] == "[" else -1
+    if close > 0 and form[at + 1:close].isdigit() and len(form[at:close]) < 6:
+        used, at = max(int(form[at + 1:close]), 1) - 1, close + 1
     return flags, numbers[0], numbers[1], form[at:at + 1], at + 1, min(used, len(values)), complaint
 
 
@@ -1535,12 +1538,32 @@ def escape_query(text: str) -> str:
                    for byte in go_bytes(text))
 
 
+def text_width(text: str) -> int:
+    """How many places the text takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+    return sum(0 if unicodedata.combining(char) else
+               2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def ellipsis(text: str, width: int) -> str:
+    """The text, cut to `width` places with "\u2026" at its end when it takes more."""
+    if width <= 1 or text_width(text) <= width:
+        return text if width > 1 else text[:max(width, 0)]
+    kept, used = 0, 0
+    while used + text_width(text[kept]) < width:
+        used += text_width(text[kept])
+        kept += 1
+    return text[:kept] + "\u2026"
+
+
 # =============================================================================
 # grammar -- Go templates as text: tokens and tree; pure
 # =============================================================================
 # Runs in: cli.   Refs: Go text/template/parse
 #
-# _tokens cuts a template, TemplateParser makes a tree of TemplateNode; the next section walks it.
+# _tokens cuts a template, template_tree makes a tree of TemplateNode; the next section walks it.
 # Tokens come one at a time, so that of two mistakes the first is told.
 #
 # - White space separates words, so each token knows whether some came before it: "$x.A" is a field
@@ -1576,7 +1599,7 @@ class _Token(tuple):
     spaced = property(lambda self: self[3])
 
     def __str__(self) -> str:
-        if self.kind in ("eof", "keyword"):
+        if self.kind in (".", "eof", "keyword", "nil"):
             return "EOF" if self.kind == "eof" else f"<{self.text}>"
         return quote(self.text[:10]) + "..." if len(self.text) > 10 else quote(self.text)
 
@@ -1652,37 +1675,37 @@ def _action_end(text: str, at: int) -> tuple[int, bool] | None:
 def _comment_end(text: str, at: int) -> tuple[int, bool]:
     close = text.find("*/", at)
     if close < 0:
-        raise _Stop("unclosed comment", at)
+        raise _TokenStop("unclosed comment", at)
     end = _action_end(text, close + 2)
     if not end:
-        raise _Stop("comment ends before closing delimiter", at)
+        raise _TokenStop("comment ends before closing delimiter", at)
     return end
 
 
-class _Stop(Exception):
+class _TokenStop(Exception):
     """Lexical error: what and where; the parser makes a TemplateError of it."""
 
 
-def _action_tokens(text: str, at: int) -> Iterator[_Token]:
+def _action_tokens(text: str, at: int) -> Generator[_Token, None, tuple[int, bool]]:
     """The tokens of one action up to "}}"; returns what _action_end tells."""
     depth, spaced = 0, False
     while True:
         end = _action_end(text, at)
         if end:
             if depth:
-                raise _Stop("unclosed left paren", at)
+                raise _TokenStop("unclosed left paren", at)
             yield _Token(("}}", "}}", at, spaced))
             return end
         char = text[at:at + 1]
         if not char:
-            raise _Stop("unclosed action", at)
+            raise _TokenStop("unclosed action", at)
         if char in SPACES:
             at, spaced = at + 1, True
             continue
         if char in "()":
             depth += 1 if char == "(" else -1
             if depth < 0:
-                raise _Stop("unexpected right paren", at)
+                raise _TokenStop("unexpected right paren", at)
         kind, size = _token_at(text, at, char)
         yield _Token((kind, text[at:at + size], at, spaced))
         at, spaced = at + size, False
@@ -1695,7 +1718,7 @@ def _token_at(text: str, at: int, char: str) -> tuple[str, int]:
         return _quoted_at(text, at, char)
     if char == ":":
         if following != "=":
-            raise _Stop("expected :=", at)
+            raise _TokenStop("expected :=", at)
         return ":=", 2
     if char in "+-" or char in DIGITS or char == "." and following and following in DIGITS:
         return "number", _number_size(text, at)
@@ -1703,10 +1726,10 @@ def _token_at(text: str, at: int, char: str) -> tuple[str, int]:
         return _word_at(text, at, char)
     if char in "()|,=" or "!" <= char <= "~":
         return char, 1
-    raise _Stop(f"unrecognized character in action: {_character(char)}", at)
+    raise _TokenStop(f"unrecognized character in action: {_rune_text(char)}", at)
 
 
-def _character(char: str) -> str:
+def _rune_text(char: str) -> str:
     return f"U+{ord(char):04X}" + (f" '{char}'" if char.isprintable() else "")
 
 
@@ -1716,7 +1739,7 @@ def _word_at(text: str, at: int, char: str) -> tuple[str, int]:
         end += 1
     word, after = text[at:end], text[end:end + 1]
     if after and after not in SPACES + ".,|:)(" and not _action_end(text, end):
-        raise _Stop(f"bad character {_character(after)}", at)
+        raise _TokenStop(f"bad character {_rune_text(after)}", at)
     if char == ".":
         return ("field" if end > at + 1 else "."), end - at
     if char == "$":
@@ -1732,41 +1755,49 @@ def _quoted_at(text: str, at: int, mark: str) -> tuple[str, int]:
     while end < len(text) and text[end] != mark and (mark == "`" or text[end] != "\n"):
         end += 2 if text[end] == "\\" and mark != "`" else 1
     if text[end:end + 1] != mark:
-        raise _Stop(f"unterminated {what}", at)
+        raise _TokenStop(f"unterminated {what}", at)
     return kind, end + 1 - at
 
 
 def _number_size(text: str, at: int) -> int:
-    end = at + 1 if text[at] in "+-" else at
-    while text[end:end + 1] in ("_", ".") or text[end:end + 1].isalnum() or (
-            text[end:end + 1] in ("+", "-") and text[end - 1] in "eEpP"
-            and text[at:at + 2].lower() != "0x"):
+    """How long the number at `at` is; what may not stand right behind it is an error."""
+    end = at + (text[at] in "+-")
+    is_hex, digits = text[end:end + 2].lower() == "0x", DIGITS + "_"
+    if text[end:end + 2].lower() in ("0x", "0o", "0b"):
+        end, digits = end + 2, digits + ("abcdefABCDEF" if is_hex else "")
+    end = _span(text, end, digits)
+    if text[end:end + 1] == ".":
+        end = _span(text, end + 1, digits)
+    if not is_hex and text[end:end + 1] in ("e", "E"):
         end += 1
-    try:
-        _number_literal(text[at:end])
-    except ValueError:
-        raise _Stop(f"bad number syntax: {quote(text[at:end])}", at) from None
+        end = _span(text, end + (text[end:end + 1] in ("+", "-")), DIGITS + "_")
+    following = text[end:end + 1]
+    if following and (following in "+-_" or following.isalnum()):
+        raise _TokenStop(f"bad number syntax: {quote(text[at:end + 1])}", at)
     return end - at
+
+
+def _span(text: str, at: int, chars: str) -> int:
+    """The first place from `at` on that holds none of these characters."""
+    while at < len(text) and text[at] in chars:
+        at += 1
+    return at
 
 
 def _number_literal(text: str) -> int | float:
     """The value of a Go number: 1, -0x1f, 0o17, 017, 1_000, .5, 1e3. Raises ValueError."""
     bare = text.lstrip("+-")
-    if len(text) - len(bare) > 1 or not text.isascii() or bare[:1] == "_":
-        raise ValueError(text)
     if bare[:1] == "0" and bare[1:].replace("_", "").isdigit():
-        return int(text.replace("_", ""), 8)
-    try:
-        number = int(text, 0)
-    except ValueError:
+        return int(text, 8) if "_" not in text else int(text.replace("_", ""), 8)
+    if "." in bare or "e" in bare.lower() and bare[:2].lower() != "0x":
         value = float(text)
-        if not bare[:1].isdigit() and bare[:1] != "." or value - value != 0:
-            raise
+        if value - value != 0:
+            raise ValueError("out of range")
         return value
-    return number
+    return int(text, 0)
 
 
-def _unquote(token: _Token) -> str:
+def _string_unquote(token: _Token) -> str:
     """The text that a quoted token stands for; ValueError for an escape that Go doesn't know."""
     body = token.text[1:-1]
     if token.kind == "raw":
@@ -1777,12 +1808,12 @@ def _unquote(token: _Token) -> str:
         if cut < 0:
             break
         out += go_bytes(body[at:cut])
-        at, escape = _unquote_escape(body, cut + 1)
+        at, escape = _string_escape(body, cut + 1)
         out += escape
     return go_string(bytes(out + go_bytes(body[at:])))
 
 
-def _unquote_escape(body: str, at: int) -> tuple[int, bytes]:
+def _string_escape(body: str, at: int) -> tuple[int, bytes]:
     char = body[at:at + 1]
     if char in QUOTED_ESCAPES:
         return at + 1, bytes((QUOTED_ESCAPES[char],))
@@ -1799,7 +1830,11 @@ def _unquote_escape(body: str, at: int) -> tuple[int, bytes]:
 
 # -- parsing ------------------------------------------------------------------
 
-class TemplateParser:
+def _is_blank(nodes: list[TemplateNode]) -> bool:
+    return not any(node.kind != "text" or node.text.strip(SPACES) for node in nodes)
+
+
+class _TemplateParser:
     """Makes the tree. .templates collects what define and block name."""
 
     def __init__(self, text: str, functions: Iterable[str]) -> None:
@@ -1821,7 +1856,7 @@ class TemplateParser:
         if not self.ahead:
             try:
                 self.ahead.append(next(self.source))
-            except _Stop as stop:
+            except _TokenStop as stop:
                 self.fail_lexical(*stop.args)
             self.token = self.ahead[0]
         return self.ahead[0]
@@ -1863,7 +1898,7 @@ class TemplateParser:
             if node.kind in ("end", "else"):
                 return nodes, node
             nodes.append(node)
-        self.fail("unexpected EOF")
+        return self.fail("unexpected EOF")
 
     def item(self, is_top: bool = False) -> TemplateNode:
         token = self.next()
@@ -1957,13 +1992,14 @@ class TemplateParser:
         if closing.kind != "end":
             self.fail(f"unexpected {closing.text} in {context}")
         self.names, self.loops = names, loops
-        is_empty = not any(node.kind != "text" or node.text.strip(SPACES) for node in body)
-        if not is_empty or name not in self.templates:
+        if name not in self.templates or _is_blank(self.templates[name]):
             self.templates[name] = body
+        elif not _is_blank(body):
+            self.fail(f"template: multiple definition of template {quote(name)}")
 
     def unquote(self, token: _Token) -> str:
         try:
-            return _unquote(token)
+            return _string_unquote(token)
         except (ValueError, OverflowError):
             self.fail("invalid syntax")
 
@@ -2051,12 +2087,16 @@ class TemplateParser:
         if kind in ("string", "raw"):
             return TemplateNode("string", at, text, self.unquote(token))
         if kind == "number":
-            return TemplateNode("number", at, text, _number_literal(text))
+            try:
+                return TemplateNode("number", at, text, _number_literal(text))
+            except ValueError:
+                self.fail(f"illegal number syntax: {quote(text)}")
         if kind == "char":
             quoted = '"' + text[1:-1].replace("\\'", "'").replace('"', '\\"') + '"'
             value = self.unquote(_Token(("string", quoted, at, False)))
             if len(value) != 1:
-                self.fail(f"malformed character constant: {text}")
+                what = f"malformed character constant: {text}" if value else "invalid syntax"
+                self.fail(what)
             return TemplateNode("number", at, text, ord(value))
         if kind == "(":
             return self.pipeline("parenthesized pipeline", ")")
@@ -2067,18 +2107,31 @@ class TemplateParser:
 
 # fmt: off
 PARSERS = {
-    "block": TemplateParser.block,
-    "break": TemplateParser.leave,
-    "continue": TemplateParser.leave,
-    "define": TemplateParser.define,
-    "else": TemplateParser.otherwise,
-    "end": TemplateParser.end,
-    "if": TemplateParser.control,
-    "range": TemplateParser.control,
-    "template": TemplateParser.template,
-    "with": TemplateParser.control,
+    "block": _TemplateParser.block,
+    "break": _TemplateParser.leave,
+    "continue": _TemplateParser.leave,
+    "define": _TemplateParser.define,
+    "else": _TemplateParser.otherwise,
+    "end": _TemplateParser.end,
+    "if": _TemplateParser.control,
+    "range": _TemplateParser.control,
+    "template": _TemplateParser.template,
+    "with": _TemplateParser.control,
 }
 # fmt: on
+
+
+def template_tree(text: str, functions: Iterable[str]) -> tuple[
+        list[TemplateNode], dict[str, list[TemplateNode]]]:
+    """The nodes of a template, and those of the templates that it defines by their names.
+
+    `functions` are the names that it may call. Raises TemplateError.
+    """
+    parser = _TemplateParser(text, functions)
+    try:
+        return parser.parse(), parser.templates
+    except RecursionError:
+        parser.fail("max expression depth exceeded")
 
 
 # =============================================================================
@@ -2086,10 +2139,10 @@ PARSERS = {
 # =============================================================================
 # Runs in: cli.   Refs: Go text/template, docker/cli templates
 #
-# A template is parsed once and rendered for many values; _Run is one rendering, and {{.Field}},
-# which is nearly all that is ever asked, has a short way through it (_Run.act).
+# A template is parsed once and rendered for many values. _Rendering is one rendering; {{.Field}},
+# which is nearly all that is ever asked, has a short way through it (_Rendering.act).
 #
-# - While it walks, _Run.node is the node at work: its place and its text go into an error.
+# - While it walks, _Rendering.node is the node at work: its place and its text go into an error.
 # - Variables live on a stack of [name, value] and die with the block that made them.
 # - FUNCTIONS says for each function what arguments it takes; the check and its complaints are in
 #   one place. A dict may hold callables: they are methods, called with the arguments given.
@@ -2099,43 +2152,48 @@ TEMPLATE_DEPTH_MAX = 100
 
 # -- functions ----------------------------------------------------------------
 
-def _is_true(value: Any) -> bool:
+def _go_is_true(value: Any) -> bool:
     return bool(value) if not isinstance(value, dict) else bool(value) or not is_map(value)
 
 
-def _basic_kind(value: Any) -> str:
+def _go_basic_kind(value: Any) -> str:
     """What eq and lt compare: equal kinds only. "" for nil, and for what can't be compared."""
     return ("bool" if isinstance(value, bool) else "int" if isinstance(value, int)
             else "float" if isinstance(value, float) else "string" if isinstance(value, str)
             else "" if value is None or isinstance(value, Nil) else "other")
 
 
-def _equal(first: Any, *others: Any) -> bool:
+def _go_equal(first: Any, *others: Any) -> bool:
     if not others:
         raise ValueError("missing argument for comparison")
-    kind = _basic_kind(first)
-    found = False
+    kind, found = _go_basic_kind(first), False
     for other in others:
-        other_kind = _basic_kind(other)
+        other_kind = _go_basic_kind(other)
         if kind and other_kind and kind != other_kind:
-            raise ValueError("incompatible types for comparison: "
-                             f"{go_type(first)} and {go_type(other)}")
+            raise _go_incompatible(first, other)
         if kind == "other" and other_kind == "other":
-            raise ValueError(f"non-comparable type {go_text(first)}: {go_type(first)}")
+            if go_type(first) == go_type(other):
+                raise ValueError(f"non-comparable type {go_text(first)}: {go_type(first)}")
+            raise ValueError(f"non-comparable types {go_text(first)}: {go_type(first)},"
+                             f" {go_type(other)}: {go_text(other)}")
         found = found or kind == other_kind and (not kind or first == other)
     return found
 
 
-def _less(first: Any, second: Any) -> bool:
-    kinds = _basic_kind(first), _basic_kind(second)
-    if not {"", "other", "bool"}.isdisjoint(kinds):
+def _go_incompatible(first: Any, second: Any) -> ValueError:
+    return ValueError(f"incompatible types for comparison: {go_type(first)} and {go_type(second)}")
+
+
+def _go_less(first: Any, second: Any) -> bool:
+    kinds = _go_basic_kind(first), _go_basic_kind(second)
+    if not {"", "other"}.isdisjoint(kinds) or kinds == ("bool", "bool"):
         raise ValueError("invalid type for comparison")
     if kinds[0] != kinds[1]:
-        raise ValueError("incompatible types for comparison")
+        raise _go_incompatible(first, second)
     return go_bytes(first) < go_bytes(second) if kinds[0] == "string" else first < second
 
 
-def _position(index: Any, most: int) -> int:
+def _go_position(index: Any, most: int) -> int:
     if index is None or isinstance(index, Nil):
         raise ValueError("cannot index slice/array with nil")
     if isinstance(index, bool) or not isinstance(index, int):
@@ -2145,23 +2203,32 @@ def _position(index: Any, most: int) -> int:
     return index
 
 
-def _index(item: Any, *indexes: Any) -> Any:
-    if item is None or item is NO_VALUE:
+def _go_row(item: Any) -> bytes | list[Any]:
+    """What a string, list or nil list is made of."""
+    return go_bytes(item) if isinstance(item, str) else item if isinstance(item, list) else []
+
+
+def _go_index(item: Any, *indexes: Any) -> Any:
+    if item is None or item is NO_VALUE or item is NIL:
         raise ValueError("index of untyped nil")
     for index in indexes:
         if item is NIL or item is None or item is NO_VALUE:
             raise ValueError("index of nil pointer")
         if isinstance(item, dict) or item is NIL_MAP:
-            item = _index_map(item or {}, index)
+            item = _go_index_map(item if isinstance(item, dict) else {}, index)
         elif isinstance(item, (list, str)) or item is NIL_LIST:
-            row = go_bytes(item) if isinstance(item, str) else item or []
-            item = row[_position(index, len(row) - 1)]
+            row = _go_row(item)
+            place = _go_position(index, len(row))
+            if place == len(row):
+                kind = "string" if isinstance(item, str) else "slice"
+                raise ValueError(f"reflect: {kind} index out of range")
+            item = row[place]
         else:
             raise ValueError(f"can't index item of type {go_type(item)}")
     return item
 
 
-def _index_map(item: dict[str, Any], key: Any) -> Any:
+def _go_index_map(item: dict[str, Any], key: Any) -> Any:
     """The value at the key, or what Go has for none: the zero of the type that the values have."""
     if key is None or isinstance(key, Nil):
         raise ValueError("value is nil; should be of type string")
@@ -2174,7 +2241,7 @@ def _index_map(item: dict[str, Any], key: Any) -> Any:
     return "" if kinds <= {str} else NIL_LIST if kinds <= {list, type(None)} else NO_VALUE
 
 
-def _slice(item: Any, *indexes: Any) -> Any:
+def _go_slice(item: Any, *indexes: Any) -> Any:
     if item is None or item is NO_VALUE:
         raise ValueError("slice of untyped nil")
     if len(indexes) > 3:
@@ -2183,16 +2250,16 @@ def _slice(item: Any, *indexes: Any) -> Any:
         raise ValueError("cannot 3-index slice a string")
     if not isinstance(item, (str, list)) and item is not NIL_LIST:
         raise ValueError(f"can't slice item of type {go_type(item)}")
-    row = go_bytes(item) if isinstance(item, str) else item or []
-    places = [_position(index, len(row)) for index in indexes]
+    row = _go_row(item)
+    places = [_go_position(index, len(row)) for index in indexes]
     start, end = [*places, *(0, len(row))[len(places):]][:2]
     for low, high in zip([start, end], [end, *places[2:]]):
         if low > high:
             raise ValueError(f"invalid slice index: {low} > {high}")
-    return go_string(row[start:end]) if isinstance(item, str) else row[start:end]
+    return go_string(row[start:end]) if isinstance(row, bytes) else row[start:end]
 
 
-def _length(item: Any) -> int:
+def _go_length(item: Any) -> int:
     if isinstance(item, str):
         return len(go_bytes(item))
     if isinstance(item, (dict, list)):
@@ -2205,85 +2272,98 @@ def _length(item: Any) -> int:
                      else "reflect: call of reflect.Value.Type on zero Value")
 
 
-def _json_value(value: Any) -> str:
+def _go_json_value(value: Any) -> str:
     if isinstance(value, Nil):
         return "null"
     if isinstance(value, dict):
-        value = {key: item for key, item in value.items() if not callable(item)}
+        keys = sorted(value) if is_map(value) else value
+        value = {key: value[key] for key in keys if not callable(value[key])}
     return json_text(value)
 
 
-def _join(items: list[Any] | Nil, separator: str) -> str:
-    return separator.join(map(go_text, items or ()))
+def _go_split(text: str, separator: str) -> list[str]:
+    return text.split(separator) if separator else list(text)
 
 
-def _title(text: str) -> str:
+def _go_join(items: Any, separator: str) -> str:
+    return separator.join(map(go_text, items if isinstance(items, list) else ()))
+
+
+def _go_upper(text: str) -> str:
+    """Capitals, letter by letter: one that would become two stays."""
+    return text.upper() if text.isascii() else "".join(
+        char.upper() if len(char.upper()) == 1 else char for char in text)
+
+
+def _go_title(text: str) -> str:
     """Each word's first letter as a capital; what follows is kept (Go's strings.Title)."""
     out, before = [], " "
     for char in text:
-        starts = not (before.isalnum() or before in "_'") if before != " " else True
-        out.append(char.title() if starts else char)
+        is_inside = before == "_" or before.isalnum() or not (before.isascii() or before.isspace())
+        out.append(char if is_inside or len(char.title()) > 1 else char.title())
         before = char
     return "".join(out)
 
 
-def _pad(text: str, before: int, after: int) -> str:
+def _go_pad(text: str, before: int, after: int) -> str:
     if before < 0 or after < 0:
         raise ValueError("strings: negative Repeat count")
     return " " * min(before, 1 << 16) + text + " " * min(after, 1 << 16) if text else text
 
 
-def _truncate(text: str, size: int) -> str:
+def _go_truncate(text: str, size: int) -> str:
     if size < 0:
         raise ValueError(f"runtime error: slice bounds out of range [:{size}]")
     return go_string(go_bytes(text)[:size])
 
 
-def _call(function: Any, *_: Any) -> Any:
+def _go_call(name: str, function: Any, *values: Any) -> Any:
     if function is None or function is NO_VALUE:
         raise ValueError("call of nil")
-    raise ValueError(f"non-function of type {go_type(function)}")
+    if not callable(function):
+        raise ValueError(f"non-function {name} of type {go_type(function)}")
+    return function(*values)
 
 
-def _no_call(*_: Any) -> Any:
-    """and, or: _Run.both evaluates their arguments one by one."""
+def _go_no_call(*_: Any) -> Any:
+    """and, or: _Rendering.both evaluates their arguments one by one."""
 
 
 #: name: (kinds of its arguments: any, string, int, list; "*": any number of any), function
 # fmt: off
-FUNCTIONS = {
-    "and":      ("a*", _no_call),
-    "call":     ("a*", _call),
-    "eq":       ("a*", _equal),
-    "ge":       ("aa", lambda one, two: not _less(one, two)),
-    "gt":       ("aa", lambda one, two: _less(two, one)),
+FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "and":      ("a*", _go_no_call),
+    "call":     ("a*", _go_call),
+    "eq":       ("a*", _go_equal),
+    "ge":       ("aa", lambda one, two: not _go_less(one, two)),
+    "gt":       ("aa", lambda one, two: _go_less(two, one)),
     "html":     ("*", lambda *values: escape_html(go_print(values))),
-    "index":    ("a*", _index),
-    "join":     ("ls", _join),
+    "index":    ("a*", _go_index),
+    "join":     ("ls", _go_join),
     "js":       ("*", lambda *values: escape_js(go_print(values))),
-    "json":     ("a", _json_value),
-    "le":       ("aa", lambda one, two: not _less(two, one)),
-    "len":      ("a", _length),
+    "json":     ("a", _go_json_value),
+    "le":       ("aa", lambda one, two: not _go_less(two, one)),
+    "len":      ("a", _go_length),
     "lower":    ("s", str.lower),
-    "lt":       ("aa", _less),
-    "ne":       ("aa", lambda one, two: not _equal(one, two)),
-    "not":      ("a", lambda value: not _is_true(value)),
-    "or":       ("a*", _no_call),
-    "pad":      ("sii", _pad),
+    "lt":       ("aa", _go_less),
+    "ne":       ("aa", lambda one, two: not _go_equal(one, two)),
+    "not":      ("a", lambda value: not _go_is_true(value)),
+    "or":       ("a*", _go_no_call),
+    "pad":      ("sii", _go_pad),
     "print":    ("*", lambda *values: go_print(values)),
     "printf":   ("s*", lambda form, *values: go_printf(form, list(values))),
     "println":  ("*", lambda *values: " ".join(map(go_text, values)) + "\n"),
-    "slice":    ("a*", _slice),
-    "split":    ("ss", lambda text, separator: text.split(separator) if separator else list(text)),
-    "title":    ("s", _title),
-    "truncate": ("si", _truncate),
-    "upper":    ("s", str.upper),
+    "slice":    ("a*", _go_slice),
+    "split":    ("ss", _go_split),
+    "title":    ("s", _go_title),
+    "truncate": ("si", _go_truncate),
+    "upper":    ("s", _go_upper),
     "urlquery": ("*", lambda *values: escape_query(go_print(values))),
 }
 # fmt: on
 #: In the header of a table these leave the column's name as it is.
 FUNCTIONS_HEADER = {"join", "json", "lower", "split", "title", "truncate", "upper"}
-ARGUMENT_KINDS = {"s": ("string", str), "i": ("int", int), "l": ("[]string", (list, Nil))}
+ARGUMENT_KINDS: dict[str, tuple[str, Any]] = {"s": ("string", str), "i": ("int", int), "l": ("[]string", (list, Nil))}
 
 
 # -- walking ------------------------------------------------------------------
@@ -2291,14 +2371,14 @@ ARGUMENT_KINDS = {"s": ("string", str), "i": ("int", int), "l": ("[]string", (li
 ABSENT = Nil("")                # no value came down the pipe
 
 
-class _Run:
+class _Rendering:
     """One rendering: the value, the variables, the output so far."""
 
     __slots__ = ("depth", "is_header", "node", "out", "root", "template", "type_name", "variables")
 
-    def __init__(self, template: Template, root: Any, type_name: str, is_header: bool) -> None:
+    def __init__(self, template: Template, root: Any, type_name: str, header: bool) -> None:
         self.template, self.root, self.type_name = template, root, type_name
-        self.is_header = is_header
+        self.is_header = header
         self.variables: list[list[Any]] = [["$", root]]
         self.out: list[str] = []
         self.depth = 0
@@ -2340,7 +2420,7 @@ class _Run:
         """if and with."""
         mark = len(self.variables)
         value = self.pipe(dot, node.value)
-        is_true = _is_true(value)
+        is_true = _go_is_true(value)
         left = self.walk(value if node.kind == "with" and is_true else dot,
                          node.parts[0] if is_true else node.parts[1])
         del self.variables[mark:]
@@ -2366,7 +2446,7 @@ class _Run:
         return left if is_empty else ""
 
     def loop_items(self, value: Any, names: int) -> Iterable[tuple[Any, Any]]:
-        if isinstance(value, bool) or isinstance(value, (str, float)) or (
+        if isinstance(value, (bool, str, float)) or (
                 isinstance(value, dict) and not is_map(value)):
             self.fail(f"range can't iterate over {go_text(value)}")
         if isinstance(value, int):
@@ -2407,7 +2487,7 @@ class _Run:
         for variable in reversed(self.variables):
             if variable[0] == name:
                 return variable[1]
-        self.fail(f"undefined variable: {name}")
+        return self.fail(f"undefined variable: {name}")
 
     def pipe(self, dot: Any, node: TemplateNode) -> Any:
         """The value of a pipeline; sets its variables."""
@@ -2430,7 +2510,7 @@ class _Run:
             return self.function(dot, first, node, arguments, final)
         if first.kind in ("field", "chain") or first.kind == "var" and len(first.value) > 1:
             return self.fields(dot, first, arguments, final)
-        if first.kind not in ("pipe", "var"):
+        if first.kind != "pipe":
             self.node = first
         if arguments or final is not ABSENT:
             self.fail(f"can't give argument to non-function {node_text(first)}")
@@ -2465,20 +2545,23 @@ class _Run:
             if node.parts[0].kind == "nil":
                 self.fail(f"indirection through explicit nil in {node_text(node)}")
             value = self.value(dot, node.parts[0])
-            self.node = node
         else:
             value = dot
-        for name in names[:-1]:
-            value = self.field(value, name)
-            value = value() if callable(value) else value
         if not names:
             return value
-        value = self.field(value, names[-1])
+        is_any = node.kind == "field" and value is not self.root and not self.type_name
+        for name in names[:-1]:
+            value = self.field(value, name, is_any)
+            value = value() if callable(value) else value
+            is_any = not self.type_name
+        holder, value = value, self.field(value, names[-1], is_any)
         if callable(value):
             values = [self.value(dot, argument) for argument in arguments]
             return self.method(value, node, values if final is ABSENT else [*values, final])
         if arguments or final is not ABSENT:
-            self.fail(f"{names[-1]} has arguments but cannot be invoked as function")
+            self.fail(f"{names[-1]} is not a method but has arguments"
+                      if isinstance(holder, dict) and is_map(holder) else
+                      f"{names[-1]} has arguments but cannot be invoked as function")
         return value
 
     def method(self, function: Callable[..., Any], node: TemplateNode, values: list[Any]) -> Any:
@@ -2488,7 +2571,8 @@ class _Run:
         except TypeError:
             self.fail(f"wrong number of args for {node.value[-1]}: got {len(values)}")
 
-    def field(self, value: Any, name: str) -> Any:
+    def field(self, value: Any, name: str, is_any: bool) -> Any:
+        """The field of that name. What a document holds is of any type to Go (`is_any`)."""
         if isinstance(value, dict):
             if name in value:
                 return field_value(name, value[name])
@@ -2503,7 +2587,8 @@ class _Run:
             return NO_VALUE
         if value is NIL:
             self.fail(f"nil pointer evaluating interface {{}}.{name}")
-        self.fail(f"can't evaluate field {name} in type {go_type(value)}")
+        kind = "interface {}" if is_any else go_type(value)
+        return self.fail(f"can't evaluate field {name} in type {kind}")
 
     def function(self, dot: Any, name: TemplateNode, node: TemplateNode,
                  arguments: list[TemplateNode], final: Any) -> Any:
@@ -2527,6 +2612,8 @@ class _Run:
             values.append(self.checked(kinds[count - 1], final))
         if self.is_header and name.text in FUNCTIONS_HEADER:
             return values[0]
+        if name.text == "call":
+            values.insert(0, node_text(arguments[0]) if arguments else "value")
         try:
             return function(*values)
         except (ValueError, TypeError, OverflowError) as error:
@@ -2538,7 +2625,7 @@ class _Run:
         value: Any = NO_VALUE
         for argument in arguments:
             value = self.argument(dot, "a", argument)
-            if _is_true(value) == is_or:
+            if _go_is_true(value) == is_or:
                 return value
         return value if final is ABSENT else final
 
@@ -2568,14 +2655,26 @@ class _Run:
                 return NIL_LIST
             self.fail(f"invalid value; expected {name}")
         if not isinstance(value, types) or isinstance(value, bool):
-            self.fail(f"wrong type for value; expected {name}; got {go_type(value)}")
+            kind = "interface {}" if value is NIL else go_type(value)
+            self.fail(f"wrong type for value; expected {name}; got {kind}")
         return value
 
 
+# fmt: off
 WALKERS = {
-    "action": _Run.act, "break": _Run.leave, "continue": _Run.leave, "if": _Run.choose,
-    "range": _Run.loop, "template": _Run.include, "with": _Run.choose,
+    "action": _Rendering.act,
+    "break": _Rendering.leave,
+    "continue": _Rendering.leave,
+    "if": _Rendering.choose,
+    "range": _Rendering.loop,
+    "template": _Rendering.include,
+    "with": _Rendering.choose,
 }
+# fmt: on
+
+
+def _header_label(name: str) -> str:
+    return name.split(".")[-1].replace("-", " ").replace("_", " ")
 
 
 class Template:
@@ -2587,110 +2686,24 @@ class Template:
     __slots__ = ("nodes", "templates", "text")
 
     def __init__(self, text: str) -> None:
-        parser = TemplateParser(text, FUNCTIONS)
         self.text = text
-        try:
-            self.nodes = parser.parse()
-        except RecursionError:
-            parser.fail("max expression depth exceeded")
-        self.templates = parser.templates
+        self.nodes, self.templates = template_tree(text, FUNCTIONS)
 
-    def render(self, value: Any, type_name: str = "", is_header: bool = False) -> str:
-        """The text for a value. With `type_name`, an unknown field of the value itself is told as
-        missing in that Go type; for a header the functions leave column names alone."""
-        run = _Run(self, value, type_name, is_header)
+    def render(self, value: Any, *, type_name: str = "", header: bool = False) -> str:
+        """The text for a value.
+
+        With `type_name`, an unknown field of the value itself is told as missing in that Go type.
+        With `header`, the value is {field: column name}: the functions leave the names alone, and
+        {{.Label "com.example.some-name"}} is "some name".
+        """
+        if header:
+            value = MapValue(value, Label=_header_label)
+        run = _Rendering(self, value, type_name, header)
         try:
             run.walk(value, self.nodes)
         except RecursionError:
             run.fail("exceeded maximum template depth")
         return "".join(run.out)
-
-
-# =============================================================================
-# tables -- rows through a template, in columns: table, json and custom formats; pure
-# =============================================================================
-# Runs in: cli.   Refs: docker/cli formatter, Go tabwriter
-#
-# A format is "table {{.ID}}\t{{.Names}}" (header, columns), "json" or any template (a line a row,
-# as it comes). A row is a dict of values that are ready to be shown; callables are methods, such
-# as `.Label "name"`. The header is the same template over {field: column name}.
-#
-# Columns follow the elastic tabstops of Go's tabwriter: a cell ends at a tab, a column is a run of
-# lines that have such a cell, and is as wide as its widest plus three, at least ten. What follows
-# a line's last tab is in no column. Wide characters of East Asia take two places, as in Docker.
-
-TABLE_CELL_MIN = 10
-TABLE_CELL_GAP = 3
-
-
-def text_width(text: str) -> int:
-    """How many places the text takes in a terminal."""
-    if text.isascii():
-        return len(text)
-    import unicodedata
-    return sum(0 if unicodedata.combining(char) else
-               2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
-
-
-def ellipsis(text: str, width: int) -> str:
-    """The text, cut to `width` places with "\u2026" at its end when it takes more."""
-    if width <= 1 or text_width(text) <= width:
-        return text if width > 1 else text[:max(width, 0)]
-    kept, used = 0, 0
-    while used + text_width(text[kept]) < width:
-        used += text_width(text[kept])
-        kept += 1
-    return text[:kept] + "\u2026"
-
-
-def columns_align(text: str, minimum: int = TABLE_CELL_MIN, gap: int = TABLE_CELL_GAP) -> str:
-    """The text with its tabs replaced by the spaces that line its cells up."""
-    if "\t" not in text:
-        return text
-    lines = [line.split("\t") for line in text.split("\n")]
-    for column in range(max(map(len, lines)) - 1):
-        run: list[list[str]] = []
-        for cells in [*lines, []]:
-            if len(cells) - 1 > column:
-                run.append(cells)
-                continue
-            width = max([minimum, *[text_width(cells[column]) + gap for cells in run]])
-            for cells in run:
-                cells[column] += " " * (width - text_width(cells[column]))
-            run = []
-    return "\n".join(map("".join, lines))
-
-
-def _header_label(name: str) -> str:
-    """The column name of {{.Label "com.example.some-name"}}: "some name"."""
-    return name.split(".")[-1].replace("-", " ").replace("_", " ")
-
-
-def format_rows(form: str, rows: Iterable[dict[str, Any]], headers: Mapping[str, str],
-                out_write: Callable[[str], object], *, type_name: str = "") -> None:
-    """Writes the rows as `form` says: one call for a table, one a row otherwise.
-
-    `type_name` is the Go type that Docker's complaint about an unknown field names. Raises
-    TemplateError, for a table before anything is written.
-    """
-    is_table = form.startswith("table")
-    text = "{{json .}}" if form == "json" else (form[len("table"):] if is_table else form).strip(" ")
-    template = Template(text.replace("\\t", "\t").replace("\\n", "\n"))
-    lines = (template.render(row, type_name) + "\n" for row in rows)
-    if not is_table:
-        for line in lines:
-            out_write(line)
-        return
-    body = "".join(lines)
-    names = MapValue(headers, Label=_header_label)
-    out_write(columns_align(template.render(names, is_header=True) + "\n" + body))
-
-
-def table_format(form: str, headers: Mapping[str, str], rows: Iterable[dict[str, Any]]) -> str:
-    """What format_rows writes, as one text."""
-    out: list[str] = []
-    format_rows(form, rows, headers, out.append)
-    return "".join(out)
 
 
 # =============================================================================
@@ -2934,7 +2947,8 @@ class ChunkDecoder:
             body = line[:-2]
             if line[-2:] != b"\r\n" or len(body.translate(None, CONTROLS)) != len(body):
                 self._refuse()
-            self._state(body)
+            if self._state:
+                self._state(body)
             return data[cut:]
         return b""
 
@@ -2977,7 +2991,7 @@ def frame_header(stream: int, size: int) -> bytes:
 class FrameReader:
     """Takes Docker's multiplexed streams apart as they arrive.
 
-    `.feed(data)` returns [(stream, bytes), ...]; a frame that arrives in pieces comes out in pieces.
+    `.feed(data)` returns [(stream, bytes), ...]; a frame that comes in pieces comes out in pieces.
     `.is_between` is True when no frame is half done: only then is an end an end.
     """
 
@@ -2989,6 +3003,7 @@ class FrameReader:
 
     @property
     def is_between(self) -> bool:
+        """True when no frame is half done."""
         return not self._head and not self._left
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import struct
 
+import engine
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
-
-import engine
 
 REQUEST = b"GET /v1.51/info?x=1 HTTP/1.1\r\nHost: docker\r\nX-A: 1\r\nx-a:  2 \r\n\r\n"
 
@@ -63,7 +62,8 @@ def test_keep_alive(version, connection, keeps):
     request(b"Content-Length: 1", b"Content-Length: 1"),
     request(b"Content-Length: 1", b"content-length: 2"),
     request(b"Content-Length: 1, 1"), request(b"Content-Length: +1"), request(b"Content-Length:"),
-    request(b"Content-Length: -1"), request(b"Content-Length: 0x1"), request(b"Content-Length: 1 1"),
+    request(b"Content-Length: -1"), request(b"Content-Length: 0x1"),
+    request(b"Content-Length: 1 1"),
     request(b"Content-Length: " + b"9" * 19), request(b"Content-Length: \xb2"),
     request(b"Content-Length: 1", b"Transfer-Encoding: chunked"),
     request(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
@@ -159,7 +159,8 @@ def test_chunked_extension_and_trailer():
 
 
 @pytest.mark.parametrize("bad", [
-    b"\r\n", b"g\r\n", b"-1\r\n", b"0x3\r\n", b"3\nabc\r\n", b"3\r\nabcd\r\n", b"3\r\nabc\n0\r\n\r\n",
+    b"\r\n", b"g\r\n", b"-1\r\n", b"0x3\r\n", b"3\nabc\r\n", b"3\r\nabcd\r\n",
+    b"3\r\nabc\n0\r\n\r\n",
     b" 3\r\n", b"3 \r\n", b"+3\r\n", b"1_0\r\n", b"1" * 16 + b"\r\n", b"3;" + b"x" * 300,
     b"3;a\rb\r\n", b"3;\0\r\n", b"1" * 300, b"0\r\nbad trailer\r\n", b"0\r\n folded: 1\r\n",
     b"0\r\n" + b"A: " + b"x" * 200 + b"\r\n" + (b"B: " + b"x" * 200 + b"\r\n") * 50,
@@ -189,7 +190,10 @@ def test_chunked_does_not_depend_on_cuts(data, sizes):
 
 # -- frames -------------------------------------------------------------------
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.binary(min_size=1, max_size=30)), max_size=6), SIZES)
+FRAMES = st.lists(st.tuples(st.integers(0, 3), st.binary(min_size=1, max_size=30)), max_size=6)
+
+
+@given(FRAMES, SIZES)
 def test_frames_round_trip(frames, sizes):
     data = b"".join(engine.frame_header(stream, len(part)) + part for stream, part in frames)
     reader = engine.FrameReader()
