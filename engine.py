@@ -11184,7 +11184,10 @@ def info_for_version(info: dict, version: tuple) -> dict:
 
 @route("GET", "/events")
 def get_events(engine: Any, request: Request) -> Stream:
-    """The events from `since` on, one JSON object a line, until `until` or the client's end."""
+    """The events from `since` on, one JSON object a line, until `until` or the client's end.
+
+    Without `since` it begins now; with `until` alone, with the oldest event there is.
+    """
     now_ns = time_now()
     since_ns, until_ns = (time_parse(text, now_ns) if text else None
                           for text in (request.arg("since"), request.arg("until")))
@@ -11193,13 +11196,15 @@ def get_events(engine: Any, request: Request) -> Stream:
                                f"time ({request.arg('until')})")
     filters = request.filters()
     filters_check(filters, EVENT_FILTERS)
+    if until_ns is not None and since_ns is None:
+        since_ns = 0
     skip_create = version_tuple(request.version) < (1, 46)
     return Stream(_event_lines(engine.store, since_ns, until_ns, filters, skip_create))
 
 
 def _event_lines(store: Store, since_ns: int | None, until_ns: int | None, filters: dict,
                  skip_create: bool) -> Iterable[bytes]:
-    for event in event_follow(store, since_ns, until_ns, None):
+    for event in event_follow(store, since_ns, until_ns):
         # API < 1.46 did not know that images are created
         if skip_create and event["Type"] == "image" and event["Action"] == "create":
             continue
@@ -11601,7 +11606,9 @@ def ports_text(ports: list | None) -> str:
         return ""
     ports = sorted(ports, key=lambda port: (
         port["PrivatePort"], port.get("IP") or "", port.get("PublicPort") or 0, port["Type"]))
-    done, groups, mapped = [], {}, []
+    done: list = []
+    groups: dict = {}
+    mapped: list = []
     for port in ports:
         private, address = port["PrivatePort"], port.get("IP") or ""
         public = port.get("PublicPort") or 0
@@ -11647,12 +11654,12 @@ CONTAINER_RAW = (
 
 # --- images ---
 
-def _image_number(value: int, text: object) -> str:
-    return "N/A" if value == -1 else str(text)
+def _image_count(value: int) -> str:
+    return "N/A" if value == -1 else str(value)
 
 
 def _image_shared(image: dict, show: Show) -> str:
-    return _image_number(image["SharedSize"], size_human(max(image["SharedSize"], 0)))
+    return "N/A" if image["SharedSize"] == -1 else size_human(image["SharedSize"])
 
 
 def _image_unique(image: dict, show: Show) -> str:
@@ -11663,7 +11670,7 @@ def _image_unique(image: dict, show: Show) -> str:
 
 # fmt: off
 IMAGE_COLUMNS = (
-    ("Containers",   "CONTAINERS",  lambda i, show: _image_number(i["Containers"], i["Containers"])),
+    ("Containers",   "CONTAINERS",  lambda i, show: _image_count(i["Containers"])),
     ("CreatedAt",    "CREATED AT",  lambda i, show: time_text_local(i["Created"] * SECOND)),
     ("CreatedSince", "CREATED",     lambda i, show: _since_text(i["Created"], show)),
     ("Digest",       "DIGEST",      lambda i, show: i["Digest"]),
@@ -11700,15 +11707,17 @@ def image_rows(images: list, *, digests: bool = False, digest_used: bool = False
 
     `digests` is --digests, `digest_used` says that the template shows the digest.
     """
-    rows = []
+    rows: list = []
     for image in images:
         tags = _names_split(image["RepoTags"], ":")
         pinned = _names_split(image["RepoDigests"], "@")
-        found = []
+        found: list = []
         for repository, names in tags.items():
-            known = pinned.pop(repository, ()) if digests or digest_used else ()
-            pinned.pop(repository, None)
-            found.extend((repository, tag, digest) for tag in names for digest in known or ["<none>"])
+            known = pinned.pop(repository, [])
+            if not (digests or digest_used and known):
+                known = []
+            found.extend((repository, tag, digest)
+                         for tag in names for digest in known or ["<none>"])
         for repository, known in pinned.items():
             found.extend((repository, "<none>", digest) for digest in (known if digests else [""]))
         for repository, tag, digest in found or [("<none>",) * 3]:
@@ -11941,10 +11950,9 @@ def inspect_show(refs: Iterable[str], fetch: Callable[[str], dict], format: str 
     for ref in refs:
         try:
             value = fetch(ref)
-            if template is not None:
-                # Go calls the field ID, the JSON Id: both are used
-                value = template.render({**value, "ID": value.get("Id")}) + "\n"
-            found.append(value)
+            # Go calls the field ID, the JSON Id: both are used
+            found.append(value if template is None else
+                         template.render({**value, "ID": value.get("Id")}) + "\n")
         except EngineError as error:
             errors.append(error)
     if template is not None:        # Docker ends with a newline even when nothing was found
@@ -11989,7 +11997,7 @@ class Progress:
 
     __slots__ = ("lines", "width", "write")
 
-    def __init__(self, write: object, width: int) -> None:
+    def __init__(self, write: Callable[[str], object], width: int) -> None:
         self.write = write
         self.width = width
         self.lines: dict = {}       # id -> number of its line below the first one
@@ -12033,7 +12041,7 @@ class Progress:
         return f"\x1b[2K\r{head}{status} {progress_text(detail, self.width)}\r"
 
 
-def progress_show(messages: object) -> None:
+def progress_show(messages: Iterable[dict]) -> None:
     """Draw all progress messages of an iterator on stdout; raises the EngineError among them."""
     progress = Progress(output_write, terminal_width(1))
     for message in messages:
@@ -14725,8 +14733,8 @@ def _archive_open(path: str) -> Any:
     try:
         return open(path, "rb")
     except OSError as error:
-        text = error.strerror[:1].lower() + error.strerror[1:]
-        raise EngineError(f"open {path}: {text}") from None
+        error.filename = None
+        raise EngineError(f"open {path}: {error_text(error)}") from None
 
 
 LOAD_FLAGS = (
@@ -14907,12 +14915,12 @@ LATER_FLAGS = (
 # fmt: off
 #: commands that come with registries and builds: (names, usage, what they would do)
 LATER = (
-    (("image pull", "pull"),                   "[OPTIONS] NAME[:TAG|@DIGEST]", "Download an image"),
-    (("image push", "push"),                   "[OPTIONS] NAME[:TAG]",         "Upload an image"),
-    (("image build", "build", "builder build"), "[OPTIONS] PATH | URL | -",    "Build an image"),
-    (("login",),                               "[OPTIONS] [SERVER]",           "Log in to a registry"),
-    (("logout",),                              "[SERVER]",                     "Log out of a registry"),
-    (("search",),                              "[OPTIONS] TERM",               "Search a registry"),
+    (("image build", "build", "builder build"), "[OPTIONS] PATH | URL | -", "Build an image"),
+    (("image pull", "pull"), "[OPTIONS] NAME[:TAG|@DIGEST]",                "Download an image"),
+    (("image push", "push"), "[OPTIONS] NAME[:TAG]",                        "Upload an image"),
+    (("login",),             "[OPTIONS] [SERVER]",                          "Log in to a registry"),
+    (("logout",),            "[SERVER]",                                    "Log out of it"),
+    (("search",),            "[OPTIONS] TERM",                              "Search a registry"),
 )
 # fmt: on
 
@@ -15091,8 +15099,8 @@ INFO_LINES = (
 # fmt: on
 
 
-def _info_value(info: dict, key: str) -> object:
-    value: object = info
+def _info_value(info: dict, key: str) -> Any:
+    value: Any = info
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if isinstance(value, bool):
@@ -15102,14 +15110,14 @@ def _info_value(info: dict, key: str) -> object:
     return "" if value is None else value
 
 
-def _info_line(label: str, value: object) -> list:
+def _info_line(label: str, value: Any) -> list:
     kind, _, rest = label.partition(" ")
     if kind == "pairs":
         return [f"  {name}: {text}" for name, text in value or ()]
     if kind == "list":
         return [f" {rest}:", *(f"  {item}" for item in value)] if value else []
     if kind == "security":
-        return _security_lines(value or ())
+        return [" Security Options:", *_security_lines(value)] if value else []
     if kind == "size":
         return [f" {rest}: {size_human_binary(value or 0)}"]
     if kind == "?":
@@ -15121,8 +15129,8 @@ def _info_line(label: str, value: object) -> list:
     return [f"{label}: {value}"] if label != " Plugins" else [" Plugins:"]
 
 
-def _security_lines(options: list) -> list:
-    lines = [" Security Options:"] if options else []
+def _security_lines(options: Iterable[str]) -> list:
+    lines = []
     for option in options:
         for pair in option.split(","):
             key, _, value = pair.partition("=")

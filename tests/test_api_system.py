@@ -5,14 +5,24 @@ from __future__ import annotations
 import engine
 import pytest
 
-EVENT = {"Type": "container", "Action": "exec_create: ls -l", "scope": "local",
-         "Actor": {"ID": "abc123", "Attributes": {"name": "web", "image": "busybox:1", "a": "1"}}}
-IMAGE = {"Type": "image", "Action": "tag", "scope": "local",
-         "Actor": {"ID": "sha256:ff", "Attributes": {"name": "busybox:1"}}}
+EVENT = {
+    "Type": "container",
+    "Action": "exec_create: ls -l",
+    "scope": "local",
+    "Actor": {"ID": "abc123", "Attributes": {"name": "web", "image": "busybox:1", "a": "1"}},
+}
+IMAGE = {
+    "Type": "image",
+    "Action": "tag",
+    "scope": "local",
+    "Actor": {"ID": "sha256:ff", "Attributes": {"name": "busybox:1"}},
+}
 
 
 def call(method, path, **options):
-    return engine.http_dispatch(options.pop("engine", None), engine.Request(method, path, **options))
+    return engine.http_dispatch(
+        options.pop("engine", None), engine.Request(method, path, **options)
+    )
 
 
 @pytest.mark.parametrize(("method", "body"), [("GET", b"OK"), ("HEAD", b"")])
@@ -23,15 +33,31 @@ def test_ping(method, body):
     assert reply.headers["Builder-Version"] == "1"
 
 
-@pytest.mark.parametrize(("filters", "fits"), [
-    ({}, True), ({"type": ["container"]}, True), ({"type": ["image"]}, False),
-    ({"type": ["image", "container"]}, True), ({"event": ["exec_create"]}, True),
-    ({"event": ["exec"]}, False), ({"event": ["exec_create: ls -l"]}, True),
-    ({"container": ["abc"]}, True), ({"container": ["web"]}, True), ({"container": ["db"]}, False),
-    ({"image": ["busybox"]}, True), ({"image": ["busybox:1"]}, True), ({"image": ["busy"]}, False),
-    ({"label": ["a"]}, True), ({"label": ["a=1"]}, True), ({"label": ["a=2"]}, False),
-    ({"label": ["a", "b"]}, False), ({"scope": ["local"]}, True), ({"scope": ["swarm"]}, False),
-    ({"type": []}, True)])
+@pytest.mark.parametrize(
+    ("filters", "fits"),
+    [
+        ({}, True),
+        ({"type": ["container"]}, True),
+        ({"type": ["image"]}, False),
+        ({"type": ["image", "container"]}, True),
+        ({"event": ["exec_create"]}, True),
+        ({"event": ["exec"]}, False),
+        ({"event": ["exec_create: ls -l"]}, True),
+        ({"container": ["abc"]}, True),
+        ({"container": ["web"]}, True),
+        ({"container": ["db"]}, False),
+        ({"image": ["busybox"]}, True),
+        ({"image": ["busybox:1"]}, True),
+        ({"image": ["busy"]}, False),
+        ({"label": ["a"]}, True),
+        ({"label": ["a=1"]}, True),
+        ({"label": ["a=2"]}, False),
+        ({"label": ["a", "b"]}, False),
+        ({"scope": ["local"]}, True),
+        ({"scope": ["swarm"]}, False),
+        ({"type": []}, True),
+    ],
+)
 def test_event_filters(filters, fits):
     assert engine.event_matches(EVENT, filters) is fits
 
@@ -55,6 +81,7 @@ def journal(monkeypatch):
     def follow(store, since, until, stop):
         asked.append((since, until))
         yield from (EVENT, {**IMAGE, "Action": "create"})
+
     monkeypatch.setattr(engine, "event_follow", follow, raising=False)
     return asked
 
@@ -70,38 +97,65 @@ def test_events_of_old_clients_lack_created_images(journal):
     assert [engine.json_parse(line)["Type"] for line in stream.chunks] == ["container"]
 
 
-@pytest.mark.parametrize(("query", "message"), [
-    ({"since": ["20"], "until": ["10"]}, "`since` time (20) cannot be after `until` time (10)"),
-    ({"since": ["nonsense"]}, 'failed to parse value as time or duration: "nonsense"'),
-    ({"filters": ['{"nope":["x"]}']}, "invalid filter 'nope'"),
-    ({"filters": ["{"]}, "invalid filter")])
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"since": ["20"], "until": ["10"]}, "`since` time (20) cannot be after `until` time (10)"),
+        ({"since": ["nonsense"]}, 'failed to parse value as time or duration: "nonsense"'),
+        ({"filters": ['{"nope":["x"]}']}, "invalid filter 'nope'"),
+        ({"filters": ["{"]}, "invalid filter"),
+    ],
+)
 def test_events_refuse(query, message):
     reply = call("GET", "/events", engine=Self(), query=query)
     assert (reply.status, reply.value) == (400, {"message": message})
 
 
-@pytest.mark.parametrize(("method", "path"), [
-    ("POST", "/auth"), ("GET", "/system/df"), ("GET", "/distribution/library/busybox/json"), ("POST", "/build"),
-    ("POST", "/images/a/b/push"), ("GET", "/networks"), ("POST", "/volumes/create"), ("GET", "/images/search")])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/auth"),
+        ("GET", "/system/df"),
+        ("GET", "/distribution/library/busybox/json"),
+        ("POST", "/build"),
+        ("POST", "/images/a/b/push"),
+        ("GET", "/networks"),
+        ("POST", "/volumes/create"),
+        ("GET", "/images/search"),
+    ],
+)
 def test_what_is_not_there_answers_501(method, path):
     reply = call(method, path)
     assert reply.status == 501
     assert "not supported" in reply.value["message"]
 
 
-INFO = {"ContainerdCommit": {"ID": "x"}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""}, "Containerd": {},
-        "Runtimes": {"runc": {"path": "runc", "status": {}}}, "CDISpecDirs": [], "FirewallBackend": None,
-        "DiscoveredDevices": []}
+INFO = {
+    "ContainerdCommit": {"ID": "x"},
+    "RuncCommit": {"ID": ""},
+    "InitCommit": {"ID": ""},
+    "Containerd": {},
+    "Runtimes": {"runc": {"path": "runc", "status": {}}},
+    "CDISpecDirs": [],
+    "FirewallBackend": None,
+    "DiscoveredDevices": [],
+}
 
 
-@pytest.mark.parametrize(("version", "there", "gone"), [
-    ((1, 51), "CDISpecDirs Containerd DiscoveredDevices", "BridgeNfIptables KernelMemory"),
-    ((1, 49), "Containerd BridgeNfIptables", "DiscoveredDevices"),
-    ((1, 43), "BridgeNfIptables", "CDISpecDirs Containerd FirewallBackend KernelMemory"),
-    ((1, 24), "SystemStatus KernelMemory ClusterStore", "CDISpecDirs")])
+@pytest.mark.parametrize(
+    ("version", "there", "gone"),
+    [
+        ((1, 51), "CDISpecDirs Containerd DiscoveredDevices", "BridgeNfIptables KernelMemory"),
+        ((1, 49), "Containerd BridgeNfIptables", "DiscoveredDevices"),
+        ((1, 43), "BridgeNfIptables", "CDISpecDirs Containerd FirewallBackend KernelMemory"),
+        ((1, 24), "SystemStatus KernelMemory ClusterStore", "CDISpecDirs"),
+    ],
+)
 def test_info_has_the_fields_of_the_version(version, there, gone):
-    info = engine.info_for_version({key: dict(value) if isinstance(value, dict) else value
-                                    for key, value in INFO.items()}, version)
+    info = engine.info_for_version(
+        {key: dict(value) if isinstance(value, dict) else value for key, value in INFO.items()},
+        version,
+    )
     assert not [key for key in there.split() if key not in info]
     assert not [key for key in gone.split() if key in info]
     assert ("Expected" in info["RuncCommit"]) is (version < (1, 49))

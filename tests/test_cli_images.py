@@ -9,8 +9,17 @@ import engine
 import pytest
 
 ID = "sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"
-IMAGE = {"Id": ID, "RepoTags": ["busybox:latest", "other/x:1"], "RepoDigests": [], "Created": 1000, "Size": 1982298,
-         "SharedSize": -1, "Containers": 1, "Labels": None, "ParentId": ""}
+IMAGE = {
+    "Id": ID,
+    "RepoTags": ["busybox:latest", "other/x:1"],
+    "RepoDigests": [],
+    "Created": 1000,
+    "Size": 1982298,
+    "SharedSize": -1,
+    "Containers": 1,
+    "Labels": None,
+    "ParentId": "",
+}
 
 
 class Fake:
@@ -26,7 +35,9 @@ class Fake:
         self.asked.append((method, path, kept))
         if hasattr(body, "read"):
             self.body = body.read(-1)
-        answer = self.answers.get((method, path), engine.NotFound(f"No such image: {path.split('/')[2]}"))
+        answer = self.answers.get(
+            (method, path), engine.NotFound(f"No such image: {path.split('/')[2]}")
+        )
         if isinstance(answer, Exception):
             answer.from_engine = True
             raise answer
@@ -54,27 +65,63 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(engine, "print_error", errors.append)
         code = engine.cli_main(list(words))
         return code, capsys.readouterr().out, "\n".join(errors), client
+
     return call
 
 
 # --- ls ---
+
 
 def test_images(run):
     code, out, _, client = run("images", answers={("GET", "/images/json"): [IMAGE]})
     assert code == 0
     assert [line.split() for line in out.splitlines()] == [
         ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"],
-        ["busybox", "latest", "4f53cda18c2b", *engine.ago(engine.time.time() - 1000).split(), "ago", "1.98MB"],
-        ["other/x", "1", "4f53cda18c2b", *engine.ago(engine.time.time() - 1000).split(), "ago", "1.98MB"]]
+        [
+            "busybox",
+            "latest",
+            "4f53cda18c2b",
+            *engine.ago(engine.time.time() - 1000).split(),
+            "ago",
+            "1.98MB",
+        ],
+        [
+            "other/x",
+            "1",
+            "4f53cda18c2b",
+            *engine.ago(engine.time.time() - 1000).split(),
+            "ago",
+            "1.98MB",
+        ],
+    ]
     assert client.asked == [("GET", "/images/json", {})]
 
 
 def test_images_filters(run):
-    code, out, _, client = run("image", "ls", "-aq", "-f", "dangling=false", "-f", "label=a", "-f", "label=b", "busy*",
-                               answers={("GET", "/images/json"): []})
+    code, out, _, client = run(
+        "image",
+        "ls",
+        "-aq",
+        "-f",
+        "dangling=false",
+        "-f",
+        "label=a",
+        "-f",
+        "label=b",
+        "busy*",
+        answers={("GET", "/images/json"): []},
+    )
     assert (code, out) == (0, "")
-    assert client.asked == [("GET", "/images/json", {"all": True, "filters": {
-        "dangling": ["false"], "label": ["a", "b"], "reference": ["busy*"]}})]
+    assert client.asked == [
+        (
+            "GET",
+            "/images/json",
+            {
+                "all": True,
+                "filters": {"dangling": ["false"], "label": ["a", "b"], "reference": ["busy*"]},
+            },
+        )
+    ]
 
 
 def test_images_hint(run):
@@ -83,8 +130,15 @@ def test_images_hint(run):
     assert run("image", "ls", "ls", answers={("GET", "/images/json"): []})[2] == ""
 
 
-@pytest.mark.parametrize(("flag", "named"), [("-q", "--quiet"), ("--no-trunc", "--no-trunc"),
-                                             ("--digests", "--show-digest"), ("--format=x", "--format")])
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("-q", "--quiet"),
+        ("--no-trunc", "--no-trunc"),
+        ("--digests", "--show-digest"),
+        ("--format=x", "--format"),
+    ],
+)
 def test_images_tree_refuses(run, flag, named):
     assert run("images", "--tree", flag)[:3] == (1, "", f"{named} is not yet supported with --tree")
 
@@ -92,29 +146,45 @@ def test_images_tree_refuses(run, flag, named):
 def test_images_tree(run):
     out = run("images", "--tree", answers={("GET", "/images/json"): [IMAGE]})[1]
     assert [line.split() for line in out.splitlines()] == [
-        ["IMAGE", "ID", "DISK", "USAGE", "USED"], ["busybox:latest", "4f53cda18c2b", "1.98MB", "✔"],
-        ["└─", "other/x:1"]]
+        ["IMAGE", "ID", "DISK", "USAGE", "USED"],
+        ["busybox:latest", "4f53cda18c2b", "1.98MB", "✔"],
+        ["└─", "other/x:1"],
+    ]
 
 
 # --- tag, rmi, inspect, history ---
 
+
 def test_tag(run):
-    code, out, _, client = run("tag", "busybox:1", "localhost:5000/a/b", answers={("POST", "/images/busybox:1/tag"): None})
+    code, out, _, client = run(
+        "tag", "busybox:1", "localhost:5000/a/b", answers={("POST", "/images/busybox:1/tag"): None}
+    )
     assert (code, out) == (0, "")
-    assert client.asked == [("POST", "/images/busybox:1/tag", {"repo": "localhost:5000/a/b", "tag": "latest"})]
+    assert client.asked == [
+        ("POST", "/images/busybox:1/tag", {"repo": "localhost:5000/a/b", "tag": "latest"})
+    ]
 
 
-@pytest.mark.parametrize(("target", "message"), [
-    ("Bad", 'Error parsing reference: "Bad" is not a valid repository/tag: invalid reference format: '
-            "repository name (library/Bad) must be lowercase"),
-    ("a@sha256:" + "a" * 64, "refusing to create a tag with a digest reference")])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "Bad",
+            'Error parsing reference: "Bad" is not a valid repository/tag: invalid reference format: '  # noqa: E501
+            "repository name (library/Bad) must be lowercase",
+        ),
+        ("a@sha256:" + "a" * 64, "refusing to create a tag with a digest reference"),
+    ],
+)
 def test_tag_refuses(run, target, message):
     assert run("tag", "busybox", target)[:3] == (1, "", message)
 
 
 def test_rmi(run):
-    answers = {("DELETE", "/images/a:1"): [{"Untagged": "a:1"}],
-               ("DELETE", "/images/b"): [{"Untagged": "b:latest"}, {"Deleted": ID}]}
+    answers = {
+        ("DELETE", "/images/a:1"): [{"Untagged": "a:1"}],
+        ("DELETE", "/images/b"): [{"Untagged": "b:latest"}, {"Deleted": ID}],
+    }
     code, out, err, client = run("rmi", "a:1", "nope", "b", answers=answers)
     assert (code, out) == (1, f"Untagged: a:1\nUntagged: b:latest\nDeleted: {ID}\n")
     assert err == "Error response from daemon: No such image: nope"
@@ -125,17 +195,31 @@ def test_rmi_force(run):
     code, _, err, client = run("image", "rm", "-f", "--no-prune", "nope")
     assert (code, err) == (0, "Error response from daemon: No such image: nope")
     assert client.asked == [("DELETE", "/images/nope", {"force": True, "noprune": True})]
-    assert run("rmi", "-f", "a", answers={("DELETE", "/images/a"): engine.Conflict("conflict: in use")})[0] == 1
+    assert (
+        run(
+            "rmi", "-f", "a", answers={("DELETE", "/images/a"): engine.Conflict("conflict: in use")}
+        )[0]
+        == 1
+    )
 
 
 def test_image_inspect(run):
-    code, out, err, _ = run("image", "inspect", "a", "nope", answers={("GET", "/images/a/json"): {"Id": ID}})
+    code, out, err, _ = run(
+        "image", "inspect", "a", "nope", answers={("GET", "/images/a/json"): {"Id": ID}}
+    )
     assert (code, out) == (1, f'[\n    {{\n        "Id": "{ID}"\n    }}\n]\n')
     assert err == "Error response from daemon: No such image: nope"
 
 
 def test_history(run):
-    step = {"Id": ID, "Created": 1_000_000_000, "CreatedBy": "", "Size": 1982298, "Comment": "hello", "Tags": []}
+    step = {
+        "Id": ID,
+        "Created": 1_000_000_000,
+        "CreatedBy": "",
+        "Size": 1982298,
+        "Comment": "hello",
+        "Tags": [],
+    }
     answers = {("GET", "/images/a/history"): [step]}
     assert run("history", "-q", "--no-trunc", "a", answers=answers)[1] == ID + "\n"
     out = run("history", "--human=false", "--no-trunc", "a", answers=answers)[1].splitlines()
@@ -151,11 +235,32 @@ IMPORTED = {("POST", "/images/create"): [{"status": ID}]}
 def test_import(run, tmp_path):
     (tmp_path / "x.tar").write_bytes(b"tar")
     fake = Fake(IMPORTED)
-    code, out, _, _ = run("import", "-c", "ENV A=b", "-c", 'CMD ["sh"]', "-m", "hi", str(tmp_path / "x.tar"), "name",
-                          fake=fake)
+    code, out, _, _ = run(
+        "import",
+        "-c",
+        "ENV A=b",
+        "-c",
+        'CMD ["sh"]',
+        "-m",
+        "hi",
+        str(tmp_path / "x.tar"),
+        "name",
+        fake=fake,
+    )
     assert (code, out, fake.body) == (0, ID + "\n", b"tar")
-    assert fake.asked == [("POST", "/images/create", {
-        "fromSrc": "-", "repo": "name", "tag": "latest", "changes": ["ENV A=b", 'CMD ["sh"]'], "message": "hi"})]
+    assert fake.asked == [
+        (
+            "POST",
+            "/images/create",
+            {
+                "fromSrc": "-",
+                "repo": "name",
+                "tag": "latest",
+                "changes": ["ENV A=b", 'CMD ["sh"]'],
+                "message": "hi",
+            },
+        )
+    ]
 
 
 def test_import_url_is_for_the_engine(run):
@@ -164,10 +269,17 @@ def test_import_url_is_for_the_engine(run):
     assert fake.asked == [("POST", "/images/create", {"fromSrc": "http://x/y.tar"})]
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (("import", "nofile"), "open nofile: no such file or directory"),
-    (("load", "-i", "nofile"), "open nofile: no such file or directory"),
-    (("import", "-", "Bad:x"), "invalid reference format: repository name (library/Bad) must be lowercase")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("import", "nofile"), "open nofile: no such file or directory"),
+        (("load", "-i", "nofile"), "open nofile: no such file or directory"),
+        (
+            ("import", "-", "Bad:x"),
+            "invalid reference format: repository name (library/Bad) must be lowercase",
+        ),
+    ],
+)
 def test_archives_refused_before_anything_is_sent(run, words, message):
     code, out, err, client = run(*words)
     assert (code, out, err, client.asked) == (1, "", message, [])
@@ -182,8 +294,16 @@ def test_load(run, tmp_path):
 
 def test_load_tells_the_error_of_the_stream(run, tmp_path):
     (tmp_path / "x.tar").write_bytes(b"tar")
-    answers = {("POST", "/images/load"): [{"errorDetail": {"message": "unexpected EOF"}, "error": "unexpected EOF"}]}
-    assert run("load", "-i", str(tmp_path / "x.tar"), answers=answers)[:3] == (1, "", "unexpected EOF")
+    answers = {
+        ("POST", "/images/load"): [
+            {"errorDetail": {"message": "unexpected EOF"}, "error": "unexpected EOF"}
+        ]
+    }
+    assert run("load", "-i", str(tmp_path / "x.tar"), answers=answers)[:3] == (
+        1,
+        "",
+        "unexpected EOF",
+    )
 
 
 def test_save_to_a_file(run, tmp_path):
@@ -205,13 +325,27 @@ def test_save_leaves_no_half_archive(run, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("path", "message"), [
-    ("/nodir/x", "failed to save image: invalid output path: stat /nodir: no such file or directory"),
-    ("/dev/null/x", "failed to save image: invalid output path: stat /dev/null: not a directory"),
-    ("/dev/null", "failed to save image: cannot write to a character device file"),
-    ("/tmp", "failed to save image: cannot write to a directory")])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (
+            "/nodir/x",
+            "failed to save image: invalid output path: stat /nodir: no such file or directory",
+        ),
+        (
+            "/dev/null/x",
+            "failed to save image: invalid output path: stat /dev/null: not a directory",
+        ),
+        ("/dev/null", "failed to save image: cannot write to a character device file"),
+        ("/tmp", "failed to save image: cannot write to a directory"),
+    ],
+)
 def test_save_refuses_the_path(run, path, message):
-    assert run("save", "-o", path, "a", answers={("GET", "/images/get"): iter([])})[:3] == (1, "", message)
+    assert run("save", "-o", path, "a", answers={("GET", "/images/get"): iter([])})[:3] == (
+        1,
+        "",
+        message,
+    )
 
 
 # --- prune ---
@@ -221,37 +355,75 @@ REPORT = {"ImagesDeleted": [{"Untagged": "a:1"}, {"Deleted": ID}], "SpaceReclaim
 
 @pytest.mark.parametrize(("words", "dangling"), [(("-f",), "true"), (("-af",), "false")])
 def test_prune(run, words, dangling):
-    code, out, _, client = run("image", "prune", *words, "--filter", "until=1h", answers={
-        ("POST", "/images/prune"): REPORT})
-    assert (code, out) == (0, f"Deleted Images:\nuntagged: a:1\ndeleted: {ID}\n\nTotal reclaimed space: 1.982MB\n")
-    assert client.asked == [("POST", "/images/prune", {"filters": {"until": ["1h"], "dangling": [dangling]}})]
+    code, out, _, client = run(
+        "image",
+        "prune",
+        *words,
+        "--filter",
+        "until=1h",
+        answers={("POST", "/images/prune"): REPORT},
+    )
+    assert (code, out) == (
+        0,
+        f"Deleted Images:\nuntagged: a:1\ndeleted: {ID}\n\nTotal reclaimed space: 1.982MB\n",
+    )
+    assert client.asked == [
+        ("POST", "/images/prune", {"filters": {"until": ["1h"], "dangling": [dangling]}})
+    ]
 
 
 @pytest.mark.parametrize(("answer", "asked"), [("", 0), ("n\n", 0), ("y\n", 1), (" Y \n", 1)])
 def test_prune_asks(run, monkeypatch, answer, asked):
     monkeypatch.setattr("sys.stdin", io.StringIO(answer))
-    code, out, _, client = run("image", "prune", answers={
-        ("POST", "/images/prune"): {"ImagesDeleted": None, "SpaceReclaimed": 0}})
+    code, out, _, client = run(
+        "image",
+        "prune",
+        answers={("POST", "/images/prune"): {"ImagesDeleted": None, "SpaceReclaimed": 0}},
+    )
     assert code == 0
     assert len(client.asked) == asked
-    assert out.startswith("WARNING! This will remove all dangling images.\nAre you sure you want to continue? [y/N] ")
+    assert out.startswith(
+        "WARNING! This will remove all dangling images.\nAre you sure you want to continue? [y/N] "
+    )
     assert out.endswith("Total reclaimed space: 0B\n" if asked else "[y/N] ")
 
 
 # --- ours, and what comes later ---
 
+
 def test_from_host(run, monkeypatch):
-    monkeypatch.setattr(engine, "harvest_archive", lambda programs: iter([b"tar of ", " ".join(programs).encode()]),
-                        raising=False)
+    monkeypatch.setattr(
+        engine,
+        "harvest_archive",
+        lambda programs: iter([b"tar of ", " ".join(programs).encode()]),
+        raising=False,
+    )
     fake = Fake(IMPORTED)
-    assert run("image", "from-host", "-t", "tools", "-c", "CMD sh", "sh", "ls", fake=fake)[:2] == (0, ID + "\n")
+    assert run("image", "from-host", "-t", "tools", "-c", "CMD sh", "sh", "ls", fake=fake)[:2] == (
+        0,
+        ID + "\n",
+    )
     assert fake.body == b"tar of sh ls"
-    assert fake.asked[0][2] == {"fromSrc": "-", "repo": "tools", "tag": "latest", "changes": ["CMD sh"],
-                                "message": "from-host sh ls"}
+    assert fake.asked[0][2] == {
+        "fromSrc": "-",
+        "repo": "tools",
+        "tag": "latest",
+        "changes": ["CMD sh"],
+        "message": "from-host sh ls",
+    }
 
 
-@pytest.mark.parametrize("words", [("pull", "-q", "busybox"), ("image", "push", "x"), ("build", "-t", "x", "."),
-                                   ("login", "-u", "me"), ("logout",), ("search", "x")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pull", "-q", "busybox"),
+        ("image", "push", "x"),
+        ("build", "-t", "x", "."),
+        ("login", "-u", "me"),
+        ("logout",),
+        ("search", "x"),
+    ],
+)
 def test_what_comes_later_says_so(run, words):
     code, out, err, client = run(*words)
     assert (code, out, client.asked) == (1, "", [])
@@ -261,6 +433,13 @@ def test_what_comes_later_says_so(run, words):
 def test_chunk_reader():
     def reader():
         return engine.ChunkReader([b"abc", b"", b"de"])
+
     assert reader().read() == b"abcde"
     one = reader()
-    assert [one.read(2), one.read(2), one.read(9), one.read(9), one.read(9)] == [b"ab", b"c", b"de", b"", b""]
+    assert [one.read(2), one.read(2), one.read(9), one.read(9), one.read(9)] == [
+        b"ab",
+        b"c",
+        b"de",
+        b"",
+        b"",
+    ]

@@ -5,27 +5,79 @@ from __future__ import annotations
 import engine
 import pytest
 
-SERVER = {"Platform": {"Name": "engine.pyz 0.1.0"}, "Version": "28.5.2", "ApiVersion": "1.51", "MinAPIVersion": "1.24",
-          "GitCommit": "abc", "GoVersion": "python3.11.2", "Os": "linux", "Arch": "amd64", "KernelVersion": "6.1",
-          "BuildTime": "2026-05-07T21:09:36.000000000+00:00",
-          "Components": [
-              {"Name": "Engine", "Version": "28.5.2", "Details": {
-                  "ApiVersion": "1.51", "MinAPIVersion": "1.24", "GoVersion": "python3.11.2", "GitCommit": "abc",
-                  "BuildTime": "2026-05-07T21:09:36Z", "Os": "linux", "Arch": "amd64", "Experimental": "false"}},
-              {"Name": "runc", "Version": "built in", "Details": {"GitCommit": "", "B": "1"}}]}
-INFO = {"Containers": 3, "ContainersRunning": 1, "ContainersPaused": 0, "ContainersStopped": 2, "Images": 4,
-        "ServerVersion": "28.5.2", "Driver": "overlay2", "DriverStatus": [["Backing Filesystem", "extfs"]],
-        "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "CgroupVersion": "2",
-        "Plugins": {"Volume": ["local"], "Network": ["bridge", "host"], "Authorization": None, "Log": ["json-file"]},
-        "CDISpecDirs": ["/etc/cdi"], "Swarm": {"LocalNodeState": "inactive"},
-        "Runtimes": {"runc": {"path": "runc"}}, "DefaultRuntime": "runc", "InitBinary": "docker-init",
-        "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": "x"}, "InitCommit": {"ID": ""},
-        "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"], "KernelVersion": "6.1",
-        "OperatingSystem": "Debian", "OSType": "linux", "Architecture": "x86_64", "NCPU": 2, "MemTotal": 1 << 30,
-        "Name": "vm", "ID": "AA:BB", "DockerRootDir": "/var/lib/engine", "Debug": False, "HttpProxy": "",
-        "Labels": ["a=b"], "ExperimentalBuild": False, "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8"],
-                                                                          "Mirrors": []},
-        "LiveRestoreEnabled": True, "Warnings": ["WARNING: no swap limit support"]}
+SERVER = {
+    "Platform": {"Name": "engine.pyz 0.1.0"},
+    "Version": "28.5.2",
+    "ApiVersion": "1.51",
+    "MinAPIVersion": "1.24",
+    "GitCommit": "abc",
+    "GoVersion": "python3.11.2",
+    "Os": "linux",
+    "Arch": "amd64",
+    "KernelVersion": "6.1",
+    "BuildTime": "2026-05-07T21:09:36.000000000+00:00",
+    "Components": [
+        {
+            "Name": "Engine",
+            "Version": "28.5.2",
+            "Details": {
+                "ApiVersion": "1.51",
+                "MinAPIVersion": "1.24",
+                "GoVersion": "python3.11.2",
+                "GitCommit": "abc",
+                "BuildTime": "2026-05-07T21:09:36Z",
+                "Os": "linux",
+                "Arch": "amd64",
+                "Experimental": "false",
+            },
+        },
+        {"Name": "runc", "Version": "built in", "Details": {"GitCommit": "", "B": "1"}},
+    ],
+}
+INFO = {
+    "Containers": 3,
+    "ContainersRunning": 1,
+    "ContainersPaused": 0,
+    "ContainersStopped": 2,
+    "Images": 4,
+    "ServerVersion": "28.5.2",
+    "Driver": "overlay2",
+    "DriverStatus": [["Backing Filesystem", "extfs"]],
+    "LoggingDriver": "json-file",
+    "CgroupDriver": "cgroupfs",
+    "CgroupVersion": "2",
+    "Plugins": {
+        "Volume": ["local"],
+        "Network": ["bridge", "host"],
+        "Authorization": None,
+        "Log": ["json-file"],
+    },
+    "CDISpecDirs": ["/etc/cdi"],
+    "Swarm": {"LocalNodeState": "inactive"},
+    "Runtimes": {"runc": {"path": "runc"}},
+    "DefaultRuntime": "runc",
+    "InitBinary": "docker-init",
+    "ContainerdCommit": {"ID": ""},
+    "RuncCommit": {"ID": "x"},
+    "InitCommit": {"ID": ""},
+    "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+    "KernelVersion": "6.1",
+    "OperatingSystem": "Debian",
+    "OSType": "linux",
+    "Architecture": "x86_64",
+    "NCPU": 2,
+    "MemTotal": 1 << 30,
+    "Name": "vm",
+    "ID": "AA:BB",
+    "DockerRootDir": "/var/lib/engine",
+    "Debug": False,
+    "HttpProxy": "",
+    "Labels": ["a=b"],
+    "ExperimentalBuild": False,
+    "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8"], "Mirrors": []},
+    "LiveRestoreEnabled": True,
+    "Warnings": ["WARNING: no swap limit support"],
+}
 
 
 class Fake:
@@ -61,10 +113,12 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(engine, "print_error", errors.append)
         code = engine.cli_main(list(words))
         return code, capsys.readouterr().out, "\n".join(errors), client
+
     return call
 
 
 # --- version ---
+
 
 def test_version(run):
     code, out, err, _ = run("version")
@@ -77,7 +131,8 @@ def test_version(run):
         "  API version:      1.51 (minimum version 1.24)\n  Go version:       python3.11.2\n"
         "  Git commit:       abc\n  Built:            Thu May  7 21:09:36 2026\n"
         "  OS/Arch:          linux/amd64\n  Experimental:     false\n"
-        " runc:\n  Version:          built in\n  B:                1\n  GitCommit:        \n")
+        " runc:\n  Version:          built in\n  B:                1\n  GitCommit:        \n"
+    )
 
 
 def test_version_json(run):
@@ -87,24 +142,49 @@ def test_version_json(run):
     assert document["Server"]["Components"][0]["Details"]["BuildTime"] == "Thu May  7 21:09:36 2026"
 
 
-@pytest.mark.parametrize(("format", "text"), [
-    ("{{.Server.APIVersion}}", "1.51"), ("{{.Client.APIVersion}} {{.Server.MinAPIVersion}}", "1.51 1.24"),
-    ("{{range .Server.Components}}{{.Name}},{{end}}", "Engine,runc,"),
-    ('{{(index .Server.Components 0).Details.GitCommit}}', "abc")])
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("{{.Server.APIVersion}}", "1.51"),
+        ("{{.Client.APIVersion}} {{.Server.MinAPIVersion}}", "1.51 1.24"),
+        ("{{range .Server.Components}}{{.Name}},{{end}}", "Engine,runc,"),
+        ("{{(index .Server.Components 0).Details.GitCommit}}", "abc"),
+    ],
+)
 def test_version_templates(run, format, text):
     assert run("version", "--format", format)[:2] == (0, text + "\n")
 
 
-@pytest.mark.parametrize(("words", "code", "message"), [
-    (("version", "-f", "{{.X"), 64, "template parsing error: template: version:1: unclosed action"),
-    (("version", "-f", "{{.X}}"), 1, 'template: version:1:2: executing "version" at <.X>: can\'t evaluate field X in '
-                                     "type system.versionInfo"),
-    (("info", "-f", "{{.X"), 64, "template parsing error: template: :1: unclosed action"),
-    (("info", "-f", "{{.X}}"), 1, 'template: :1:2: executing "" at <.X>: can\'t evaluate field X in type '
-                                  "system.dockerInfo"),
-    (("events", "--format", "{{.X"), 64, "Error parsing format: template: :1: unclosed action"),
-    (("events", "--format", "{{.X}}"), 64, 'Error parsing format: template: :1:2: executing "" at <.X>: can\'t '
-                                           "evaluate field X in type *events.Message")])
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (
+            ("version", "-f", "{{.X"),
+            64,
+            "template parsing error: template: version:1: unclosed action",
+        ),
+        (
+            ("version", "-f", "{{.X}}"),
+            1,
+            'template: version:1:2: executing "version" at <.X>: can\'t evaluate field X in '
+            "type system.versionInfo",
+        ),
+        (("info", "-f", "{{.X"), 64, "template parsing error: template: :1: unclosed action"),
+        (
+            ("info", "-f", "{{.X}}"),
+            1,
+            'template: :1:2: executing "" at <.X>: can\'t evaluate field X in type '
+            "system.dockerInfo",
+        ),
+        (("events", "--format", "{{.X"), 64, "Error parsing format: template: :1: unclosed action"),
+        (
+            ("events", "--format", "{{.X}}"),
+            64,
+            'Error parsing format: template: :1:2: executing "" at <.X>: can\'t '
+            "evaluate field X in type *events.Message",
+        ),
+    ],
+)
 def test_bad_templates(run, words, code, message):
     assert run(*words)[:3] == (code, "", message)
 
@@ -117,11 +197,14 @@ def test_version_without_an_engine_shows_the_client(run):
 
 # --- info ---
 
+
 def test_info(run):
     code, out, err, _ = run("info")
     assert (code, err) == (0, "WARNING: no swap limit support")
     _, _, server = out.partition("\n\n")
-    assert server == """Server:
+    assert (
+        server
+        == """Server:
  Containers: 3
   Running: 1
   Paused: 0
@@ -166,6 +249,7 @@ def test_info(run):
  Live Restore Enabled: true
 
 """
+    )
 
 
 def test_info_json(run):
@@ -175,8 +259,9 @@ def test_info_json(run):
 
 
 def test_info_templates(run):
-    assert run("info", "-f", "{{.HTTPProxy}}|{{.NCPU}}|{{.Swarm.LocalNodeState}}|{{.ClientInfo.Context}}")[:2] == (
-        0, "|2|inactive|default\n")
+    assert run(
+        "info", "-f", "{{.HTTPProxy}}|{{.NCPU}}|{{.Swarm.LocalNodeState}}|{{.ClientInfo.Context}}"
+    )[:2] == (0, "|2|inactive|default\n")
 
 
 def test_info_without_an_engine(run):
@@ -187,16 +272,39 @@ def test_info_without_an_engine(run):
 
 # --- events ---
 
-EVENT = {"Type": "container", "Action": "start", "scope": "local", "time": 1764000000, "timeNano": 1764000000500000000,
-         "id": "abc", "status": "start", "from": "busybox",
-         "Actor": {"ID": "abc", "Attributes": {"name": "web", "image": "busybox"}}}
+EVENT = {
+    "Type": "container",
+    "Action": "start",
+    "scope": "local",
+    "time": 1764000000,
+    "timeNano": 1764000000500000000,
+    "id": "abc",
+    "status": "start",
+    "from": "busybox",
+    "Actor": {"ID": "abc", "Attributes": {"name": "web", "image": "busybox"}},
+}
 
 
 def test_events(run):
-    code, out, _, client = run("events", "--since", "1h", "--until", "10", "-f", "type=container", "-f", "type=image",
-                               answers={"/events": [EVENT]})
-    assert (code, out) == (0, "2025-11-24T16:00:00.500000000Z container start abc (image=busybox, name=web)\n")
-    assert client.asked == [("/events", {"since": "1h", "until": "10", "filters": {"type": ["container", "image"]}})]
+    code, out, _, client = run(
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "10",
+        "-f",
+        "type=container",
+        "-f",
+        "type=image",
+        answers={"/events": [EVENT]},
+    )
+    assert (code, out) == (
+        0,
+        "2025-11-24T16:00:00.500000000Z container start abc (image=busybox, name=web)\n",
+    )
+    assert client.asked == [
+        ("/events", {"since": "1h", "until": "10", "filters": {"type": ["container", "image"]}})
+    ]
 
 
 def test_events_json(run):
@@ -205,11 +313,14 @@ def test_events_json(run):
 
 
 def test_events_template(run):
-    form = "{{.Time}} {{.ID}} {{.Status}} {{.Type}} {{.Actor.Attributes.name}} {{.Actor.Attributes.nope}}"
+    form = "{{.Time}} {{.ID}} {{.Status}} {{.Type}} {{.Actor.Attributes.name}} {{.Actor.Attributes.nope}}"  # noqa: E501
     assert run("events", "--format", form, answers={"/events": [EVENT]})[:2] == (
-        0, "1764000000 abc start container web <no value>\n")
+        0,
+        "1764000000 abc start container web <no value>\n",
+    )
 
 
 def test_event_without_attributes():
-    assert engine.event_text({"Type": "daemon", "Action": "reload", "Actor": {"ID": "x"}, "time": 0}) == (
-        "daemon reload x\n")
+    assert engine.event_text(
+        {"Type": "daemon", "Action": "reload", "Actor": {"ID": "x"}, "time": 0}
+    ) == ("daemon reload x\n")
