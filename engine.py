@@ -11,6 +11,7 @@ GROUND      what everything stands on
     printing        how Go prints values: %v, printf, names of types; pure
     grammar         Go templates as text: tokens and tree; pure
     templates       Go templates: the language of --format; pure
+    tables          rows through a template, in columns: table, json and custom formats; pure
     wire            HTTP/1.1 heads, chunked, Docker's stream frames: bytes in, bytes out; pure
     files           atomic write, locks, removing a tree, where the roots are
     store           the SQLite database: schema, migrations, transactions; the data and run roots
@@ -1538,26 +1539,6 @@ def escape_query(text: str) -> str:
                    for byte in go_bytes(text))
 
 
-def text_width(text: str) -> int:
-    """How many places the text takes in a terminal."""
-    if text.isascii():
-        return len(text)
-    import unicodedata
-    return sum(0 if unicodedata.combining(char) else
-               2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
-
-
-def ellipsis(text: str, width: int) -> str:
-    """The text, cut to `width` places with "\u2026" at its end when it takes more."""
-    if width <= 1 or text_width(text) <= width:
-        return text if width > 1 else text[:max(width, 0)]
-    kept, used = 0, 0
-    while used + text_width(text[kept]) < width:
-        used += text_width(text[kept])
-        kept += 1
-    return text[:kept] + "\u2026"
-
-
 # =============================================================================
 # grammar -- Go templates as text: tokens and tree; pure
 # =============================================================================
@@ -2363,7 +2344,8 @@ FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
 # fmt: on
 #: In the header of a table these leave the column's name as it is.
 FUNCTIONS_HEADER = {"join", "json", "lower", "split", "title", "truncate", "upper"}
-ARGUMENT_KINDS: dict[str, tuple[str, Any]] = {"s": ("string", str), "i": ("int", int), "l": ("[]string", (list, Nil))}
+ARGUMENT_KINDS: dict[str, tuple[str, Any]] = {
+    "s": ("string", str), "i": ("int", int), "l": ("[]string", (list, Nil))}
 
 
 # -- walking ------------------------------------------------------------------
@@ -2689,7 +2671,7 @@ class Template:
         self.text = text
         self.nodes, self.templates = template_tree(text, FUNCTIONS)
 
-    def render(self, value: Any, *, type_name: str = "", header: bool = False) -> str:
+    def render(self, value: Any, type_name: str = "", *, header: bool = False) -> str:
         """The text for a value.
 
         With `type_name`, an unknown field of the value itself is told as missing in that Go type.
@@ -2704,6 +2686,80 @@ class Template:
         except RecursionError:
             run.fail("exceeded maximum template depth")
         return "".join(run.out)
+
+
+# =============================================================================
+# tables -- rows through a template, in columns: table, json and custom formats; pure
+# =============================================================================
+# Runs in: cli.   Refs: docker/cli formatter, Go tabwriter
+#
+# A format is "table {{.ID}}\t{{.Names}}" (header, columns), "json" or any template (a line a row,
+# as it comes). A row is a dict of values that are ready to be shown; callables are methods, such
+# as `.Label "name"`. The header is the same template over {field: column name}.
+#
+# Columns follow the elastic tabstops of Go's tabwriter: a cell ends at a tab, a column is a run of
+# lines that have such a cell, and is as wide as its widest plus three, at least ten. What follows
+# a line's last tab is in no column. Wide characters of East Asia take two places, as in Docker.
+
+TABLE_CELL_MIN = 10
+TABLE_CELL_GAP = 3
+
+
+def text_width(text: str) -> int:
+    """How many places the text takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+    return sum(0 if unicodedata.combining(char) else
+               2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def ellipsis(text: str, width: int) -> str:
+    """The text, cut to `width` places with "\u2026" at its end when it takes more."""
+    if width <= 1 or text_width(text) <= width:
+        return text if width > 1 else text[:max(width, 0)]
+    kept, used = 0, 0
+    while used + text_width(text[kept]) < width:
+        used += text_width(text[kept])
+        kept += 1
+    return text[:kept] + "\u2026"
+
+
+def columns_align(text: str, minimum: int = TABLE_CELL_MIN, gap: int = TABLE_CELL_GAP) -> str:
+    """The text with its tabs replaced by the spaces that line its cells up."""
+    if "\t" not in text:
+        return text
+    lines = [line.split("\t") for line in text.split("\n")]
+    for column in range(max(map(len, lines)) - 1):
+        run: list[list[str]] = []
+        for cells in [*lines, []]:
+            if len(cells) - 1 > column:
+                run.append(cells)
+                continue
+            width = max([minimum, *[text_width(cells[column]) + gap for cells in run]])
+            for cells in run:
+                cells[column] += " " * (width - text_width(cells[column]))
+            run = []
+    return "\n".join(map("".join, lines))
+
+
+def format_rows(form: str, rows: Iterable[dict[str, Any]], headers: Mapping[str, str],
+                out_write: Callable[[str], object], *, type_name: str = "") -> None:
+    """Writes the rows as `form` says: one call for a table, one a row otherwise.
+
+    `type_name` is the Go type that Docker's complaint about an unknown field names. Raises
+    TemplateError, for a table before anything is written.
+    """
+    is_table = form.startswith("table")
+    text = form[len("table"):] if is_table else "{{json .}}" if form == "json" else form
+    template = Template(text.strip(" ").replace("\\t", "\t").replace("\\n", "\n"))
+    lines = (template.render(row, type_name) + "\n" for row in rows)
+    if not is_table:
+        for line in lines:
+            out_write(line)
+        return
+    body = "".join(lines)
+    out_write(columns_align(template.render(headers, header=True) + "\n" + body))
 
 
 # =============================================================================
