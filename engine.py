@@ -11918,7 +11918,7 @@ def containers_format_check(format: str) -> bool:
     try:
         template = Template(format)
         doing = "execute"
-        template.render(row, "*formatter.ContainerContext")
+        template.render(row, type_name="*formatter.ContainerContext")
     except TemplateError as error:
         raise EngineError(f"failed to {doing} template: {template_words(error)}") from None
     return ".Size" in format
@@ -11989,7 +11989,7 @@ def template_show(template: Template | None, plain: dict, value: dict, *, name: 
         output_write(json_text(plain) + "\n")
         return
     try:
-        output_write(template.render(value, type_name) + "\n")
+        output_write(template.render(value, type_name=type_name) + "\n")
     except TemplateError as error:
         raise EngineError(template_words(error, name)) from None
 
@@ -15279,7 +15279,7 @@ def _event_template(format: str) -> Template | None:
     template = template_parse(format, lead=lead)
     if template is not None:
         try:
-            template.render(_event_row({}), "*events.Message")
+            template.render(_event_row({}), type_name="*events.Message")
         except TemplateError as error:
             raise BadTemplate(lead + template_words(error)) from None
     return template

@@ -78,7 +78,7 @@ class Self:
 def journal(monkeypatch):
     asked = []
 
-    def follow(store, since, until, stop):
+    def follow(store, since, until):
         asked.append((since, until))
         yield from (EVENT, {**IMAGE, "Action": "create"})
 
