@@ -3712,6 +3712,7 @@ class RawCall(Call):
         self.numbers = numbers
 
     def bind(self) -> object:
+        """The function that makes the call, its number chosen for this machine."""
         loaded = libc()
         number = self.numbers[0]
         if len(self.numbers) > 1:
@@ -5293,7 +5294,815 @@ def _block_row(place: str, op: str, value: str) -> dict:
 # =============================================================================
 # confine -- capabilities, seccomp BPF, rlimits, no_new_privs
 # =============================================================================
-# Runs in: init.
+# Runs in: init (apply), launcher (compile), api (resolve).   Refs: capabilities(7), capset(2), prctl(2), seccomp(2),
+#          getrlimit(2), runtime-spec config-linux.md (seccomp), kernel seccomp_filter.rst
+#
+# Capabilities: Docker's fourteen by default. The bounding set goes first (that needs CAP_SETPCAP), then the process
+# changes its user with `caps_keep`, then the other sets; ambient ones last, they need permitted and inheritable.
+#
+# Seccomp: a profile in Docker's JSON (or OCI's `linux.seccomp`) is resolved for a machine and a bounding set into
+# rules by name, then compiled. First the program looks at the architecture: one it does not list kills the
+# thread. Then comes a binary search over ranges of call numbers that have the same answer: 8 comparisons where a chain
+# would make 350. Numbers above the highest that the profile knows give ENOSYS, not EPERM, so that a libc
+# newer than the profile falls back to older calls; runc does so too. A call with conditions has its tests
+# in its leaf; the first rule that matches answers. The kernel takes 4096 instructions, the default has some 600.
+#
+# Order at the end of an init: a program without no_new_privs needs CAP_SYS_ADMIN, so it is loaded before the capabilities
+# are dropped; with no_new_privs as late as possible, as every call after it must be one that the profile allows.
+#
+# SYSCALL_TABLES: names in the order of their numbers; a number in the row is that of the name after it. "all" belongs
+# to every machine (Linux gives new calls one number since 5.1), "time64" to those with 32 bits.
+
+# fmt: off
+SYSCALL_TABLES = {
+    "x86_64": (
+        "read write open close stat fstat lstat poll lseek mmap mprotect munmap brk rt_sigaction "
+        "rt_sigprocmask rt_sigreturn ioctl pread64 pwrite64 readv writev access pipe select "
+        "sched_yield mremap msync mincore madvise shmget shmat shmctl dup dup2 pause nanosleep "
+        "getitimer alarm setitimer getpid sendfile socket connect accept sendto recvfrom sendmsg "
+        "recvmsg shutdown bind listen getsockname getpeername socketpair setsockopt getsockopt "
+        "clone fork vfork execve exit wait4 kill uname semget semop semctl shmdt msgget msgsnd "
+        "msgrcv msgctl fcntl flock fsync fdatasync truncate ftruncate getdents getcwd chdir fchdir "
+        "rename mkdir rmdir creat link unlink symlink readlink chmod fchmod chown fchown lchown "
+        "umask gettimeofday getrlimit getrusage sysinfo times ptrace getuid syslog getgid setuid "
+        "setgid geteuid getegid setpgid getppid getpgrp setsid setreuid setregid getgroups "
+        "setgroups setresuid getresuid setresgid getresgid getpgid setfsuid setfsgid getsid capget "
+        "capset rt_sigpending rt_sigtimedwait rt_sigqueueinfo rt_sigsuspend sigaltstack utime mknod "
+        "uselib personality ustat statfs fstatfs sysfs getpriority setpriority sched_setparam "
+        "sched_getparam sched_setscheduler sched_getscheduler sched_get_priority_max "
+        "sched_get_priority_min sched_rr_get_interval mlock munlock mlockall munlockall vhangup "
+        "modify_ldt pivot_root _sysctl prctl arch_prctl adjtimex setrlimit chroot sync acct "
+        "settimeofday mount umount2 swapon swapoff reboot sethostname setdomainname iopl ioperm "
+        "create_module init_module delete_module get_kernel_syms query_module quotactl nfsservctl "
+        "getpmsg putpmsg afs_syscall tuxcall security gettid readahead setxattr lsetxattr fsetxattr "
+        "getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr removexattr lremovexattr "
+        "fremovexattr tkill time futex sched_setaffinity sched_getaffinity set_thread_area io_setup "
+        "io_destroy io_getevents io_submit io_cancel get_thread_area lookup_dcookie epoll_create "
+        "epoll_ctl_old epoll_wait_old remap_file_pages getdents64 set_tid_address restart_syscall "
+        "semtimedop fadvise64 timer_create timer_settime timer_gettime timer_getoverrun "
+        "timer_delete clock_settime clock_gettime clock_getres clock_nanosleep exit_group "
+        "epoll_wait epoll_ctl tgkill utimes vserver mbind set_mempolicy get_mempolicy mq_open "
+        "mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr kexec_load waitid add_key "
+        "request_key keyctl ioprio_set ioprio_get inotify_init inotify_add_watch inotify_rm_watch "
+        "migrate_pages openat mkdirat mknodat fchownat futimesat newfstatat unlinkat renameat "
+        "linkat symlinkat readlinkat fchmodat faccessat pselect6 ppoll unshare set_robust_list "
+        "get_robust_list splice tee sync_file_range vmsplice move_pages utimensat epoll_pwait "
+        "signalfd timerfd_create eventfd fallocate timerfd_settime timerfd_gettime accept4 "
+        "signalfd4 eventfd2 epoll_create1 dup3 pipe2 inotify_init1 preadv pwritev rt_tgsigqueueinfo "
+        "perf_event_open recvmmsg fanotify_init fanotify_mark prlimit64 name_to_handle_at "
+        "open_by_handle_at clock_adjtime syncfs sendmmsg setns getcpu process_vm_readv "
+        "process_vm_writev kcmp finit_module sched_setattr sched_getattr renameat2 seccomp "
+        "getrandom memfd_create kexec_file_load bpf execveat userfaultfd membarrier mlock2 "
+        "copy_file_range preadv2 pwritev2 pkey_mprotect pkey_alloc pkey_free statx io_pgetevents "
+        "rseq uretprobe uprobe"),
+    "x32": (
+        "512 rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg execve ptrace "
+        "rt_sigpending rt_sigtimedwait rt_sigqueueinfo sigaltstack timer_create mq_notify "
+        "kexec_load waitid set_robust_list get_robust_list vmsplice move_pages preadv pwritev "
+        "rt_tgsigqueueinfo recvmmsg sendmmsg process_vm_readv process_vm_writev setsockopt "
+        "getsockopt io_setup io_submit execveat preadv2 pwritev2"),
+    "x86": (
+        "restart_syscall exit fork read write open close waitpid creat link unlink execve chdir "
+        "time mknod chmod lchown break oldstat lseek getpid mount umount setuid getuid stime ptrace "
+        "alarm oldfstat pause utime stty gtty access nice ftime sync kill rename mkdir rmdir dup "
+        "pipe times prof brk setgid getgid signal geteuid getegid acct umount2 lock ioctl fcntl mpx "
+        "setpgid ulimit oldolduname umask chroot ustat dup2 getppid getpgrp setsid sigaction "
+        "sgetmask ssetmask setreuid setregid sigsuspend sigpending sethostname setrlimit getrlimit "
+        "getrusage gettimeofday settimeofday getgroups setgroups select symlink oldlstat readlink "
+        "uselib swapon reboot readdir mmap munmap truncate ftruncate fchmod fchown getpriority "
+        "setpriority profil statfs fstatfs ioperm socketcall syslog setitimer getitimer stat lstat "
+        "fstat olduname iopl vhangup idle vm86old wait4 swapoff sysinfo ipc fsync sigreturn clone "
+        "setdomainname uname modify_ldt adjtimex mprotect sigprocmask create_module init_module "
+        "delete_module get_kernel_syms quotactl getpgid fchdir bdflush sysfs personality "
+        "afs_syscall setfsuid setfsgid _llseek getdents _newselect flock msync readv writev getsid "
+        "fdatasync _sysctl mlock munlock mlockall munlockall sched_setparam sched_getparam "
+        "sched_setscheduler sched_getscheduler sched_yield sched_get_priority_max "
+        "sched_get_priority_min sched_rr_get_interval nanosleep mremap setresuid getresuid vm86 "
+        "query_module poll nfsservctl setresgid getresgid prctl rt_sigreturn rt_sigaction "
+        "rt_sigprocmask rt_sigpending rt_sigtimedwait rt_sigqueueinfo rt_sigsuspend pread64 "
+        "pwrite64 chown getcwd capget capset sigaltstack sendfile getpmsg putpmsg vfork ugetrlimit "
+        "mmap2 truncate64 ftruncate64 stat64 lstat64 fstat64 lchown32 getuid32 getgid32 geteuid32 "
+        "getegid32 setreuid32 setregid32 getgroups32 setgroups32 fchown32 setresuid32 getresuid32 "
+        "setresgid32 getresgid32 chown32 setuid32 setgid32 setfsuid32 setfsgid32 pivot_root mincore "
+        "madvise getdents64 fcntl64 224 gettid readahead setxattr lsetxattr fsetxattr getxattr "
+        "lgetxattr fgetxattr listxattr llistxattr flistxattr removexattr lremovexattr fremovexattr "
+        "tkill sendfile64 futex sched_setaffinity sched_getaffinity set_thread_area get_thread_area "
+        "io_setup io_destroy io_getevents io_submit io_cancel fadvise64 252 exit_group "
+        "lookup_dcookie epoll_create epoll_ctl epoll_wait remap_file_pages set_tid_address "
+        "timer_create timer_settime timer_gettime timer_getoverrun timer_delete clock_settime "
+        "clock_gettime clock_getres clock_nanosleep statfs64 fstatfs64 tgkill utimes fadvise64_64 "
+        "vserver mbind get_mempolicy set_mempolicy mq_open mq_unlink mq_timedsend mq_timedreceive "
+        "mq_notify mq_getsetattr kexec_load waitid 286 add_key request_key keyctl ioprio_set "
+        "ioprio_get inotify_init inotify_add_watch inotify_rm_watch migrate_pages openat mkdirat "
+        "mknodat fchownat futimesat fstatat64 unlinkat renameat linkat symlinkat readlinkat "
+        "fchmodat faccessat pselect6 ppoll unshare set_robust_list get_robust_list splice "
+        "sync_file_range tee vmsplice move_pages getcpu epoll_pwait utimensat signalfd "
+        "timerfd_create eventfd fallocate timerfd_settime timerfd_gettime signalfd4 eventfd2 "
+        "epoll_create1 dup3 pipe2 inotify_init1 preadv pwritev rt_tgsigqueueinfo perf_event_open "
+        "recvmmsg fanotify_init fanotify_mark prlimit64 name_to_handle_at open_by_handle_at "
+        "clock_adjtime syncfs sendmmsg setns process_vm_readv process_vm_writev kcmp finit_module "
+        "sched_setattr sched_getattr renameat2 seccomp getrandom memfd_create bpf execveat socket "
+        "socketpair bind connect listen accept4 getsockopt setsockopt getsockname getpeername "
+        "sendto sendmsg recvfrom recvmsg shutdown userfaultfd membarrier mlock2 copy_file_range "
+        "preadv2 pwritev2 pkey_mprotect pkey_alloc pkey_free statx arch_prctl io_pgetevents rseq "
+        "393 semget semctl shmget shmctl shmat shmdt msgget msgsnd msgrcv msgctl"),
+    "generic": (
+        "io_setup io_destroy io_submit io_cancel io_getevents setxattr lsetxattr fsetxattr getxattr "
+        "lgetxattr fgetxattr listxattr llistxattr flistxattr removexattr lremovexattr fremovexattr "
+        "getcwd lookup_dcookie eventfd2 epoll_create1 epoll_ctl epoll_pwait dup dup3 fcntl "
+        "inotify_init1 inotify_add_watch inotify_rm_watch ioctl ioprio_set ioprio_get flock mknodat "
+        "mkdirat unlinkat symlinkat linkat renameat umount2 mount pivot_root nfsservctl statfs "
+        "fstatfs truncate ftruncate fallocate faccessat chdir fchdir chroot fchmod fchmodat "
+        "fchownat fchown openat close vhangup pipe2 quotactl getdents64 lseek read write readv "
+        "writev pread64 pwrite64 preadv pwritev sendfile pselect6 ppoll signalfd4 vmsplice splice "
+        "tee readlinkat newfstatat fstat sync fsync fdatasync sync_file_range timerfd_create "
+        "timerfd_settime timerfd_gettime utimensat acct capget capset personality exit exit_group "
+        "waitid set_tid_address unshare futex set_robust_list get_robust_list nanosleep getitimer "
+        "setitimer kexec_load init_module delete_module timer_create timer_gettime timer_getoverrun "
+        "timer_settime timer_delete clock_settime clock_gettime clock_getres clock_nanosleep syslog "
+        "ptrace sched_setparam sched_setscheduler sched_getscheduler sched_getparam "
+        "sched_setaffinity sched_getaffinity sched_yield sched_get_priority_max "
+        "sched_get_priority_min sched_rr_get_interval restart_syscall kill tkill tgkill sigaltstack "
+        "rt_sigsuspend rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait rt_sigqueueinfo "
+        "rt_sigreturn setpriority getpriority reboot setregid setgid setreuid setuid setresuid "
+        "getresuid setresgid getresgid setfsuid setfsgid times setpgid getpgid getsid setsid "
+        "getgroups setgroups uname sethostname setdomainname getrlimit setrlimit getrusage umask "
+        "prctl getcpu gettimeofday settimeofday adjtimex getpid getppid getuid geteuid getgid "
+        "getegid gettid sysinfo mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify "
+        "mq_getsetattr msgget msgctl msgrcv msgsnd semget semctl semtimedop semop shmget shmctl "
+        "shmat shmdt socket socketpair bind listen accept connect getsockname getpeername sendto "
+        "recvfrom setsockopt getsockopt shutdown sendmsg recvmsg readahead brk munmap mremap "
+        "add_key request_key keyctl clone execve mmap fadvise64 swapon swapoff mprotect msync mlock "
+        "munlock mlockall munlockall mincore madvise remap_file_pages mbind get_mempolicy "
+        "set_mempolicy migrate_pages move_pages rt_tgsigqueueinfo perf_event_open accept4 recvmmsg "
+        "258 riscv_hwprobe riscv_flush_icache wait4 prlimit64 fanotify_init fanotify_mark "
+        "name_to_handle_at open_by_handle_at clock_adjtime syncfs setns sendmmsg process_vm_readv "
+        "process_vm_writev kcmp finit_module sched_setattr sched_getattr renameat2 seccomp "
+        "getrandom memfd_create bpf execveat userfaultfd membarrier mlock2 copy_file_range preadv2 "
+        "pwritev2 pkey_mprotect pkey_alloc pkey_free statx io_pgetevents rseq kexec_file_load"),
+    "arm": (
+        "restart_syscall exit fork read write open close 8 creat link unlink execve chdir 14 mknod "
+        "chmod lchown 19 lseek getpid mount 23 setuid getuid 26 ptrace 29 pause 33 access nice 36 "
+        "sync kill rename mkdir rmdir dup pipe times 45 brk setgid getgid 49 geteuid getegid acct "
+        "umount2 54 ioctl fcntl 57 setpgid 60 umask chroot ustat dup2 getppid getpgrp setsid "
+        "sigaction 70 setreuid setregid sigsuspend sigpending sethostname setrlimit 77 getrusage "
+        "gettimeofday settimeofday getgroups setgroups 83 symlink 85 readlink uselib swapon reboot "
+        "91 munmap truncate ftruncate fchmod fchown getpriority setpriority 99 statfs fstatfs 103 "
+        "syslog setitimer getitimer stat lstat fstat 111 vhangup 114 wait4 swapoff sysinfo 118 "
+        "fsync sigreturn clone setdomainname uname 124 adjtimex mprotect sigprocmask 128 "
+        "init_module delete_module 131 quotactl getpgid fchdir bdflush sysfs personality 138 "
+        "setfsuid setfsgid _llseek getdents _newselect flock msync readv writev getsid fdatasync "
+        "_sysctl mlock munlock mlockall munlockall sched_setparam sched_getparam sched_setscheduler "
+        "sched_getscheduler sched_yield sched_get_priority_max sched_get_priority_min "
+        "sched_rr_get_interval nanosleep mremap setresuid getresuid 168 poll nfsservctl setresgid "
+        "getresgid prctl rt_sigreturn rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait "
+        "rt_sigqueueinfo rt_sigsuspend pread64 pwrite64 chown getcwd capget capset sigaltstack "
+        "sendfile 190 vfork ugetrlimit mmap2 truncate64 ftruncate64 stat64 lstat64 fstat64 lchown32 "
+        "getuid32 getgid32 geteuid32 getegid32 setreuid32 setregid32 getgroups32 setgroups32 "
+        "fchown32 setresuid32 getresuid32 setresgid32 getresgid32 chown32 setuid32 setgid32 "
+        "setfsuid32 setfsgid32 getdents64 pivot_root mincore madvise fcntl64 224 gettid readahead "
+        "setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr "
+        "removexattr lremovexattr fremovexattr tkill sendfile64 futex sched_setaffinity "
+        "sched_getaffinity io_setup io_destroy io_getevents io_submit io_cancel exit_group "
+        "lookup_dcookie epoll_create epoll_ctl epoll_wait remap_file_pages 256 set_tid_address "
+        "timer_create timer_settime timer_gettime timer_getoverrun timer_delete clock_settime "
+        "clock_gettime clock_getres clock_nanosleep statfs64 fstatfs64 tgkill utimes "
+        "arm_fadvise64_64 pciconfig_iobase pciconfig_read pciconfig_write mq_open mq_unlink "
+        "mq_timedsend mq_timedreceive mq_notify mq_getsetattr waitid socket bind connect listen "
+        "accept getsockname getpeername socketpair send sendto recv recvfrom shutdown setsockopt "
+        "getsockopt sendmsg recvmsg semop semget semctl msgsnd msgrcv msgget msgctl shmat shmdt "
+        "shmget shmctl add_key request_key keyctl semtimedop vserver ioprio_set ioprio_get "
+        "inotify_init inotify_add_watch inotify_rm_watch mbind get_mempolicy set_mempolicy openat "
+        "mkdirat mknodat fchownat futimesat fstatat64 unlinkat renameat linkat symlinkat readlinkat "
+        "fchmodat faccessat pselect6 ppoll unshare set_robust_list get_robust_list splice "
+        "arm_sync_file_range 341 sync_file_range2 tee vmsplice move_pages getcpu epoll_pwait "
+        "kexec_load utimensat signalfd timerfd_create eventfd fallocate timerfd_settime "
+        "timerfd_gettime signalfd4 eventfd2 epoll_create1 dup3 pipe2 inotify_init1 preadv pwritev "
+        "rt_tgsigqueueinfo perf_event_open recvmmsg accept4 fanotify_init fanotify_mark prlimit64 "
+        "name_to_handle_at open_by_handle_at clock_adjtime syncfs sendmmsg setns process_vm_readv "
+        "process_vm_writev kcmp finit_module sched_setattr sched_getattr renameat2 seccomp "
+        "getrandom memfd_create bpf execveat userfaultfd membarrier mlock2 copy_file_range preadv2 "
+        "pwritev2 pkey_mprotect pkey_alloc pkey_free statx rseq io_pgetevents migrate_pages "
+        "kexec_file_load 983041 breakpoint cacheflush usr26 usr32 set_tls get_tls"),
+    "time64": (
+        "403 clock_gettime64 clock_settime64 clock_adjtime64 clock_getres_time64 "
+        "clock_nanosleep_time64 timer_gettime64 timer_settime64 timerfd_gettime64 timerfd_settime64 "
+        "utimensat_time64 pselect6_time64 ppoll_time64 416 io_pgetevents_time64 recvmmsg_time64 "
+        "mq_timedsend_time64 mq_timedreceive_time64 semtimedop_time64 rt_sigtimedwait_time64 "
+        "futex_time64 sched_rr_get_interval_time64"),
+    "all": (
+        "424 pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree move_mount "
+        "fsopen fsconfig fsmount fspick pidfd_open clone3 close_range openat2 pidfd_getfd "
+        "faccessat2 process_madvise epoll_pwait2 mount_setattr quotactl_fd landlock_create_ruleset "
+        "landlock_add_rule landlock_restrict_self memfd_secret process_mrelease futex_waitv "
+        "set_mempolicy_home_node cachestat fchmodat2 map_shadow_stack futex_wake futex_wait "
+        "futex_requeue statmount listmount lsm_get_self_attr lsm_set_self_attr lsm_list_modules "
+        "mseal setxattrat getxattrat listxattrat removexattrat open_tree_attr file_getattr "
+        "file_setattr listns rseq_slice_yield"),
+}
+# fmt: on
+
+# fmt: off
+SECCOMP_ARCHES = {              # OCI name: (AUDIT_ARCH_*, bit in every number, tables)
+    "SCMP_ARCH_X86_64":  (0xC000003E, 0,          ("x86_64", "all")),
+    "SCMP_ARCH_X32":     (0xC000003E, 0x40000000, ("x86_64", "x32", "all")),
+    "SCMP_ARCH_X86":     (0x40000003, 0,          ("x86", "time64", "all")),
+    "SCMP_ARCH_AARCH64": (0xC00000B7, 0,          ("generic", "all")),
+    "SCMP_ARCH_ARM":     (0x40000028, 0,          ("arm", "time64", "all")),
+    "SCMP_ARCH_RISCV64": (0xC00000F3, 0,          ("generic", "all")),
+}
+
+_MACHINES = {                   # machine: (its architecture, its name in a profile's `arches`)
+    "x86_64":  ("SCMP_ARCH_X86_64",  "amd64"),
+    "aarch64": ("SCMP_ARCH_AARCH64", "arm64"),
+    "armv7l":  ("SCMP_ARCH_ARM",     "arm"),
+    "riscv64": ("SCMP_ARCH_RISCV64", "riscv64"),
+}
+
+_SUB_ARCHES = {                 # what else runs on it under the default profile
+    "SCMP_ARCH_X86_64":  ["SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+    "SCMP_ARCH_AARCH64": ["SCMP_ARCH_ARM"],
+    "SCMP_ARCH_RISCV64": [],
+}
+
+SECCOMP_ACTIONS = {
+    "SCMP_ACT_KILL":         0x00000000,
+    "SCMP_ACT_KILL_THREAD":  0x00000000,
+    "SCMP_ACT_KILL_PROCESS": 0x80000000,
+    "SCMP_ACT_TRAP":         0x00030000,
+    "SCMP_ACT_ERRNO":        0x00050000,            # | errno
+    "SCMP_ACT_TRACE":        0x7FF00000,            # | message
+    "SCMP_ACT_LOG":          0x7FFC0000,
+    "SCMP_ACT_ALLOW":        0x7FFF0000,
+}
+
+SECCOMP_FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC":      1,
+    "SECCOMP_FILTER_FLAG_LOG":        2,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+}
+
+_MULTIPLEXED = {                # x86's calls that hold others: the number of each as their first argument
+    "socketcall": "1 socket bind connect listen accept getsockname getpeername socketpair send recv sendto "
+                  "recvfrom shutdown setsockopt getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg",
+    "ipc":        "1 semop semget semctl semtimedop 11 msgsnd msgrcv msgget msgctl 21 shmat shmdt shmget shmctl",
+}
+
+_NEW_NAMESPACES = 0x7E020000    # every CLONE_NEW* but NEWTIME, whose bit is part of the exit signal in clone(2)
+
+# The default profile, as Docker 28 has it: (names, condition); a row allows, SECCOMP_REFUSED is the exception.
+# A condition is a capability of the bounding set, "arch" and names of machines, or an argument's test.
+SECCOMP_DEFAULT = (
+    ("accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown "
+     "chown32 clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime "
+     "clock_gettime64 clock_nanosleep clock_nanosleep_time64 close close_range connect "
+     "copy_file_range creat dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_ctl_old "
+     "epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2 execve execveat exit "
+     "exit_group faccessat faccessat2 fadvise64 fadvise64_64 fallocate fanotify_mark fchdir "
+     "fchmod fchmodat fchmodat2 fchown fchown32 fchownat fcntl fcntl64 fdatasync fgetxattr "
+     "flistxattr flock fork fremovexattr fsetxattr fstat fstat64 fstatat64 fstatfs fstatfs64 "
+     "fsync ftruncate ftruncate64 futex futex_requeue futex_time64 futex_wait futex_waitv "
+     "futex_wake futimesat getcpu getcwd getdents getdents64 getegid getegid32 geteuid geteuid32 "
+     "getgid getgid32 getgroups getgroups32 getitimer getpeername getpgid getpgrp getpid getppid "
+     "getpriority getrandom getresgid getresgid32 getresuid getresuid32 getrlimit get_robust_list "
+     "getrusage getsid getsockname getsockopt get_thread_area gettid gettimeofday getuid getuid32 "
+     "getxattr getxattrat inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel "
+     "ioctl io_destroy io_getevents io_pgetevents io_pgetevents_time64 ioprio_get ioprio_set "
+     "io_setup io_submit ipc kill landlock_add_rule landlock_create_ruleset "
+     "landlock_restrict_self lchown lchown32 lgetxattr link linkat listen listmount listxattr "
+     "listxattrat llistxattr _llseek lremovexattr lseek lsetxattr lstat lstat64 madvise "
+     "map_shadow_stack membarrier memfd_create memfd_secret mincore mkdir mkdirat mknod mknodat "
+     "mlock mlock2 mlockall mmap mmap2 mprotect mq_getsetattr mq_notify mq_open mq_timedreceive "
+     "mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 mq_unlink mremap mseal msgctl "
+     "msgget msgrcv msgsnd msync munlock munlockall munmap name_to_handle_at nanosleep newfstatat "
+     "_newselect open openat openat2 pause pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc "
+     "pkey_free pkey_mprotect poll ppoll ppoll_time64 prctl pread64 preadv preadv2 prlimit64 "
+     "process_mrelease pselect6 pselect6_time64 pwrite64 pwritev pwritev2 read readahead readlink "
+     "readlinkat readv recv recvfrom recvmmsg recvmmsg_time64 recvmsg remap_file_pages "
+     "removexattr removexattrat rename renameat renameat2 restart_syscall riscv_hwprobe rmdir "
+     "rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend "
+     "rt_sigtimedwait rt_sigtimedwait_time64 rt_tgsigqueueinfo sched_getaffinity sched_getattr "
+     "sched_getparam sched_get_priority_max sched_get_priority_min sched_getscheduler "
+     "sched_rr_get_interval sched_rr_get_interval_time64 sched_setaffinity sched_setattr "
+     "sched_setparam sched_setscheduler sched_yield seccomp select semctl semget semop semtimedop "
+     "semtimedop_time64 send sendfile sendfile64 sendmmsg sendmsg sendto setfsgid setfsgid32 "
+     "setfsuid setfsuid32 setgid setgid32 setgroups setgroups32 setitimer setpgid setpriority "
+     "setregid setregid32 setresgid setresgid32 setresuid setresuid32 setreuid setreuid32 "
+     "setrlimit set_robust_list setsid setsockopt set_thread_area set_tid_address setuid setuid32 "
+     "setxattr setxattrat shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 "
+     "sigprocmask sigreturn socketcall socketpair splice stat stat64 statfs statfs64 statmount "
+     "statx symlink symlinkat sync sync_file_range syncfs sysinfo tee tgkill time timer_create "
+     "timer_delete timer_getoverrun timer_gettime timer_gettime64 timer_settime timer_settime64 "
+     "timerfd_create timerfd_gettime timerfd_gettime64 timerfd_settime timerfd_settime64 times "
+     "tkill truncate truncate64 ugetrlimit umask uname unlink unlinkat uretprobe utime utimensat "
+     "utimensat_time64 utimes vfork vmsplice wait4 waitid waitpid write writev", ""),
+    ("process_vm_readv process_vm_writev ptrace", ""),
+    ("socket", "arg0 NE 40"),                       # AF_VSOCK reaches past every network namespace
+    ("personality", "arg0 EQ 0"), ("personality", "arg0 EQ 8"), ("personality", "arg0 EQ 131072"),
+    ("personality", "arg0 EQ 131080"), ("personality", "arg0 EQ 4294967295"),
+    ("arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls", "arch arm arm64"),
+    ("arch_prctl", "arch amd64"),
+    ("modify_ldt", "arch amd64"),
+    ("riscv_flush_icache", "arch riscv64"),
+    ("open_by_handle_at", "CAP_DAC_READ_SEARCH"),
+    ("bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie lsm_get_self_attr "
+     "lsm_list_modules lsm_set_self_attr mount mount_setattr move_mount open_tree perf_event_open quotactl "
+     "quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare", "CAP_SYS_ADMIN"),
+    ("clone", f"arg0 MASKED_EQ {_NEW_NAMESPACES} 0"),
+    ("reboot", "CAP_SYS_BOOT"),
+    ("chroot", "CAP_SYS_CHROOT"),
+    ("delete_module init_module finit_module", "CAP_SYS_MODULE"),
+    ("acct", "CAP_SYS_PACCT"),
+    ("kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace", "CAP_SYS_PTRACE"),
+    ("iopl ioperm", "CAP_SYS_RAWIO"),
+    ("settimeofday stime clock_settime clock_settime64", "CAP_SYS_TIME"),
+    ("vhangup", "CAP_SYS_TTY_CONFIG"),
+    ("get_mempolicy mbind set_mempolicy set_mempolicy_home_node", "CAP_SYS_NICE"),
+    ("syslog", "CAP_SYSLOG"),
+    ("bpf", "CAP_BPF"),
+    ("perf_event_open", "CAP_PERFMON"),
+)
+
+# clone3's flags are in memory, where a filter cannot look: libc is told to use clone instead.
+SECCOMP_REFUSED = (("clone3", 38),)
+
+CAPABILITIES = {
+    "CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_DAC_READ_SEARCH": 2, "CAP_FOWNER": 3, "CAP_FSETID": 4,
+    "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_SETPCAP": 8, "CAP_LINUX_IMMUTABLE": 9,
+    "CAP_NET_BIND_SERVICE": 10, "CAP_NET_BROADCAST": 11, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13,
+    "CAP_IPC_LOCK": 14, "CAP_IPC_OWNER": 15, "CAP_SYS_MODULE": 16, "CAP_SYS_RAWIO": 17,
+    "CAP_SYS_CHROOT": 18, "CAP_SYS_PTRACE": 19, "CAP_SYS_PACCT": 20, "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_BOOT": 22, "CAP_SYS_NICE": 23, "CAP_SYS_RESOURCE": 24, "CAP_SYS_TIME": 25,
+    "CAP_SYS_TTY_CONFIG": 26, "CAP_MKNOD": 27, "CAP_LEASE": 28, "CAP_AUDIT_WRITE": 29,
+    "CAP_AUDIT_CONTROL": 30, "CAP_SETFCAP": 31, "CAP_MAC_OVERRIDE": 32, "CAP_MAC_ADMIN": 33,
+    "CAP_SYSLOG": 34, "CAP_WAKE_ALARM": 35, "CAP_BLOCK_SUSPEND": 36, "CAP_AUDIT_READ": 37,
+    "CAP_PERFMON": 38, "CAP_BPF": 39, "CAP_CHECKPOINT_RESTORE": 40,
+}
+
+CAPABILITIES_DEFAULT = (        # as Docker lists them
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
+    "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+)
+
+RLIMIT_NUMBERS = {                     # asm-generic/resource.h: the same on all SYSCALL_MACHINES
+    "RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4,
+    "RLIMIT_RSS": 5, "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9,
+    "RLIMIT_LOCKS": 10, "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13,
+    "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
+}
+# fmt: on
+
+PR_GET_SECCOMP = 21
+PR_SET_SECCOMP = 22
+PR_SET_KEEPCAPS = 8
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+
+_AMBIENT_RAISE, _AMBIENT_CLEAR = 2, 4
+_CAPS_VERSION = 0x20080522      # two words a set: capget(2)
+
+_EPERM, _ENOSYS = 1, 38
+_ERRNO = 0x00050000
+_PERMISSIVE = (0x7FF0, 0x7FFC, 0x7FFF)              # trace, log, allow: the upper halves
+
+_LD, _JA, _JEQ, _JGT, _JGE, _AND, _RET = 0x20, 0x05, 0x15, 0x25, 0x35, 0x54, 0x06     # linux/bpf_common.h
+_AT_NUMBER, _AT_ARCH, _AT_ARGS = 0, 4, 16           # struct seccomp_data
+_PROGRAM_MAX = 4096
+_TESTS = frozenset(("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
+
+
+# ---- capabilities
+
+def caps_mask(names: list[str] | tuple) -> int:
+    """The set as a number, bit n for capability n."""
+    mask = 0
+    for name in names:
+        mask |= 1 << CAPABILITIES[name]
+    return mask
+
+
+def capabilities_available() -> list[str]:
+    """What this process may hand on: its effective set, in the order of their numbers."""
+    with open("/proc/self/status", "rb") as file:
+        mask = int(file.read().partition(b"\nCapEff:")[2].split(None, 1)[0], 16)
+    return [name for name, number in CAPABILITIES.items() if mask >> number & 1]
+
+
+def capabilities_normalize(names: list[str] | None, available: list[str]) -> list[str]:
+    """Names as users write them ("net_admin", "CAP_NET_ADMIN", "all"), as the kernel has them."""
+    normal = []
+    for name in names or ():
+        name = name.upper()
+        if name != "ALL":
+            name = name if name.startswith("CAP_") else "CAP_" + name
+            if name not in CAPABILITIES:
+                raise InvalidParameter(f'unknown capability: "{name}"')
+            if name not in available:
+                raise InvalidParameter("capability not supported by your kernel or not available in the "
+                                       f'current environment: "{name}"')
+        normal.append(name)
+    return normal
+
+
+def capabilities_resolve(add: list[str] | None, drop: list[str] | None, privileged: bool = False,
+                         available: list[str] | None = None) -> list[str]:
+    """A container's capabilities from CapAdd and CapDrop; InvalidParameter with Docker's text."""
+    available = capabilities_available() if available is None else available
+    if privileged:
+        return list(available)
+    dropped = capabilities_normalize(drop, available)
+    added = capabilities_normalize(add, available)
+    if "ALL" in added:
+        return [name for name in available if name not in dropped]
+    if "ALL" in dropped:
+        return added
+    return list(dict.fromkeys([name for name in CAPABILITIES_DEFAULT if name not in dropped] + added))
+
+
+def caps_keep(keep: bool) -> None:
+    """Keep the permitted set when the user changes from root to another; execve clears it."""
+    sys_prctl(PR_SET_KEEPCAPS, int(keep), 0, 0, 0)
+
+
+def caps_bound(bounding: list[str] | tuple) -> None:
+    """Drop all others from the bounding set, for good; needs CAP_SETPCAP if there is one to drop."""
+    mask = caps_mask(bounding)
+    for number in range(64):
+        if not mask >> number & 1:
+            try:
+                sys_prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+            except OSError as refused:
+                if refused.errno == errno.EINVAL:   # beyond this kernel's last capability
+                    return
+                if sys_prctl(PR_CAPBSET_READ, number, 0, 0, 0):
+                    raise
+
+
+def caps_set(*, effective: list[str] | tuple = (), permitted: list[str] | tuple = (),
+             inheritable: list[str] | tuple = (), ambient: list[str] | tuple = ()) -> None:
+    """Set the four sets of this process that are not the bounding set.
+
+    What it does not hold itself cannot be given and is left out, as for an engine inside a container.
+    """
+    held = caps_held()[1]
+    sets = [caps_mask(effective) & held, caps_mask(permitted) & held, caps_mask(inheritable)]
+    low = [mask & 0xFFFFFFFF for mask in sets]
+    high = [mask >> 32 for mask in sets]
+    words = [word for pair in (low, high) for word in pair]
+    sys_capset(struct.pack("=Ii", _CAPS_VERSION, 0), struct.pack("=6I", *words))
+    if ambient:
+        sys_prctl(PR_CAP_AMBIENT, _AMBIENT_CLEAR, 0, 0, 0)
+        for name in ambient:
+            sys_prctl(PR_CAP_AMBIENT, _AMBIENT_RAISE, CAPABILITIES[name], 0, 0)
+
+
+def caps_apply(*, bounding: list[str] | tuple, effective: list[str] | tuple = (),
+               permitted: list[str] | tuple = (), inheritable: list[str] | tuple = (),
+               ambient: list[str] | tuple = ()) -> None:
+    """Set all five sets of this process: caps_bound, then caps_set."""
+    caps_bound(bounding)
+    caps_set(effective=effective, permitted=permitted, inheritable=inheritable, ambient=ambient)
+
+
+def caps_held() -> tuple[int, int, int]:
+    """This process's (effective, permitted, inheritable) sets as numbers."""
+    data = sys_buffer(24)
+    sys_capget(struct.pack("=Ii", _CAPS_VERSION, 0), data)
+    words = struct.unpack("=6I", data.raw)
+    return tuple(words[n] | words[n + 3] << 32 for n in range(3))
+
+
+def no_new_privs() -> None:
+    """From now on no execve gives privileges, neither by setuid nor by file capabilities."""
+    sys_prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+# ---- limits of a process
+
+def rlimits_apply(rlimits: list[dict] | None, pid: int = 0) -> list[str]:
+    """Set OCI rlimits [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 4096}] (-1: none); warnings.
+
+    Who may not go above a hard limit (no CAP_SYS_RESOURCE) gets as much as is allowed, and a warning.
+    """
+    warnings = []
+    for row in rlimits or ():
+        number = RLIMIT_NUMBERS.get(row["type"])
+        if number is None:
+            raise InvalidParameter(f"invalid rlimit type: {row['type']}")
+        soft, hard = (value & 0xFFFFFFFFFFFFFFFF for value in (row["soft"], row["hard"]))
+        try:
+            sys_prlimit64(pid, number, struct.pack("=2Q", soft, hard), None)
+        except OSError as refused:
+            if refused.errno != errno.EPERM:
+                raise
+            old = sys_buffer(16)
+            sys_prlimit64(pid, number, None, old)
+            most = struct.unpack("=2Q", old.raw)[1]
+            sys_prlimit64(pid, number, struct.pack("=2Q", min(soft, most), min(hard, most)), None)
+            warnings.append(f"{row['type']} cannot be set to {hard}: the limit here is {most}")
+    return warnings
+
+
+# ---- seccomp: from a profile to rules
+
+def seccomp_default_profile(machine: str | None = None) -> dict:
+    """The default profile in Docker's JSON format, for this machine or another."""
+    native = _MACHINES[machine or machine_name()][0]
+    rows = []
+    for names, condition in SECCOMP_DEFAULT:
+        row: dict = {"names": names.split(), "action": "SCMP_ACT_ALLOW"}
+        words = condition.split()
+        if condition.startswith("CAP_"):
+            row["includes"] = {"caps": words}
+        elif condition.startswith("arch "):
+            row["includes"] = {"arches": words[1:]}
+        elif words:
+            values = [int(word) for word in words[2:]]
+            row["args"] = [{"index": int(words[0][3:]), "op": "SCMP_CMP_" + words[1], "value": values[0],
+                            "valueTwo": values[1] if len(values) > 1 else 0}]
+        if names == "clone":
+            row["excludes"] = {"caps": ["CAP_SYS_ADMIN"]}
+        rows.append(row)
+    for name, number in SECCOMP_REFUSED:
+        rows.append({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": number,
+                     "excludes": {"caps": ["CAP_SYS_ADMIN"]}})
+    subs = _SUB_ARCHES.get(native)
+    arches = [] if subs is None else [{"architecture": native, "subArchitectures": subs}]
+    return {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": _EPERM, "archMap": arches, "syscalls": rows}
+
+
+def seccomp_resolve(profile: dict, caps: list[str] | tuple | frozenset, machine: str | None = None) -> dict:
+    """OCI `linux.seccomp` of a profile in Docker's JSON: its conditions are decided by this machine and the
+    bounding set. A document without conditions comes back as it is. InvalidParameter: what makes no sense."""
+    native, arch = _MACHINES[machine or machine_name()]
+    if not profile.get("defaultAction"):
+        raise InvalidParameter("seccomp profile has no defaultAction")
+    arches = list(profile.get("architectures") or ())
+    if arches and profile.get("archMap"):
+        raise InvalidParameter("both 'architectures' and 'archMap' are specified in the seccomp profile, "
+                               "use either 'architectures' or 'archMap'")
+    for row in profile.get("archMap") or ():
+        if row.get("architecture") == native:
+            arches = [native, *(row.get("subArchitectures") or ())]
+    rules = []
+    for row in profile.get("syscalls") or ():
+        names = row.get("names") or []
+        if row.get("name"):
+            if names:
+                raise InvalidParameter("both 'name' and 'names' are specified in the seccomp profile, "
+                                       "use either 'name' or 'names'")
+            names = [row["name"]]
+        if not _excluded(row.get("excludes") or {}, caps, arch) and _included(row.get("includes") or {}, caps, arch):
+            rule = {key: row[key] for key in ("action", "args", "errnoRet") if row.get(key) is not None}
+            rules.append({"names": names, **rule})
+    keep = ("defaultAction", "defaultErrnoRet", "flags", "listenerPath", "listenerMetadata")
+    document = {key: profile[key] for key in keep if profile.get(key) is not None}
+    return {**document, "architectures": arches, "syscalls": rules}
+
+
+def _excluded(condition: dict, caps: list[str] | tuple | frozenset, arch: str) -> bool:
+    return (arch in (condition.get("arches") or ()) or any(cap in caps for cap in condition.get("caps") or ())
+            or bool(condition.get("minKernel")) and _kernel_at_least(condition["minKernel"]))
+
+
+def _included(condition: dict, caps: list[str] | tuple | frozenset, arch: str) -> bool:
+    return ((not condition.get("arches") or arch in condition["arches"])
+            and all(cap in caps for cap in condition.get("caps") or ())
+            and (not condition.get("minKernel") or _kernel_at_least(condition["minKernel"])))
+
+
+def _kernel_at_least(version: str) -> bool:
+    """version "4.8" is this kernel's or an older one's."""
+    def numbers(text: str) -> list[int]:
+        words = text.replace("-", ".").split(".")
+        return [int(word) for word in words[:2] if word.isdigit()]
+    return numbers(os.uname().release) >= numbers(version)
+
+
+# ---- seccomp: from rules to a program
+
+def seccomp_default_program(caps: list[str] | tuple | frozenset, machine: str | None = None) -> bytes:
+    """The default profile compiled for a bounding set; some 6 ms the first time, then kept in this process."""
+    machine = machine or machine_name()
+    asked = {condition for _, condition in SECCOMP_DEFAULT if condition.startswith("CAP_")}
+    key = (machine, frozenset(caps) & asked)
+    try:
+        kept = seccomp_default_program.kept         # type: ignore[attr-defined]
+    except AttributeError:
+        kept = seccomp_default_program.kept = {}    # type: ignore[attr-defined]
+    if key not in kept:
+        kept[key] = seccomp_compile(seccomp_default_profile(machine), machine, caps)
+    return kept[key]
+
+
+def seccomp_program(profile: str | dict, caps: list[str] | tuple | frozenset) -> bytes:
+    """The program for this machine of "default", or of a profile in Docker's JSON or OCI's format."""
+    if isinstance(profile, str):
+        return seccomp_default_program(caps)
+    return seccomp_compile(profile, None, caps)
+
+
+def seccomp_compile(profile: dict, machine: str | None = None, caps: list[str] | tuple | frozenset = ()) -> bytes:
+    """A BPF program of a profile, Docker's JSON or OCI's; InvalidParameter when it cannot be one."""
+    machine = machine or machine_name()
+    document = seccomp_resolve(profile, caps, machine)
+    default = _action(document["defaultAction"], document.get("defaultErrnoRet"))
+    native = _MACHINES[machine][0]
+    by_arch: dict[int, list] = {}
+    for name in dict.fromkeys([native, *document["architectures"]]):
+        if name in SECCOMP_ARCHES:                  # another machine's can never be asked for on this one
+            audit, bit, tables = SECCOMP_ARCHES[name]
+            by_arch.setdefault(audit, []).append((bit, _arch_block(document, tables, bit, default)))
+        elif not name.startswith("SCMP_ARCH_"):
+            raise InvalidParameter(f"unknown architecture in the seccomp profile: {name}")
+    code = [(_LD, 0, 0, _AT_ARCH)]
+    for audit, blocks in by_arch.items():
+        block = _arch_select(blocks, default, audit == SECCOMP_ARCHES["SCMP_ARCH_X86_64"][0])
+        code += [(_JEQ, 1, 0, audit), (_JA, 0, 0, len(block)), *block]
+    code.append((_RET, 0, 0, SECCOMP_ACTIONS["SCMP_ACT_KILL_THREAD"]))
+    if len(code) > _PROGRAM_MAX:
+        raise InvalidParameter("the seccomp profile is too long for the kernel")
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+
+
+def _arch_select(blocks: list[tuple], default: int, is_x86_64: bool) -> list[tuple]:
+    """The code for one AUDIT_ARCH, which x32 shares with x86_64 and tells by a bit in the number."""
+    code = [(_LD, 0, 0, _AT_NUMBER)]
+    if not is_x86_64:
+        return code + blocks[0][1]
+    by_bit = dict(blocks)
+    kill = [(_RET, 0, 0, SECCOMP_ACTIONS["SCMP_ACT_KILL_THREAD"])]
+    other = by_bit.get(0x40000000, kill)
+    return [*code, (_JGE, 0, 1, 0x40000000), (_JA, 0, 0, len(by_bit[0])), *by_bit[0], *other]
+
+
+def _action(name: str, number: int | None) -> int:
+    if name not in SECCOMP_ACTIONS:
+        raise InvalidParameter(f"unsupported action in the seccomp profile: {name}")
+    value = SECCOMP_ACTIONS[name]
+    if name in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
+        value |= (_EPERM if number is None else number) & 0xFFFF
+    return value
+
+
+def syscall_numbers(tables: tuple) -> dict[str, int]:
+    """{name: number} of some of SYSCALL_TABLES; later ones replace what earlier ones say."""
+    numbers: dict[str, int] = {}
+    for table in tables:
+        _numbers_add(numbers, SYSCALL_TABLES[table])
+    return numbers
+
+
+def _numbers_add(numbers: dict[str, int], row: str) -> None:
+    number = 0
+    for word in row.split():
+        if word.isdigit():
+            number = int(word)
+        else:
+            numbers[word] = number
+            number += 1
+
+
+def _arch_block(document: dict, tables: tuple, bit: int, default: int) -> list[tuple]:
+    """The code that answers for one architecture, the call's number being loaded."""
+    numbers = syscall_numbers(tables)
+    answers: dict[int, list] = {}                   # number: [(tests, action)], in order; no test: always
+    for rule in document["syscalls"]:
+        action = _action(rule["action"], rule.get("errnoRet"))
+        alternatives = _alternatives(rule.get("args") or ())
+        for name in rule["names"]:
+            if name in numbers:
+                answers.setdefault(numbers[name] | bit, []).extend((tests, action) for tests in alternatives)
+            if "socketcall" in numbers and not rule.get("args"):
+                _multiplexed(answers, numbers, name, action)
+    leaves = {number: _leaf(rules, default) for number, rules in answers.items()}
+    unknown = default if default >> 16 in _PERMISSIVE else _ERRNO | _ENOSYS
+    private = [number for number in leaves if number - bit >= 0xF0000]              # of arm, far above all others
+    last = max((number for number in leaves if number not in private), default=bit)
+    ends = _ranges(leaves, bit, last, [(_RET, 0, 0, default)])
+    ends.append((last + 1, [(_RET, 0, 0, unknown)]))
+    for number in sorted(private):
+        ends += [(number, leaves[number]), (number + 1, [(_RET, 0, 0, unknown)])]
+    return _search(ends)
+
+
+def _multiplexed(answers: dict[int, list], numbers: dict[str, int], name: str, action: int) -> None:
+    """The rule for x86's other way to make the same call."""
+    for holder, row in _MULTIPLEXED.items():
+        inner: dict[str, int] = {}
+        if name in row.split():
+            _numbers_add(inner, row)
+            answers.setdefault(numbers[holder], []).append(([(0, "EQ", inner[name], 0)], action))
+
+
+def _alternatives(args: list[dict] | tuple) -> list[list[tuple]]:
+    """The argument tests, all of which must hold; two on one argument are alternatives, as in runc."""
+    tests = []
+    for arg in args:
+        op = str(arg.get("op", "")).replace("SCMP_CMP_", "")
+        index = arg.get("index", -1)
+        if op not in _TESTS or not 0 <= index <= 5:
+            raise InvalidParameter(f"invalid argument test in the seccomp profile: {arg}")
+        tests.append((index, op, arg.get("value", 0), arg.get("valueTwo", 0)))
+    if len({test[0] for test in tests}) < len(tests):
+        return [[test] for test in tests]
+    return [tests]
+
+
+def _leaf(rules: list[tuple], default: int) -> list[tuple]:
+    """The code of one call: rules with tests in their order, then the one without, or the default."""
+    last = next((action for tests, action in rules if not tests), default)
+    code = []
+    for tests, action in rules:
+        if tests and action != last:
+            code += _tested(tests, action)
+    return [*code, (_RET, 0, 0, last)]
+
+
+def _tested(tests: list[tuple], action: int) -> list[tuple]:
+    """`action` if all tests hold, else on to what follows."""
+    code = [(_RET, 0, 0, action)]
+    for test in reversed(tests):
+        code = _test(test, len(code)) + code
+    return code
+
+
+def _test(test: tuple, over: int) -> list[tuple]:
+    """Fall through if the 64 bit argument passes, else jump over `over` instructions beyond the test."""
+    index, op, value, second = test
+    low, high = _AT_ARGS + 8 * index, _AT_ARGS + 8 * index + 4          # all of them are little-endian
+    if op == "MASKED_EQ":
+        code = [(_LD, 0, 0, low), (_AND, 0, 0, value & 0xFFFFFFFF), (_JEQ, 0, over, second & 0xFFFFFFFF)]
+        if value >> 32 == 0:
+            return code                             # the upper half does not count
+        return [(_LD, 0, 0, high), (_AND, 0, 0, value >> 32), (_JEQ, 0, over + 3, second >> 32), *code]
+    value_low, value_high = value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF
+    if op in ("EQ", "NE"):
+        # Upper half different: EQ fails, NE holds.
+        last = (_JEQ, 0, over, value_low) if op == "EQ" else (_JEQ, over, 0, value_low)
+        unequal = over + 2 if op == "EQ" else 2
+        return [(_LD, 0, 0, high), (_JEQ, 0, unequal, value_high), (_LD, 0, 0, low), last]
+    jump, when = {"GT": (_JGT, True), "GE": (_JGE, True), "LE": (_JGT, False), "LT": (_JGE, False)}[op]
+    above, below = (3, over + 2) if when else (over + 3, 2)
+    last = (jump, 0, over, value_low) if when else (jump, over, 0, value_low)
+    return [(_LD, 0, 0, high), (_JGT, above, 0, value_high), (_JEQ, 0, below, value_high), (_LD, 0, 0, low), last]
+
+
+def _ranges(leaves: dict[int, list], first: int, last: int, default: list) -> list[tuple]:
+    """[(first number, code)]: neighbours with the same code are one range."""
+    ends: list[tuple] = []
+    for number in range(first, last + 1):
+        code = leaves.get(number, default)
+        if not ends or ends[-1][1] != code:
+            ends.append((number, code))
+    return ends
+
+
+def _search(ends: list[tuple]) -> list[tuple]:
+    """A binary search for the range that holds the number."""
+    if len(ends) == 1:
+        return ends[0][1]
+    middle = len(ends) // 2
+    left, right = _search(ends[:middle]), _search(ends[middle:])
+    if len(left) < 256:
+        return [(_JGE, len(left), 0, ends[middle][0]), *left, *right]
+    return [(_JGE, 0, 1, ends[middle][0]), (_JA, 0, 0, len(left)), *left, *right]      # 8 bits do not reach
+
+
+def seccomp_flags(names: list[str] | None) -> int:
+    """The flags of a profile as bits; without any, speculation is left alone, as runc does."""
+    if names is None:
+        return SECCOMP_FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
+    bits = 0
+    for name in names:
+        if name not in SECCOMP_FLAGS:
+            raise InvalidParameter(f"unknown flag in the seccomp profile: {name}")
+        bits |= SECCOMP_FLAGS[name]
+    return bits
+
+
+def seccomp_install(program: bytes, flags: int = 4) -> None:
+    """Hold this process to the program for good. EACCES: neither no_new_privs nor CAP_SYS_ADMIN."""
+    code = sys_buffer(program)
+    header = struct.pack("@HP", len(program) // 8, sys_address(code))
+    try:
+        sys_seccomp(1, flags, header)               # SECCOMP_SET_MODE_FILTER
+    except OSError as refused:
+        if refused.errno != errno.EINVAL or not flags:
+            raise
+        sys_seccomp(1, 0, header)                   # a kernel that does not know the flag
+
+
+def seccomp_available() -> bool:
+    """This kernel takes filters."""
+    try:
+        sys_prctl(PR_SET_SECCOMP, 2, 0, 0, 0)       # a filter at address 0: EFAULT where there are filters
+    except OSError as refused:
+        return refused.errno == errno.EFAULT
+    return True
 
 
 # =============================================================================
@@ -7039,7 +7848,6 @@ DEVICE_LINKS = (
 )
 # fmt: on
 S_IFMT, S_IFCHR, S_IFDIR = 0o170000, 0o020000, 0o040000     # inode(7); nothing is imported here
-PR_SET_KEEPCAPS = 8             # prctl(2)
 PASSWD_SIZE = 16 << 20          # bytes of /etc/passwd and /etc/group that are read; they are the image's
 ID_MAX = (1 << 31) - 1
 
