@@ -15,6 +15,8 @@ What is in the archive, in this order (a member costs 5 us at every start, so th
     zstd-<machine>             pyzstd's C extensions for that machine: one solid xz
     LICENSE, licenses/...      ours, and those of what is inside
 
+The vendored members are deflated by us and stored, so that the launcher holds them as they are.
+
 The same input gives the same bytes: order and dates are fixed (SOURCE_DATE_EPOCH), nothing depends
 on where it is built. The vendored packages are fetched by pip as wheels and checked against PINS.
 Without pip (or without a network) the archive is built without them: the main job needs neither.
@@ -31,6 +33,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 
 TOP = os.path.dirname(os.path.abspath(__file__))
 LIMIT = 3_000_000
@@ -45,6 +48,13 @@ PYROUTE2_ROOTS = (
     "pyroute2.nftables.expressions",
     "pyroute2.nftables.main",
     "pyroute2.nftables.rule",
+)
+#: Imported on other systems only.
+PYROUTE2_SKIPPED = (
+    "pyroute2.bsd",
+    "pyroute2.iproute.bsd",
+    "pyroute2.iproute.darwin",
+    "pyroute2.iproute.windows",
 )
 #: Their own packages import everything there is (150 ms) or other packages; these do without.
 REPLACED = {
@@ -329,7 +339,7 @@ def pyroute2_modules(wheel: zipfile.ZipFile) -> dict[str, tuple[bool, bytes]]:
         parts = open_names.pop().split(".")
         for length in range(1, len(parts) + 1):
             name = ".".join(parts[:length])
-            if name in every and name not in kept:
+            if name in every and name not in kept and not name.startswith(PYROUTE2_SKIPPED):
                 kept[name] = every[name]
                 open_names += imports_of(name, *every[name])
     return kept
@@ -395,7 +405,9 @@ given = marshal.load(sys.stdin.buffer)
 made = {}
 for name, (package, source) in given.items():
     path = "engine.pyz/" + name.replace(".", "/") + ".py"
-    made[name] = (package, marshal.dumps(compile(source, path, "exec", dont_inherit=True)))
+    level = 0 if name in ("engine", "__main__") else 2       # docstrings of others stay out
+    code = compile(source, path, "exec", dont_inherit=True, optimize=level)
+    made[name] = (package, marshal.dumps(code))
 marshal.dump((sys.implementation.cache_tag, MAGIC_NUMBER, made), sys.stdout.buffer)
 """
 
@@ -459,10 +471,10 @@ def members(cache: str, pythons: list[str], vendored: bool) -> list[tuple[str, b
     for tag, (magic, codes) in sorted(made.items()):
         rows.append((tag + "/engine.pyc", magic + bytes(12) + codes.pop("engine")[1], True))
         if codes:
-            rows.append((tag + "/vendored", magic + marshal.dumps(codes, 2), False))
+            rows.append((tag + "/vendored", zlib.compress(magic + marshal.dumps(codes, 2), 9), True))
     rows.append(("engine.py", source, False))
     if vendored:
-        rows.append(("vendored", marshal.dumps(sources, 2), False))
+        rows.append(("vendored", zlib.compress(marshal.dumps(sources, 2), 9), True))
         rows += [
             ("zstd-" + machine, zstd_solid(cache, machine), True)
             for machine in ("aarch64", "x86_64")

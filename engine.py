@@ -16188,14 +16188,15 @@ class VendoredFinder:
         if self._modules is None:
             import marshal
             from importlib.util import MAGIC_NUMBER
+            from zlib import decompress
             self._modules = {}
             try:
-                blob = self._member(sys.implementation.cache_tag + "/vendored")
+                blob = decompress(self._member(sys.implementation.cache_tag + "/vendored"))
                 compiled = blob[:4] == MAGIC_NUMBER
             except OSError:
                 compiled = False
             try:
-                pairs = marshal.loads(blob[4:] if compiled else self._member("vendored"))
+                pairs = marshal.loads(blob[4:] if compiled else decompress(self._member("vendored")))
             except OSError:
                 return self._modules
             for name, (package, body) in pairs.items():
