@@ -58,6 +58,7 @@ HANDS       the user's side
     flags           flag tables: kinds of values, pflag's parsing rules, API bodies from flags
     cli             the command line: commands, help, errors, exit codes
     cli_streams     the user's terminal and a container's streams: pump, signals, detach keys
+    values          values of container flags: mounts, networks, devices, limits, ports
     cli_create      the flags of create and run, and the API body that they make
     cli_containers  commands on containers
     cli_images      commands on images
@@ -12935,8 +12936,8 @@ def output_write(text: str) -> None:
 # flag with a target ("HostConfig.Memory") goes into an API body as it is: body_fill does it.
 #
 # The rules are pflag's: --name value, --name=value, -n value, -nvalue, -n=value, clusters (-it),
-# "--" ends flags, "-" is an argument. A bool takes a value only after "=". Where interspersed is off
-# (run, exec), the first argument ends flags. A single value given twice: the last one holds. A
+# "--" ends flags, "-" is an argument. A bool takes a value only after "=". Where interspersed is
+# off (run, exec), the first argument ends flags. A single value given twice: the last one holds. A
 # repeating one starts from nothing when it is first given, whatever its default.
 # Texts of errors are pflag's and strconv's, as people and scripts know them.
 # A wrong value is told in one line; a wrong form (unknown flag, value missing) asks for the usage
@@ -13957,7 +13958,7 @@ def detach_keys_check(text: str) -> None:
         if text:
             detach_keys_parse(text)
     except InvalidParameter as exc:
-        raise UsageError(f"invalid detach keys ({text}): {exc}") from None
+        raise UsageError(str(exc)) from None
 
 
 def terminal_size() -> list:
@@ -13983,26 +13984,21 @@ def streams_copy(chunks: Iterable[bytes], tty: bool) -> None:
 
 
 # =============================================================================
-# cli_create -- the flags of create and run, and the API body that they make
+# values -- values of container flags: mounts, networks, devices, limits, ports
 # =============================================================================
-# Runs in: cli.   Refs: docker/cli command/container/opts.go, opts/; Engine API ContainerCreate
+# Runs in: cli.   Refs: docker/cli opts/, docker/go-connections nat, Engine API ContainerCreate
 #
-# Every flag that Docker's create and run have is in RUN_FLAGS. One that stands for one field of the
-# body names it as its target; the others are put together by the steps in BODY_STEPS, each with one
-# subject. Nothing is left out because this engine cannot do it: what is given reaches the API body,
-# and the engine refuses it by name.
-#
-# What only the client can know is settled here: files (env-file, label-file, a seccomp profile),
-# variables of the client's environment, relative paths. Everything else is the engine's to check;
-# checks that pflag makes while it reads a flag are kept, because their texts name the flag.
-# Ports, mounts and networks have small languages of their own: parsed into the API's words here.
+# What pflag's plain kinds cannot say. Each kind turns one text into the API's own words ({"Path":
+# "/dev/sda", "Rate": 1048576}) and adds it to what the flag has so far; a ValueError becomes
+# Docker's "invalid argument ... for ... flag" line. The name before the colon is what help shows.
+# Only the shape is judged here, and only as far as Docker's client judges it: whether a device, a
+# network or a capability exists is for the engine to say. Ports are parsed after all flags are
+# read, as in Docker, so that their errors do not name the flag.
 
 SYSCTLS_ALLOWED = ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall",
                    "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced")
 ULIMITS = ("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",
            "nproc", "rss", "rtprio", "rttime", "sigpending", "stack")
-PULL_WAYS = ("always", "missing", "never")
-NOT_USER_DEFINED = ("default", "bridge", "host", "none")
 
 #: mount option -> (place in the API's Mount, kind of value)
 # fmt: off
@@ -14032,8 +14028,6 @@ BIND_RECURSIVE = {"enabled": "", "disabled": "NonRecursive", "writable": "ReadOn
                   "readonly": "ReadOnlyForceRecursive"}
 # fmt: on
 
-
-# -- kinds of values that only these commands have ------------------------------
 
 @flag_kind("list:attach", list)
 def _add_attach(values: list, text: str) -> None:
@@ -14070,11 +14064,31 @@ def _add_ip(values: list, text: str) -> None:
     values.append(text.strip())
 
 
-@flag_kind("string:ip")
-def _one_ip(text: str) -> str:
-    if not ip_is_valid(text):
-        raise ValueError(f'failed to parse IP: "{text}"')
-    return text.strip()
+@flag_kind("list:cap", list)
+def _add_capability(values: list, text: str) -> None:
+    name = text.strip().upper()
+    if name not in ("", "ALL") and not name.startswith("CAP_"):
+        name = "CAP_" + name
+    values[:] = sorted({*values, name})
+
+
+@flag_kind("list:domain", list)
+def _add_domain(values: list, text: str) -> None:
+    name = text.strip(" ")
+    labels = name.split(".")
+    if name != "." and (len(name) > 254 or not any(char.isalpha() for char in name) or not all(
+            label and label.replace("-", "").isalnum() and label.isascii() for label in labels)):
+        raise ValueError(f"{name} is not a valid domain")
+    values.append(name)
+
+
+@flag_kind("list:link", list)
+def _add_link(values: list, text: str) -> None:
+    if not text:
+        raise ValueError("empty string specified for links")
+    if text.count(":") > 1:
+        raise ValueError(f"bad format for links: {text}")
+    values.append(text)
 
 
 @flag_kind("list:host", list)
@@ -14171,11 +14185,13 @@ def _add_ulimit(values: list, text: str) -> None:
         wrong = soft if not soft.lstrip("-").isdigit() else hard
         raise ValueError(f'strconv.ParseInt: parsing "{wrong}": invalid syntax') from None
     if hard_value != -1 and (soft_value > hard_value or soft_value == -1):
-        shown = "-1 (unlimited)" if soft_value == -1 else str(soft_value)
-        raise ValueError("ulimit soft limit must be less than or equal to hard limit: "
-                         f"{shown} > {hard_value}")
+        shown = f"{soft_value} > {hard_value}"
+        if soft_value == -1:
+            shown = f"soft: -1 (unlimited), hard: {hard_value}"
+        raise ValueError(f"ulimit soft limit must be less than or equal to hard limit: {shown}")
     values[:] = [each for each in values if each["Name"] != name]
     values.append({"Name": name, "Soft": soft_value, "Hard": hard_value})
+    values.sort(key=lambda each: each["Name"])
 
 
 @flag_kind("gpu-request", list)
@@ -14208,15 +14224,11 @@ def _add_gpus(values: list, text: str) -> None:
 
 
 def _mount_value(kind: str, key: str, value: str, given: bool) -> Any:
-    if kind == "bool":
-        if not given:
-            return True
-        try:
-            return bool_parse(value)
-        except ValueError:
-            raise ValueError(f"invalid value for '{key}': invalid boolean value (\"{value}\"): must"
-                             ' be one of "true", "1", "false", or "0" (default "true")') from None
+    if kind == "bool" and not given:
+        return True
     try:
+        if kind == "bool":
+            return bool_parse(value)
         if kind == "size":
             return size_parse(value)
         if kind == "octal":
@@ -14242,9 +14254,7 @@ def _mount_option(mount: dict, field: str) -> None:
     if not given and kind != "bool":
         raise ValueError(f"invalid field '{field}' must be a key=value pair")
     if not place:
-        raise ValueError(f"unknown option '{key}' in '{field}'")
-    if given and not value:
-        raise ValueError(f"invalid value for '{key}': value is empty")
+        raise ValueError(f"unexpected key '{key}' in '{field}'")
     if kind == "pair":
         name, _, text = value.partition("=")
         place = place.split(".")
@@ -14258,12 +14268,16 @@ def _mount_option(mount: dict, field: str) -> None:
 @flag_kind("mount", list)
 def _add_mount(values: list, text: str) -> None:
     if not text.strip():
-        raise ValueError("value is empty")
+        raise ValueError("EOF")
     mount: dict = {"Type": "volume"}
     for field in comma_split(text.strip()):
         _mount_option(mount, field)
-    if not mount.get("Target"):
-        raise ValueError("target is required")
+    for place in ("Type", "Target"):
+        if not mount.get(place):
+            raise ValueError(f"{place.lower()} is required")
+    if mount.get("BindOptions", {}).get("ReadOnlyForceRecursive") and not mount.get("ReadOnly"):
+        raise ValueError("option 'bind-recursive=readonly' requires 'readonly' to be specified in "
+                         "conjunction")
     for kind in ("bind", "volume", "image", "tmpfs"):
         if mount["Type"] != kind and kind.capitalize() + "Options" in mount:
             raise ValueError(f"cannot mix '{kind}-*' options with mount type '{mount['Type']}'")
@@ -14308,6 +14322,87 @@ def _add_network(values: list, text: str) -> None:
     values.append(network)
 
 
+# -- ports ------------------------------------------------------------------------
+
+def _port_span(text: str, whole: str, what: str) -> tuple:
+    first, dash, last = text.partition("-")
+    try:
+        start, end = int(first), int(last if dash else first)
+    except ValueError:
+        raise InvalidParameter(f"invalid {what}: {whole}") from None
+    if not 0 <= start <= end <= 65535:
+        raise InvalidParameter(f"invalid {what}: {whole}")
+    return start, end
+
+
+def _proto_split(text: str) -> tuple:
+    ports, slash, proto = text.partition("/")
+    proto = proto.lower() if slash else "tcp"
+    if proto not in ("tcp", "udp", "sctp"):
+        raise InvalidParameter(f"invalid proto: {proto}")
+    return ports, proto
+
+
+def ports_publish(texts: list) -> dict:
+    """{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]} of --publish values."""
+    bindings: dict = {}
+    for text in texts:
+        if "=" in text:
+            fields = {"protocol": "tcp", **key_values(text.split(","))}
+            text = f"{fields.get('published', '')}:{fields.get('target', '')}/{fields['protocol']}"
+        rest, proto = _proto_split(text)
+        rest, _, inner = rest.rpartition(":")
+        address, _, outer = rest.rpartition(":")
+        address = address[1:-1] if address[:1] == "[" else address
+        if address and not ip_is_valid(address):
+            raise InvalidParameter(f"invalid IP address: {address}")
+        if not inner:
+            raise InvalidParameter("no port specified: " + text + "<empty>")
+        first, last = _port_span(inner, inner, "containerPort")
+        low, high = _port_span(outer, outer, "hostPort") if outer else (0, 0)
+        if outer and high - low != last - first and first != last:
+            raise InvalidParameter("invalid ranges specified for container and host Ports: "
+                                   f"{inner} and {outer}")
+        for at in range(last - first + 1):
+            port = (str(low + at) if first != last or low == high else outer) if outer else ""
+            bindings.setdefault(f"{first + at}/{proto}", []).append(
+                {"HostIp": address, "HostPort": port})
+    return bindings
+
+
+def ports_expose(texts: list) -> list:
+    """["80/tcp", "81/tcp"] of --expose values."""
+    found = []
+    for text in texts:
+        ports, proto = _proto_split(text)
+        try:
+            first, last = _port_span(ports, ports, "start port")
+        except InvalidParameter:
+            raise InvalidParameter(f"invalid range format for --expose: {text}, error: "
+                                   f'strconv.ParseUint: parsing "{ports.partition("-")[0]}": '
+                                   "invalid syntax") from None
+        found += [f"{port}/{proto}" for port in range(first, last + 1)]
+    return found
+
+
+# =============================================================================
+# cli_create -- the flags of create and run, and the API body that they make
+# =============================================================================
+# Runs in: cli.   Refs: docker/cli command/container/opts.go, opts/; Engine API ContainerCreate
+#
+# Every flag that Docker's create and run have is in RUN_FLAGS. One that stands for one field of the
+# body names it as its target; the others are put together by the steps in BODY_STEPS, each with one
+# subject. Nothing is left out because this engine cannot do it: what is given reaches the API body,
+# and the engine refuses it by name.
+#
+# What only the client can know is settled here: files (env-file, label-file, a seccomp profile),
+# variables of the client's environment, relative paths. Everything else is the engine's to check;
+# checks that pflag makes while it reads a flag are kept, because their texts name the flag.
+
+PULL_WAYS = ("always", "missing", "never")
+WINDOWS_FLAGS = ("cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops")
+NOT_USER_DEFINED = ("default", "bridge", "host", "none")
+
 # fmt: off
 CREATE_FLAGS = (
     Flag("--add-host", "list:host", target="HostConfig.ExtraHosts",
@@ -14319,8 +14414,8 @@ CREATE_FLAGS = (
          help="Block I/O weight, 10 to 1000, or 0 for none"),
     Flag("--blkio-weight-device", "list:weight", target="HostConfig.BlkioWeightDevice",
          help="Block I/O weight of one device"),
-    Flag("--cap-add", "list", target="HostConfig.CapAdd", help="Capabilities to add"),
-    Flag("--cap-drop", "list", target="HostConfig.CapDrop", help="Capabilities to drop"),
+    Flag("--cap-add", "list:cap", target="HostConfig.CapAdd", help="Capabilities to add"),
+    Flag("--cap-drop", "list:cap", target="HostConfig.CapDrop", help="Capabilities to drop"),
     Flag("--cgroup-parent", "string", target="HostConfig.CgroupParent",
          help="Cgroup to put the container's below"),
     Flag("--cgroupns", "string", target="HostConfig.CgroupnsMode",
@@ -14360,7 +14455,7 @@ CREATE_FLAGS = (
     Flag("--dns", "list:ip", target="HostConfig.Dns", help="DNS servers"),
     Flag("--dns-option --dns-opt", "list", target="HostConfig.DnsOptions",
          help="Options for resolv.conf"),
-    Flag("--dns-search", "list", target="HostConfig.DnsSearch", help="DNS search domains"),
+    Flag("--dns-search", "list:domain", target="HostConfig.DnsSearch", help="DNS search domains"),
     Flag("--domainname", "string", target="Domainname", help="NIS domain name"),
     Flag("--entrypoint", "string", help="Program to run in place of the image's entry point"),
     Flag("-e --env", "list:env", help="Environment variable (NAME=value, or NAME of the client's)"),
@@ -14385,16 +14480,15 @@ CREATE_FLAGS = (
          help="Most I/O of the system drive (Windows)"),
     Flag("--io-maxiops", "uint", target="HostConfig.IOMaximumIOps",
          help="Most I/O operations of the system drive (Windows)"),
-    Flag("--ip", "string:ip", help="IPv4 address (172.30.100.104)"),
-    Flag("--ip6", "string:ip", help="IPv6 address (2001:db8::33)"),
+    Flag("--ip", "string", help="IPv4 address (172.30.100.104)"),
+    Flag("--ip6", "string", help="IPv6 address (2001:db8::33)"),
     Flag("--ipc", "string", target="HostConfig.IpcMode",
          help="IPC namespace: none, private, shareable, host, container:NAME"),
     Flag("--isolation", "string", target="HostConfig.Isolation", help="Isolation technology"),
-    Flag("--kernel-memory", "bytes", target="HostConfig.KernelMemory",
-         help="Kernel memory limit (kernels no longer have it)"),
+    Flag("--kernel-memory", "bytes", help="No effect: kernels no longer have this limit"),
     Flag("-l --label", "list:label", help="Label (key=value)"),
     Flag("--label-file", "list", help="File of labels"),
-    Flag("--link", "list", target="HostConfig.Links",
+    Flag("--link", "list:link", target="HostConfig.Links",
          help="Link to another container (name:alias)"),
     Flag("--link-local-ip", "list", help="Link-local addresses"),
     Flag("--log-driver", "string", target="HostConfig.LogConfig.Type", help="Log driver"),
@@ -14466,80 +14560,19 @@ RUN_FLAGS = (
 # fmt: on
 
 
-# -- ports ------------------------------------------------------------------------
-
-def _port_span(text: str, whole: str, what: str) -> tuple:
-    first, dash, last = text.partition("-")
-    try:
-        start, end = int(first), int(last if dash else first)
-    except ValueError:
-        raise InvalidParameter(f"invalid {what}: {whole}") from None
-    if not 0 <= start <= end <= 65535:
-        raise InvalidParameter(f"invalid {what}: {whole}")
-    return start, end
-
-
-def _proto_split(text: str) -> tuple:
-    ports, slash, proto = text.partition("/")
-    proto = proto.lower() if slash else "tcp"
-    if proto not in ("tcp", "udp", "sctp"):
-        raise InvalidParameter(f"invalid proto: {proto}")
-    return ports, proto
-
-
-def ports_publish(texts: list) -> dict:
-    """{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]} of --publish values."""
-    bindings: dict = {}
-    for text in texts:
-        if "=" in text:
-            fields = {"protocol": "tcp", **key_values(text.split(","))}
-            text = f"{fields.get('published', '')}:{fields.get('target', '')}/{fields['protocol']}"
-        rest, proto = _proto_split(text)
-        rest, _, inner = rest.rpartition(":")
-        address, _, outer = rest.rpartition(":")
-        address = address[1:-1] if address[:1] == "[" else address
-        if address and not ip_is_valid(address):
-            raise InvalidParameter(f"invalid IP address: {address}")
-        if not inner:
-            raise InvalidParameter("no port specified: " + text + "<empty>")
-        first, last = _port_span(inner, inner, "containerPort")
-        low, high = _port_span(outer, outer, "hostPort") if outer else (0, 0)
-        if outer and high - low != last - first and first != last:
-            raise InvalidParameter("invalid ranges specified for container and host Ports: "
-                                   f"{inner} and {outer}")
-        for at in range(last - first + 1):
-            port = (str(low + at) if first != last or low == high else outer) if outer else ""
-            bindings.setdefault(f"{first + at}/{proto}", []).append(
-                {"HostIp": address, "HostPort": port})
-    return bindings
-
-
-def ports_expose(texts: list) -> list:
-    """["80/tcp", "81/tcp"] of --expose values."""
-    found = []
-    for text in texts:
-        ports, proto = _proto_split(text)
-        try:
-            first, last = _port_span(ports, ports, "start port")
-        except InvalidParameter as exc:
-            raise InvalidParameter(f"invalid range format for --expose: {exc}") from None
-        found += [f"{port}/{proto}" for port in range(first, last + 1)]
-    return found
-
-
 # -- the body ---------------------------------------------------------------------
 
-def file_lines(paths: list, flag: str) -> list:
-    """The name=value lines of environment or label files; errors name the flag."""
+def file_lines(paths: list) -> list:
+    """The name=value lines of environment or label files; errors name the file."""
     found = []
     for path in paths:
         try:
             found += env_file_parse(file_read(path), os.environ)
         except OSError as exc:
-            raise InvalidParameter(f"{flag}: open {path}: {exc.strerror[:1].lower()}"
+            raise InvalidParameter(f"open {path}: {exc.strerror[:1].lower()}"
                                    f"{exc.strerror[1:]}") from None
         except InvalidParameter as exc:
-            raise InvalidParameter(f"{flag}: invalid env file ({path}): {exc}") from None
+            raise InvalidParameter(f"invalid env file ({path}): {exc}") from None
     return found
 
 
@@ -14551,9 +14584,9 @@ def _body_process(body: dict, args: Args) -> None:
     if args.given("entrypoint"):
         body["Entrypoint"] = [args.entrypoint]
     if args.env or args.env_file:
-        body["Env"] = file_lines(args.env_file, "--env-file") + args.env
+        body["Env"] = file_lines(args.env_file) + args.env
     if args.label or args.label_file:
-        body["Labels"] = key_values(file_lines(args.label_file, "--label-file") + args.label)
+        body["Labels"] = key_values(file_lines(args.label_file) + args.label)
 
 
 def _body_attach(body: dict, args: Args) -> None:
@@ -14598,7 +14631,9 @@ def _body_restart(body: dict, args: Args) -> None:
 def _body_storage(body: dict, args: Args) -> None:
     host = body["HostConfig"]
     for text in args.volume:
-        parts = text.split(":")
+        if not text:
+            raise InvalidParameter("invalid empty volume spec")
+        parts = text.split(":") if len(text) > 2 else [text]
         if "" in parts:
             raise InvalidParameter(f"invalid spec: {text}: empty section between colons")
         if len(parts) == 1:
@@ -14654,7 +14689,7 @@ def _body_security(body: dict, args: Args) -> None:
         if not equals and key != "no-new-privileges":
             key, equals, value = text.partition(":")
         if (not equals or not value) and key != "no-new-privileges":
-            raise InvalidParameter(f'invalid --security-opt: "{text}"')
+            raise InvalidParameter(f'Invalid --security-opt: "{text}"')
         if key == "systempaths" and value == "unconfined":
             host["MaskedPaths"] = host["ReadonlyPaths"] = []
             continue
@@ -14678,7 +14713,7 @@ def _body_limits(body: dict, args: Args) -> None:
     for flag, name, valid in (("--pid", args.pid, ("", "host")), ("--uts", args.uts, ("", "host")),
                               ("--userns", args.userns, ("", "host")),
                               ("--cgroupns", args.cgroupns, ("", "host", "private"))):
-        if name not in valid and not (flag == "--pid" and name.startswith("container:")):
+        if name not in valid and not (flag == "--pid" and name[10:] and name[:10] == "container:"):
             what = {"--userns": "USER", "--cgroupns": "CGROUP"}.get(flag, flag[2:].upper())
             raise InvalidParameter(f"{flag}: invalid {what} mode")
 
@@ -14690,6 +14725,16 @@ def _body_ports(body: dict, args: Args) -> None:
     exposed = [*bindings, *ports_expose(args.expose)]
     if exposed:
         body["ExposedPorts"] = {port: {} for port in exposed}
+
+
+def _is_user_defined(network: str) -> bool:
+    return network not in NOT_USER_DEFINED and not network.startswith("container:")
+
+
+def _is_mac(text: str) -> bool:
+    parts = text.strip().replace("-", ":").split(":")
+    return len(parts) in (6, 8, 20) and all(
+        len(part) == 2 and is_hex(part.lower()) for part in parts)
 
 
 def _endpoint(network: dict, args: Args, is_first: bool) -> dict:
@@ -14704,10 +14749,12 @@ def _endpoint(network: dict, args: Args, is_first: bool) -> dict:
                 raise InvalidParameter("conflicting options: cannot specify both "
                                        f"--{flag} and per-network {key}")
             lists[key] = values or network.get(key)
-    is_own = name not in NOT_USER_DEFINED and not name.startswith("container:")
+    is_own = _is_user_defined(name)
     if lists.get("alias") and not is_own:
         raise InvalidParameter("network-scoped aliases are only supported for user-defined "
                                "networks")
+    if lists.get("mac-address") and not _is_mac(lists["mac-address"]):
+        raise InvalidParameter(f"{lists['mac-address']} is not a valid mac address")
     endpoint: dict = {}
     for key, place in (("alias", "Aliases"), ("driver-opt", "DriverOpts"),
                        ("mac-address", "MacAddress"), ("gw-priority", "GwPriority"),
@@ -14725,6 +14772,9 @@ def _body_networks(body: dict, args: Args) -> None:
     if not networks[0]["name"].strip():
         raise InvalidParameter("no name set for network")
     body["HostConfig"]["NetworkMode"] = networks[0]["name"]
+    if len({_is_user_defined(network["name"]) for network in networks}) > 1:
+        raise InvalidParameter("conflicting options: cannot attach both user-defined and "
+                               "non-user-defined network-modes")
     endpoints: dict = {}
     for at, network in enumerate(networks):
         if network["name"] in endpoints:
@@ -14741,6 +14791,10 @@ BODY_STEPS = (_body_process, _body_attach, _body_health, _body_restart, _body_st
 
 def create_body(args: Args) -> dict:
     """The body of POST /containers/create that the flags and arguments ask for."""
+    for name in WINDOWS_FLAGS:
+        if args.given(name):
+            raise UsageError(f'"--{name}" is only supported on a Docker daemon running on windows, '
+                             "but the Docker daemon is running on linux")
     body: dict = {"HostConfig": {}}
     body_fill(body, args, CREATE_FLAGS)
     for step in BODY_STEPS:
@@ -14923,8 +14977,10 @@ class _CidFile:
             raise InvalidParameter("container ID file found, make sure the other container isn't "
                                    f"running or delete {path}") from None
         except OSError as exc:
+            # 127 is what Docker makes of every "no such file" that it meets in run
             raise InvalidParameter(f"failed to create the container ID file: open {path}: "
-                                   f"{error_text(OSError(exc.errno, exc.strerror))}") from None
+                                   f"{error_text(OSError(exc.errno, exc.strerror))}",
+                                   127 if exc.errno == errno.ENOENT else None) from None
 
     def keep(self, ref: str) -> None:
         if self._path:
@@ -14974,7 +15030,10 @@ def _create_checked(args: Args) -> dict:
     platform = os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
     args.platform = args.platform if args.given("platform") else platform
     if args.platform:
-        platform_parse(args.platform)
+        try:
+            platform_parse(args.platform)
+        except InvalidParameter as exc:
+            raise UsageError(f"error parsing specified platform: {exc}") from None
     body = create_body(args)
     if args.tty:
         body["HostConfig"]["ConsoleSize"] = terminal_size()
@@ -15129,7 +15188,7 @@ def cmd_exec(client: ApiClient, args: Args) -> int:
                   "AttachStdout": not args.detach, "AttachStderr": not args.detach}
     body_fill(body, args, EXEC_FLAGS)
     if args.env or args.env_file:
-        body["Env"] = file_lines(args.env_file, "--env-file") + args.env
+        body["Env"] = file_lines(args.env_file) + args.env
     detach_keys_check(args.detach_keys)
     if args.detach_keys:
         body["DetachKeys"] = args.detach_keys

@@ -1,6 +1,7 @@
 """Finding commands, help, usage errors, exit codes: the texts of Docker 28."""
 from __future__ import annotations
 
+import io
 import os
 
 import pytest
@@ -140,14 +141,13 @@ def test_interrupt_and_bugs(run):
 
 def test_broken_pipe_dies_of_the_signal(commands):
     read, write = os.pipe()
+    os.close(read)
     pid = os.fork()
     if pid == 0:
-        os.close(read)
         os.dup2(write, 1)
         engine.sys.stdout = open(1, "w", closefd=False)
         os._exit(engine.cli_main(["--help"]))
     os.close(write)
-    os.close(read)
     assert os.waitpid(pid, 0)[1] == 13
 
 
@@ -158,6 +158,6 @@ def test_for_each_and_confirm(capfd, monkeypatch):
     assert engine.for_each(["a", "b", "c"], action) == 1
     assert capfd.readouterr() == ("a\nc\n", "no b\n")
     for answer, claim in (("y\n", True), ("Y", True), ("n\n", False), ("", False), ("yes\n", False)):
-        monkeypatch.setattr(engine.sys, "stdin", __import__("io").StringIO(answer))
+        monkeypatch.setattr(engine.sys, "stdin", io.StringIO(answer))
         assert engine.confirm("Sure?") is claim
     assert capfd.readouterr().out.startswith("Sure? [y/N] ")
