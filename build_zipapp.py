@@ -394,22 +394,59 @@ def licences(cache: str) -> dict[str, bytes]:
 
 # -------------------------------------------------------------- byte code
 
-#: Runs in each Python that gets byte code: marshal of {name: (is package, source)} in, the same
-#: with code out.
-#: An import system isn't needed to make byte code, and co_filename must not tell where it was
-#: built.
-COMPILE = """
-import marshal, sys
-from importlib.util import MAGIC_NUMBER
-given = marshal.load(sys.stdin.buffer)
-made = {}
-for name, (package, source) in given.items():
-    path = "engine.pyz/" + name.replace(".", "/") + ".py"
-    level = 0 if name in ("engine", "__main__") else 2       # docstrings of others stay out
-    code = compile(source, path, "exec", dont_inherit=True, optimize=level)
-    made[name] = (package, marshal.dumps(code))
-marshal.dump((sys.implementation.cache_tag, MAGIC_NUMBER, made), sys.stdout.buffer)
-"""
+
+class Slim(ast.NodeTransformer):
+    """Leaves out what nothing reads at run time: a tenth of the byte code and of its loading time.
+
+    Annotations go, and docstrings but those of decorated functions: a command's help is there.
+    """
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        for argument in [*every, node.args.vararg, node.args.kwarg]:
+            if argument:
+                argument.annotation = None
+        if not node.decorator_list:
+            self.docstring_drop(node)
+        return self.generic_visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.docstring_drop(node)
+        return self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        value = self.visit(node.value)
+        assign = ast.Assign(targets=[node.target], value=value, lineno=node.lineno)
+        return ast.copy_location(assign, node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return None if node.module == "__future__" else node
+
+    def docstring_drop(self, node: ast.FunctionDef | ast.ClassDef) -> None:
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body[0] = ast.copy_location(ast.Pass(), node.body[0])
+
+
+def compile_pipe() -> None:
+    """Role `--compile`: {name: (is package, source)} in, byte code as this Python makes it out.
+
+    co_filename must not tell where it was built, and no import system is needed.
+    """
+    from importlib.util import MAGIC_NUMBER
+
+    given, made = marshal.load(sys.stdin.buffer), {}
+    for name, (package, source) in given.items():
+        path = "engine.pyz/" + name.replace(".", "/") + ".py"
+        tree = ast.parse(source, path)
+        if name == "engine":
+            tree = ast.fix_missing_locations(Slim().visit(tree))
+        level = 0 if name in ("engine", "__main__") else 2  # docstrings of others stay out
+        code = compile(tree, path, "exec", dont_inherit=True, optimize=level)
+        made[name] = (package, marshal.dumps(code))
+    marshal.dump((sys.implementation.cache_tag, MAGIC_NUMBER, made), sys.stdout.buffer)
 
 
 def byte_code(
@@ -420,7 +457,7 @@ def byte_code(
     A fresh process with a fixed hash seed, so that sets in constants come out in the same order.
     """
     done = subprocess.run(
-        [python, "-S", "-s", "-B", "-c", COMPILE],
+        [python, "-S", "-s", "-B", os.path.abspath(__file__), "--compile"],
         input=marshal.dumps(modules, 2),
         stdout=subprocess.PIPE,
         check=True,
@@ -471,7 +508,8 @@ def members(cache: str, pythons: list[str], vendored: bool) -> list[tuple[str, b
     for tag, (magic, codes) in sorted(made.items()):
         rows.append((tag + "/engine.pyc", magic + bytes(12) + codes.pop("engine")[1], True))
         if codes:
-            rows.append((tag + "/vendored", zlib.compress(magic + marshal.dumps(codes, 2), 9), True))
+            packed = zlib.compress(magic + marshal.dumps(codes, 2), 9)
+            rows.append((tag + "/vendored", packed, True))
     rows.append(("engine.py", source, False))
     if vendored:
         rows.append(("vendored", zlib.compress(marshal.dumps(sources, 2), 9), True))
@@ -540,6 +578,9 @@ def options_parse(argv: list[str]) -> dict:
 
 
 def main(argv: list[str]) -> int:
+    if argv == ["--compile"]:
+        compile_pipe()
+        return 0
     options = options_parse(argv)
     reason = "asked to" if options["no_vendored"] else wheels_ensure(options["cache"])
     if reason and options["need_vendored"]:
