@@ -1246,9 +1246,13 @@ def _word_expand(text: str, at: int, env: Mapping[str, str], word: list[str]) ->
 
 
 class MapValue(dict):
-    """A dict that is certainly a Go map, whatever its keys look like."""
+    """A dict that is certainly a Go map, whatever its keys look like.
 
-    __slots__ = ()
+    `.empty` is how an item with nothing in it prints, where the type of the items is known.
+    """
+
+    __slots__ = ("empty",)
+    empty: str
 
 
 class Nil:
@@ -1281,6 +1285,8 @@ LIST_FIELDS = frozenset((
     " SecondaryIPAddresses SecondaryIPv6Addresses SecurityOpt SecurityOptions Shell Test Ulimits"
     " VolumesFrom Warnings"
 ).split(" "))
+#: Maps whose items are lists, or structs without a field, also where a null or {} stands for them.
+MAP_ITEMS_EMPTY = {"ExposedPorts": "{}", "PortBindings": "[]", "Ports": "[]", "Volumes": "{}"}
 #: Left out of JSON when unset; in Docker's structs they are there all the same.
 UNSET_FIELDS = {
     "Annotations": NIL_MAP, "Comment": "", "GraphDriver": NIL, "Health": NIL, "Healthcheck": NIL,
@@ -1309,7 +1315,9 @@ def field_value(name: str, value: Any) -> Any:
     if value is None:
         return NIL_MAP if name in MAP_FIELDS else NIL_LIST if name in LIST_FIELDS else NIL
     if name in MAP_FIELDS and isinstance(value, dict):
-        return MapValue(value)
+        value = MapValue(value)
+        if name in MAP_ITEMS_EMPTY:
+            value.empty = MAP_ITEMS_EMPTY[name]
     return value
 
 
@@ -1338,11 +1346,13 @@ def _dict_text(value: dict[str, Any], style: str) -> str:
     value = value if isinstance(value, MapValue) else {
         key: item for key, item in value.items() if not callable(item)}
     if is_map(value):
-        keys = sorted(value)
+        empty = getattr(value, "empty", "")
+        pairs = [(key, empty if empty and not value[key] else go_text(value[key], style))
+                 for key in sorted(value)]
         if style == "#v":
-            inner = ", ".join(f"{quote(key)}:{go_text(value[key], style)}" for key in keys)
+            inner = ", ".join(f"{quote(key)}:{text}" for key, text in pairs)
             return f"map[string]interface {{}}{{{inner}}}"
-        return f"map[{' '.join(f'{key}:{go_text(value[key], style)}' for key in keys)}]"
+        return "map[" + " ".join(f"{key}:{text}" for key, text in pairs) + "]"
     texts = [(key, go_text(field_value(key, item), style)) for key, item in value.items()]
     if style == "v":
         return "{" + " ".join(text for _, text in texts) + "}"
@@ -1439,20 +1449,30 @@ def _verb_parse(form: str, at: int, values: list[Any], used: int) -> tuple[Any, 
 
 
 def _verb_text(verb: str, value: Any, flags: str, width: int, precision: int) -> str:
+    is_container = isinstance(value, (dict, list, tuple))
     if verb == "T":
         text = go_type(value)
-    elif verb == "v":
-        style = "#v" if "#" in flags else "+v" if "+" in flags else "v"
-        text = go_text(value, style)
-    elif isinstance(value, (list, tuple)) and verb != "t":
-        return "[" + " ".join(_verb_text(verb, item, flags, width, precision)
-                              for item in value) + "]"
-    elif isinstance(value, dict):
-        inner = [_verb_text(verb, key, flags, -1, -1) + ":"
-                 + _verb_text(verb, value[key], flags, width, precision) for key in sorted(value)]
-        return f"map[{' '.join(inner)}]"
+    elif verb == "v" and not (is_container and width >= 0):
+        text = go_text(value, "#v" if "#" in flags else "+v" if "+" in flags else "v")
+    elif is_container:
+        return _verb_container(verb, value, flags, width, precision)
     else:
         text = _verb_scalar(verb, value, flags, precision)
+    return _verb_pad(text, value, flags, width)
+
+
+def _verb_container(verb: str, value: Any, flags: str, width: int, precision: int) -> str:
+    """A list or dict, to whose items the verb and its width apply."""
+    def one(item: Any) -> str:
+        if item is None:
+            return _verb_pad("<nil>", item, flags, width)
+        return _verb_text(verb, item, flags, width, precision)
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{one(key)}:{one(value[key])}" for key in sorted(value)) + "]"
+    return "[" + " ".join(map(one, value)) + "]"
+
+
+def _verb_pad(text: str, value: Any, flags: str, width: int) -> str:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if "0" in flags and "-" not in flags and len(text) < width:
         sign = text[:1] if is_number and text[:1] in ("+", "-") else ""
@@ -2155,7 +2175,7 @@ def _go_equal(first: Any, *others: Any) -> bool:
             raise _go_incompatible(first, other)
         if kind == "other" and other_kind == "other":
             if go_type(first) == go_type(other):
-                raise ValueError(f"non-comparable type {go_text(first)}: {go_type(first)}")
+                raise ValueError(f"non-comparable type {go_text(other)}: {go_type(other)}")
             raise ValueError(f"non-comparable types {go_text(first)}: {go_type(first)},"
                              f" {go_type(other)}: {go_text(other)}")
         found = found or kind == other_kind and (not kind or first == other)
@@ -2166,13 +2186,16 @@ def _go_incompatible(first: Any, second: Any) -> ValueError:
     return ValueError(f"incompatible types for comparison: {go_type(first)} and {go_type(second)}")
 
 
-def _go_less(first: Any, second: Any) -> bool:
+def _go_order(first: Any, second: Any) -> int:
+    """Less than, equal to or more than 0, as the first is to the second."""
     kinds = _go_basic_kind(first), _go_basic_kind(second)
     if not {"", "other"}.isdisjoint(kinds) or kinds == ("bool", "bool"):
         raise ValueError("invalid type for comparison")
     if kinds[0] != kinds[1]:
         raise _go_incompatible(first, second)
-    return go_bytes(first) < go_bytes(second) if kinds[0] == "string" else first < second
+    if kinds[0] == "string":
+        first, second = go_bytes(first), go_bytes(second)
+    return int(first > second) - int(first < second)
 
 
 def _go_position(index: Any, most: int) -> int:
@@ -2216,11 +2239,14 @@ def _go_index_map(item: dict[str, Any], key: Any) -> Any:
         raise ValueError("value is nil; should be of type string")
     if not isinstance(key, str):
         raise ValueError(f"value has type {go_type(key)}; should be string")
-    if key in item:
-        value = item[key]
-        return NO_VALUE if value is None else value
+    value = item.get(key)
+    if value is not None:
+        return value
     kinds = set(map(type, item.values()))
-    return "" if kinds <= {str} else NIL_LIST if kinds <= {list, type(None)} else NO_VALUE
+    if kinds <= {str}:
+        return ""
+    is_lists = kinds <= {list, type(None)} or getattr(item, "empty", "") == "[]"
+    return NIL_LIST if is_lists else NO_VALUE
 
 
 def _go_slice(item: Any, *indexes: Any) -> Any:
@@ -2261,6 +2287,10 @@ def _go_json_value(value: Any) -> str:
         keys = sorted(value) if is_map(value) else value
         value = {key: value[key] for key in keys if not callable(value[key])}
     return json_text(value)
+
+
+def _go_printed(values: tuple[Any, ...]) -> str:
+    return go_print(["<no value>" if value is None else value for value in values])
 
 
 def _go_split(text: str, separator: str) -> list[str]:
@@ -2317,17 +2347,17 @@ FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "and":      ("a*", _go_no_call),
     "call":     ("a*", _go_call),
     "eq":       ("a*", _go_equal),
-    "ge":       ("aa", lambda one, two: not _go_less(one, two)),
-    "gt":       ("aa", lambda one, two: _go_less(two, one)),
-    "html":     ("*", lambda *values: escape_html(go_print(values))),
+    "ge":       ("aa", lambda one, two: _go_order(one, two) >= 0),
+    "gt":       ("aa", lambda one, two: _go_order(one, two) > 0),
+    "html":     ("*", lambda *values: escape_html(_go_printed(values))),
     "index":    ("a*", _go_index),
     "join":     ("ls", _go_join),
-    "js":       ("*", lambda *values: escape_js(go_print(values))),
+    "js":       ("*", lambda *values: escape_js(_go_printed(values))),
     "json":     ("a", _go_json_value),
-    "le":       ("aa", lambda one, two: not _go_less(two, one)),
+    "le":       ("aa", lambda one, two: _go_order(one, two) <= 0),
     "len":      ("a", _go_length),
     "lower":    ("s", str.lower),
-    "lt":       ("aa", _go_less),
+    "lt":       ("aa", lambda one, two: _go_order(one, two) < 0),
     "ne":       ("aa", lambda one, two: not _go_equal(one, two)),
     "not":      ("a", lambda value: not _go_is_true(value)),
     "or":       ("a*", _go_no_call),
@@ -2340,7 +2370,7 @@ FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "title":    ("s", _go_title),
     "truncate": ("si", _go_truncate),
     "upper":    ("s", _go_upper),
-    "urlquery": ("*", lambda *values: escape_query(go_print(values))),
+    "urlquery": ("*", lambda *values: escape_query(_go_printed(values))),
 }
 # fmt: on
 #: In the header of a table these leave the column's name as it is.
@@ -2357,22 +2387,23 @@ ABSENT = Nil("")                # no value came down the pipe
 class _Rendering:
     """One rendering: the value, the variables, the output so far."""
 
-    __slots__ = ("depth", "is_header", "node", "out", "root", "template", "type_name", "variables")
+    __slots__ = ("depth", "is_header", "name", "node", "out", "root", "template", "type_name",
+                 "variables")
 
     def __init__(self, template: Template, root: Any, type_name: str, header: bool) -> None:
         self.template, self.root, self.type_name = template, root, type_name
         self.is_header = header
         self.variables: list[list[Any]] = [["$", root]]
         self.out: list[str] = []
-        self.depth = 0
+        self.depth, self.name = 0, ""
         self.node = TemplateNode("text", 0)
 
     def fail(self, message: str) -> NoReturn:
         text, at = self.template.text, self.node.at
         start = text.rfind("\n", 0, at) + 1
         line, column = 1 + text.count("\n", 0, at), len(go_bytes(text[start:at]))
-        raise TemplateError(f'template parsing error: template: :{line}:{column}: executing "" at'
-                            f" <{node_text(self.node)}>: {message}")
+        raise TemplateError(f"template parsing error: template: :{line}:{column}: executing"
+                            f" {quote(self.name)} at <{node_text(self.node)}>: {message}")
 
     def walk(self, dot: Any, nodes: list[TemplateNode]) -> str:
         """Renders the nodes; returns "break" or "continue" when one of these ended them."""
@@ -2449,11 +2480,11 @@ class _Rendering:
         if self.depth >= TEMPLATE_DEPTH_MAX:
             self.fail(f"exceeded maximum template depth ({TEMPLATE_DEPTH_MAX})")
         inner = self.pipe(dot, node.parts[0]) if node.parts else NO_VALUE
-        variables, self.variables = self.variables, [["$", inner]]
+        outside, self.variables, self.name = (self.variables, self.name), [["$", inner]], node.value
         self.depth += 1
         self.walk(inner, body)
         self.depth -= 1
-        self.variables = variables
+        self.variables, self.name = outside
         return ""
 
     def leave(self, dot: Any, node: TemplateNode) -> str:
@@ -2532,7 +2563,7 @@ class _Rendering:
             value = dot
         if not names:
             return value
-        is_any = node.kind == "field" and value is not self.root and not self.type_name
+        is_any = False
         for name in names[:-1]:
             value = self.field(value, name, is_any)
             value = value() if callable(value) else value
