@@ -107,6 +107,7 @@ class EngineError(Exception):
 
     status = 500
     exit = 1
+    from_engine = False     #: set by the client on what the API answered, for the words before it
 
     def __init__(self, message: str, exit: int | None = None) -> None:
         super().__init__(message)
@@ -11675,7 +11676,7 @@ def monitor_main(request: dict, conn, fds: list) -> None:
 # together with the head that its next writer must send first.
 
 #: (method, first word) -> [(words of the pattern, handler)], filled by @route at import.
-ROUTES = {}
+ROUTES: dict[tuple, list] = {}
 FALSE_WORDS = frozenset(("", "0", "no", "false", "none"))   # moby httputils.BoolValue
 BODY_LIMIT = 16 * 1024 * 1024       # a JSON body; archives are read as streams and have no limit
 
@@ -11916,10 +11917,16 @@ def percent_encode(text: str, safe: str = "/") -> str:
                    else f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape"))
 
 
+def errno_text(exc: OSError) -> str:
+    """The system's words as Go writes them: "no such file or directory"."""
+    text = exc.strerror or str(exc)
+    return text[:1].lower() + text[1:]
+
+
 def error_text(exc: BaseException) -> str:
     """One line for an exception that is no EngineError: the system's words and the path."""
     if isinstance(exc, OSError) and exc.strerror:
-        text = exc.strerror[:1].lower() + exc.strerror[1:]
+        text = errno_text(exc)
         return f"{exc.filename}: {text}" if exc.filename else text
     return " ".join(str(exc).split()) or type(exc).__name__
 
@@ -12185,7 +12192,8 @@ class _Pair:
     __slots__ = ("far", "near")
 
     def __init__(self) -> None:
-        self.near = self.far = None
+        self.near: Any = None
+        self.far: Any = None
 
     def _open(self) -> Any:
         if self.far is None:
@@ -13013,11 +13021,15 @@ class Args:
 
     def __init__(self, name: str, top: Args | None = None) -> None:
         self.name = name
-        self.top = top
+        self.top: Any = top
         self.rest: list = []
         self.seen: set = set()
         self.help = False
         self.warnings: list = []
+
+    if TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     def given(self, long: str) -> bool:
         """Whether the flag stood on the command line."""
@@ -13126,7 +13138,7 @@ def _add_pair(values: dict, text: str) -> None:
 #: kind -> (what starts the value, how text becomes a value or joins it, default in help). Help
 #: shows a kind up to its colon: "list:env" is a list whose values are checked.
 #: A callable start makes a value that repeats; its function then takes (value so far, text).
-FLAG_KINDS = {
+FLAG_KINDS: dict[str, tuple] = {
     "bool":     (False, bool_parse, ""),
     "bytes":    (0, lambda text: size_parse(text), ""),
     "decimal":  (0, nano_parse, ""),
@@ -13228,7 +13240,8 @@ def flags_parse(flags: Iterable[Flag], words: list, *, name: str = "", intersper
         start = FLAG_KINDS[flag.kind][0]
         value = start() if callable(start) else start
         setattr(args, flag.long.replace("-", "_"), value if flag.default is None else flag.default)
-    table, queue, problem = _flags_table(flags), list(words), []
+    table, queue = _flags_table(flags), list(words)
+    problem: list = []
     try:
         while queue:
             word = queue.pop(0)
@@ -13323,7 +13336,7 @@ def help_flags(flags: Iterable[Flag], width: int) -> str:
 # This section never prints tables and knows no single command.
 
 #: full name or alias -> Command, filled by @command at import.
-COMMANDS = {}
+COMMANDS: dict[str, Command] = {}
 COMMON_COMMANDS = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout",
                    "search", "version", "info")
 GROUPS = {
@@ -13462,7 +13475,7 @@ def error_line(exc: BaseException) -> str:
     """What the user reads of an error: the engine's words have Docker's prefix."""
     if not isinstance(exc, EngineError):
         return error_text(exc)
-    return ("Error response from daemon: " if getattr(exc, "from_engine", False) else "") + str(exc)
+    return ("Error response from daemon: " if exc.from_engine else "") + str(exc)
 
 
 def for_each(names: Iterable[str], action: Callable, *, echo: bool = True) -> int:
@@ -13656,7 +13669,7 @@ def _streams_prepare() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
@@ -13835,7 +13848,8 @@ class Demultiplexer:
         """Writes out what of the streams is in `data`, in its order."""
         run: list = []
         at = 1
-        for stream, part in self._reader.feed(memoryview(data)):
+        # a view of it: slices of bytes would copy the whole stream once more
+        for stream, part in self._reader.feed(memoryview(data)):  # type: ignore[arg-type]
             if stream == FRAME_ERROR:
                 text = bytes(part).decode("utf-8", "replace")
                 raise EngineError(f"error from daemon in stream: {text}")
@@ -14288,8 +14302,7 @@ def _mount_option(mount: dict, field: str) -> None:
         raise ValueError(f"unexpected key '{key}' in '{field}'")
     if kind == "pair":
         name, _, text = value.partition("=")
-        place = place.split(".")
-        for step in place:
+        for step in place.split("."):
             mount = mount.setdefault(step, {})
         mount[name] = text
         return
@@ -14600,8 +14613,7 @@ def file_lines(paths: list) -> list:
         try:
             found += env_file_parse(file_read(path), os.environ)
         except OSError as exc:
-            raise InvalidParameter(f"open {path}: {exc.strerror[:1].lower()}"
-                                   f"{exc.strerror[1:]}") from None
+            raise InvalidParameter(f"open {path}: {errno_text(exc)}") from None
         except InvalidParameter as exc:
             raise InvalidParameter(f"invalid env file ({path}): {exc}") from None
     return found
@@ -14707,7 +14719,7 @@ def _seccomp_text(path: str) -> str:
         return json_text(json_parse(file_read(path)))
     except OSError as exc:
         raise InvalidParameter(f"opening seccomp profile ({path}) failed: open {path}: "
-                               f"{exc.strerror[:1].lower()}{exc.strerror[1:]}") from None
+                               f"{errno_text(exc)}") from None
     except ValueError as exc:
         raise InvalidParameter(f"compacting json for seccomp profile ({path}) failed: "
                                f"{exc}") from None
@@ -15010,7 +15022,7 @@ class _CidFile:
         except OSError as exc:
             # 127 is what Docker makes of every "no such file" that it meets in run
             raise InvalidParameter(f"failed to create the container ID file: open {path}: "
-                                   f"{error_text(OSError(exc.errno, exc.strerror))}",
+                                   f"{errno_text(exc)}",
                                    127 if exc.errno == errno.ENOENT else None) from None
 
     def keep(self, ref: str) -> None:

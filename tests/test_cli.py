@@ -1,12 +1,12 @@
 """Finding commands, help, usage errors, exit codes: the texts of Docker 28."""
+
 from __future__ import annotations
 
 import io
 import os
 
-import pytest
-
 import engine
+import pytest
 from engine import Flag
 
 
@@ -23,22 +23,37 @@ def commands(monkeypatch):
     monkeypatch.setattr(engine.sys, "argv", ["/usr/bin/engine.pyz"])
     monkeypatch.delenv("DOCKER_HOST", raising=False)
 
-    @engine.command("container ls", aliases=("ps", "container ps"),
-                    flags=(Flag("-a --all", help="Every one"), Flag("-n --last", "int", -1)))
+    @engine.command(
+        "container ls",
+        aliases=("ps", "container ps"),
+        flags=(Flag("-a --all", help="Every one"), Flag("-n --last", "int", -1)),
+    )
     def cmd_ps(client, args):
         """Show containers."""
         calls.append((args.name, args.all, args.last))
 
-    @engine.command("container rename", aliases=("rename",), usage="CONTAINER NEW_NAME",
-                    nargs=(2, 2), help="Give a new name")
+    @engine.command(
+        "container rename",
+        aliases=("rename",),
+        usage="CONTAINER NEW_NAME",
+        nargs=(2, 2),
+        help="Give a new name",
+    )
     def cmd_rename(client, args):
         error = engine.NotFound("No such container: " + args.rest[0])
         error.from_engine = True
         raise error
 
-    @engine.command("container run", aliases=("run",), usage="[OPTIONS] IMAGE [COMMAND] [ARG...]",
-                    flags=(Flag("-d --detach"),), nargs=(1, None), interspersed=False,
-                    error_exit=125, help="Run")
+    @engine.command(
+        "container run",
+        aliases=("run",),
+        usage="[OPTIONS] IMAGE [COMMAND] [ARG...]",
+        flags=(Flag("-d --detach"),),
+        nargs=(1, None),
+        interspersed=False,
+        error_exit=125,
+        help="Run",
+    )
     def cmd_run(client, args):
         calls.append(args.rest)
         if args.rest[0] == "bad":
@@ -46,6 +61,7 @@ def commands(monkeypatch):
         if args.rest[0] == "missing":
             raise engine.CommandNotFound("no program")
         return 7
+
     return calls
 
 
@@ -55,6 +71,7 @@ def run(commands, capfd):
         code = engine.cli_main(list(words))
         out, err = capfd.readouterr()
         return code, out, err
+
     run.calls = commands
     return run
 
@@ -64,8 +81,12 @@ def test_runs_by_every_name(run):
     assert run("container", "ls", "-n", "3")[0] == 0
     assert run("container", "ps")[0] == 0
     assert run("-D", "container", "-a", "ls")[0] == 0
-    assert run.calls == [("ps", True, -1), ("container ls", False, 3), ("container ls", False, -1),
-                         ("container ls", True, -1)]
+    assert run.calls == [
+        ("ps", True, -1),
+        ("container ls", False, 3),
+        ("container ls", False, -1),
+        ("container ls", True, -1),
+    ]
 
 
 def test_exit_codes(run):
@@ -76,31 +97,69 @@ def test_exit_codes(run):
     assert run("rename", "a", "b") == (1, "", "Error response from daemon: No such container: a\n")
 
 
-@pytest.mark.parametrize("words, code, text", [
-    (["xyz"], 1, "docker: unknown command: docker xyz\n\n"
-                 "Run 'engine.pyz --help' for more information\n"),
-    (["container", "xyz"], 1, "docker: unknown command: docker container xyz\n\n"
-     "Usage:  engine.pyz container\n\nRun 'engine.pyz container --help' for more information\n"),
-    (["ps", "x"], 1, "docker: 'docker ps' accepts no arguments\n\nUsage:  engine.pyz ps [OPTIONS]\n\n"
-                     "Run 'engine.pyz ps --help' for more information\n"),
-    (["container", "rename", "x"], 1, "docker: 'docker container rename' requires 2 arguments\n\n"
-     "Usage:  engine.pyz container rename CONTAINER NEW_NAME\n\n"
-     "Run 'engine.pyz container rename --help' for more information\n"),
-    (["run"], 1, "docker: 'docker run' requires at least 1 argument\n\n"
-     "Usage:  engine.pyz run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\n"
-     "See 'engine.pyz run --help' for more information\n"),
-    (["ps", "--xyz"], 125, "unknown flag: --xyz\n\nUsage:  engine.pyz ps [OPTIONS]\n\n"
-                           "Run 'engine.pyz ps --help' for more information\n"),
-    (["--xyz"], 125, "unknown flag: --xyz\n\nUsage:  engine.pyz [OPTIONS] COMMAND [ARG...]\n\n"
-                     "Run 'engine.pyz --help' for more information\n"),
-    (["ps", "-n", "x"], 125, 'invalid argument "x" for "-n, --last" flag: '
-                             'strconv.ParseInt: parsing "x": invalid syntax\n'),
-    (["-l", "loud", "ps"], 125, "unable to parse logging level: loud\n"),
-    (["help", "xyz"], 1, "unknown help topic: xyz\n"),
-    (["help", "container", "xyz"], 1, "unknown help topic: xyz\n"),
-    (["-H", "tcp://x:1", "ps"], 1,
-     "cannot connect to tcp://x:1: only the engine in this process can be used\n"),
-])
+@pytest.mark.parametrize(
+    "words, code, text",
+    [
+        (
+            ["xyz"],
+            1,
+            "docker: unknown command: docker xyz\n\nRun 'engine.pyz --help' for more information\n",
+        ),
+        (
+            ["container", "xyz"],
+            1,
+            "docker: unknown command: docker container xyz\n\n"
+            "Usage:  engine.pyz container\n\n"
+            "Run 'engine.pyz container --help' for more information\n",
+        ),
+        (
+            ["ps", "x"],
+            1,
+            "docker: 'docker ps' accepts no arguments\n\nUsage:  engine.pyz ps [OPTIONS]\n\n"
+            "Run 'engine.pyz ps --help' for more information\n",
+        ),
+        (
+            ["container", "rename", "x"],
+            1,
+            "docker: 'docker container rename' requires 2 arguments\n\n"
+            "Usage:  engine.pyz container rename CONTAINER NEW_NAME\n\n"
+            "Run 'engine.pyz container rename --help' for more information\n",
+        ),
+        (
+            ["run"],
+            1,
+            "docker: 'docker run' requires at least 1 argument\n\n"
+            "Usage:  engine.pyz run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\n"
+            "See 'engine.pyz run --help' for more information\n",
+        ),
+        (
+            ["ps", "--xyz"],
+            125,
+            "unknown flag: --xyz\n\nUsage:  engine.pyz ps [OPTIONS]\n\n"
+            "Run 'engine.pyz ps --help' for more information\n",
+        ),
+        (
+            ["--xyz"],
+            125,
+            "unknown flag: --xyz\n\nUsage:  engine.pyz [OPTIONS] COMMAND [ARG...]\n\n"
+            "Run 'engine.pyz --help' for more information\n",
+        ),
+        (
+            ["ps", "-n", "x"],
+            125,
+            'invalid argument "x" for "-n, --last" flag: '
+            'strconv.ParseInt: parsing "x": invalid syntax\n',
+        ),
+        (["-l", "loud", "ps"], 125, "unable to parse logging level: loud\n"),
+        (["help", "xyz"], 1, "unknown help topic: xyz\n"),
+        (["help", "container", "xyz"], 1, "unknown help topic: xyz\n"),
+        (
+            ["-H", "tcp://x:1", "ps"],
+            1,
+            "cannot connect to tcp://x:1: only the engine in this process can be used\n",
+        ),
+    ],
+)
 def test_usage_errors(run, words, code, text):
     assert run(*words) == (code, "", text)
     assert run.calls == []
@@ -109,11 +168,15 @@ def test_usage_errors(run, words, code, text):
 def test_help(run):
     code, out, err = run("ps", "--help")
     assert (code, err) == (0, "")
-    assert out.startswith("Usage:  engine.pyz ps [OPTIONS]\n\nShow containers\n\nAliases:\n"
-                          "  engine.pyz container ls, engine.pyz container ps, engine.pyz ps\n\n"
-                          "Options:\n  -a, --all        Every one\n")
+    assert out.startswith(
+        "Usage:  engine.pyz ps [OPTIONS]\n\nShow containers\n\nAliases:\n"
+        "  engine.pyz container ls, engine.pyz container ps, engine.pyz ps\n\n"
+        "Options:\n  -a, --all        Every one\n"
+    )
     assert run("help", "ps")[1] == out
-    assert run("container", "ls", "--help")[1].startswith("Usage:  engine.pyz container ls [OPTIONS]")
+    assert run("container", "ls", "--help")[1].startswith(
+        "Usage:  engine.pyz container ls [OPTIONS]"
+    )
     group = run("container", "--help")[1]
     assert "\nCommands:\n  ls          Show containers\n  rename      Give a new name\n" in group
     assert run("container") == (0, "", group)
@@ -133,6 +196,7 @@ def test_interrupt_and_bugs(run):
 
     def full(client, args):
         raise OSError(28, "No space left on device")
+
     engine.command("press", help="x")(press)
     engine.command("full", help="x")(full)
     assert run("press") == (130, "", "")
@@ -155,9 +219,16 @@ def test_for_each_and_confirm(capfd, monkeypatch):
     def action(name):
         if name == "b":
             raise engine.NotFound("no b")
+
     assert engine.for_each(["a", "b", "c"], action) == 1
     assert capfd.readouterr() == ("a\nc\n", "no b\n")
-    for answer, claim in (("y\n", True), ("Y", True), ("n\n", False), ("", False), ("yes\n", False)):
+    for answer, claim in (
+        ("y\n", True),
+        ("Y", True),
+        ("n\n", False),
+        ("", False),
+        ("yes\n", False),
+    ):
         monkeypatch.setattr(engine.sys, "stdin", io.StringIO(answer))
         assert engine.confirm("Sure?") is claim
     assert capfd.readouterr().out.startswith("Sure? [y/N] ")

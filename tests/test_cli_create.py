@@ -1,13 +1,13 @@
-"""Bodies of create: data/cli_create/bodies.txt holds what the docker CLI 28 sends or says for each line."""
+"""Bodies of create: bodies.txt holds what the docker CLI 28 sends or says for each line."""
+
 from __future__ import annotations
 
 import json
 import pathlib
 import shlex
 
-import pytest
-
 import engine
+import pytest
 
 DATA = pathlib.Path(__file__).parent / "data" / "cli_create"
 
@@ -57,7 +57,9 @@ def test_every_target_is_a_field_of_the_api():
 
 def test_binds_keep_their_order(monkeypatch):
     monkeypatch.chdir("/")
-    args = engine.flags_parse(engine.CREATE_FLAGS, ["-v", "/a:/b", "-v", "./c:/d:ro", "-v", "/anon", "x"])
+    args = engine.flags_parse(
+        engine.CREATE_FLAGS, ["-v", "/a:/b", "-v", "./c:/d:ro", "-v", "/anon", "x"]
+    )
     body = engine.create_body(args)
     assert body["HostConfig"]["Binds"] == ["/a:/b", "/c:/d:ro"] and body["Volumes"] == {"/anon": {}}
 

@@ -1,4 +1,5 @@
-"""The pump: frames to stdout and stderr, input, half close, signals, detach keys, odd descriptors."""
+"""The pump: frames to stdout and stderr, input, half close, signals, detach keys."""
+
 from __future__ import annotations
 
 import os
@@ -9,9 +10,8 @@ import struct
 import threading
 import time
 
-import pytest
-
 import engine
+import pytest
 
 
 def frame(stream, data):
@@ -25,6 +25,7 @@ def redirected():
 
     def replace(number, fd):
         os.dup2(fd, number)
+
     yield replace
     for number, fd in enumerate(kept):
         os.dup2(fd, number)
@@ -67,12 +68,19 @@ def test_frames_go_to_their_streams(redirected):
     outputs = Outputs(redirected)
     near, far = socket.socketpair()
     big = os.urandom(300000)
-    blob = frame(1, b"one\n") + frame(2, b"two\n") + frame(1, big) + frame(1, b"") + frame(2, b"\0\xff")
+    blob = (
+        frame(1, b"one\n")
+        + frame(2, b"two\n")
+        + frame(1, big)
+        + frame(1, b"")
+        + frame(2, b"\0\xff")
+    )
 
     def send():
         for at in range(0, len(blob), 7001):
-            far.sendall(blob[at:at + 7001])
+            far.sendall(blob[at : at + 7001])
         far.close()
+
     sender = threading.Thread(target=send)
     sender.start()
     with engine.signals_caught(proxy=False) as signals:
@@ -86,7 +94,7 @@ def test_input_goes_out_and_its_end_is_a_half_close(redirected):
     near, far = socket.socketpair()
     read, write = os.pipe()
     redirected(0, read)
-    data = os.urandom(1 << 20)      # more than the buffers of the socket hold
+    data = os.urandom(1 << 20)  # more than the buffers of the socket hold
     got = []
 
     def other_side():
@@ -104,6 +112,7 @@ def test_input_goes_out_and_its_end_is_a_half_close(redirected):
         while at < len(data):
             at += os.write(write, data[at:])
         os.close(write)
+
     threads = [threading.Thread(target=each) for each in (other_side, type_it)]
     for thread in threads:
         thread.start()
@@ -139,8 +148,14 @@ def test_signals_are_proxied_in_order():
         for number in (signal.SIGTERM, signal.SIGWINCH, signal.SIGINT, signal.SIGUSR1):
             os.kill(os.getpid(), number)
         threading.Timer(0.1, far.close).start()
-        engine.Pump(near, tty=False, stdin=False, signals=signals, on_signal=seen.append,
-                    on_resize=lambda: sizes.append(1)).run()
+        engine.Pump(
+            near,
+            tty=False,
+            stdin=False,
+            signals=signals,
+            on_signal=seen.append,
+            on_resize=lambda: sizes.append(1),
+        ).run()
     assert seen == [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1] and sizes == [1]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -181,6 +196,7 @@ def test_a_terminal_is_raw_and_restored_and_detaches(redirected):
             got += far.recv(100)
         seen.append(got)
         far.close()
+
     thread = threading.Timer(0.1, other_side)
     thread.start()
     with engine.signals_caught(proxy=False) as signals, pytest.raises(engine.Detached):
@@ -196,6 +212,7 @@ def test_a_terminal_is_raw_and_restored_and_detaches(redirected):
 
 def engine_modes(fd):
     import termios
+
     return termios.tcgetattr(fd)[:4]
 
 
@@ -253,10 +270,11 @@ def test_fifty_megabytes_are_quick(redirected):
         for _ in range(200):
             far.sendall(block)
         far.close()
+
     thread = threading.Thread(target=send)
     thread.start()
     started = time.process_time()
     with engine.signals_caught(proxy=False) as signals:
         engine.Pump(near, tty=False, stdin=False, signals=signals).run()
     thread.join()
-    assert time.process_time() - started < 0.6      # the sending thread is in it
+    assert time.process_time() - started < 0.6  # the sending thread is in it

@@ -1,12 +1,12 @@
 """The client over the in-process transport: values, errors, streams, hijack, wait."""
+
 from __future__ import annotations
 
 import io
 import os
 
-import pytest
-
 import engine
+import pytest
 
 MADE = []
 
@@ -22,10 +22,13 @@ def test_values_and_queries(client):
     @engine.route("GET", "/x")
     def handler(eng, request):
         return [eng, request.query]
+
     assert MADE == []
     query = {"all": True, "no": False, "none": None, "n": 3, "list": ["a", "b"], "f": {"k": ["v"]}}
-    assert client.get("/x", query) == ["engine", {
-        "all": ["1"], "no": ["0"], "n": ["3"], "list": ["a", "b"], "f": ['{"k":["v"]}']}]
+    assert client.get("/x", query) == [
+        "engine",
+        {"all": ["1"], "no": ["0"], "n": ["3"], "list": ["a", "b"], "f": ['{"k":["v"]}']},
+    ]
     client.get("/x")
     assert MADE == [1]
 
@@ -45,10 +48,11 @@ def test_errors_are_the_engines(client):
     @engine.route("POST", "/same")
     def same(eng, request):
         raise engine.NotModified("already")
+
     with pytest.raises(engine.CommandNotFound, match="no such program") as caught:
         client.get("/x")
     assert caught.value.from_engine and caught.value.exit == 127
-    client.post("/same")      # 304 is no failure
+    client.post("/same")  # 304 is no failure
     with pytest.raises(engine.NotFound, match="page not found"):
         client.get("/nowhere")
 
@@ -57,6 +61,7 @@ def test_a_transport_without_error_objects(monkeypatch):
     class Far:
         def send(self, request):
             return engine.Response(409, value={"message": "busy"})
+
     with pytest.raises(engine.Conflict, match="busy"):
         engine.ApiClient(Far()).get("/x")
 
@@ -73,7 +78,9 @@ def test_streams(client):
                 yield b'{"c":3}'
             finally:
                 closed.append(1)
+
         return engine.Stream(pieces())
+
     assert list(client.lines("GET", "/x")) == [{"a": 1}, {"b": 2}, {"c": 3}]
     stream = client.stream("GET", "/x")
     assert next(stream).startswith(b'{"a"')
@@ -101,6 +108,7 @@ def test_hijack_and_wait(client):
     @engine.route("POST", "/plain")
     def plain(eng, request):
         return {"not": "a stream"}
+
     sock = client.hijack("/attach")
     os.write(kept[0], b"hello")
     os.close(kept.pop())

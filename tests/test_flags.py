@@ -1,9 +1,9 @@
 """pflag's rules and the kinds of values."""
+
 from __future__ import annotations
 
-import pytest
-
 import engine
+import pytest
 from engine import Flag
 
 FLAGS = (
@@ -30,24 +30,44 @@ def parse(*words, **more):
 
 def test_defaults():
     args = parse()
-    assert (args.all, args.env, args.filter, args.keep, args.label_map, args.last, args.network) == (
-        False, [], {}, True, {}, -1, "")
+    assert (
+        args.all,
+        args.env,
+        args.filter,
+        args.keep,
+        args.label_map,
+        args.last,
+        args.network,
+    ) == (False, [], {}, True, {}, -1, "")
     assert not args.given("all") and args.rest == []
 
 
-@pytest.mark.parametrize("words, name, value", [
-    (["-a"], "all", True), (["--all=false"], "all", False), (["-a=T"], "all", True),
-    (["-ai"], "interactive", True), (["-ian3"], "last", 3), (["-n", "-5"], "last", -5),
-    (["-n=0x10"], "last", 16), (["--last", "017"], "last", 15), (["-n3", "-n4"], "last", 4),
-    (["-e", "A=1", "-eB", "--env=C=2"], "env", ["A=1", "B", "C=2"]),
-    (["--filter", "a=b", "--filter", " A = c "], "filter", {"a": ["b", "c"]}),
-    (["--label-map", "a=1=2", "--label-map", "b"], "label_map", {"a": "1=2", "b": ""}),
-    (["--parts", 'a,b', "--parts", '"c,d",e'], "parts", ["a", "b", "c,d", "e"]),
-    (["-m", "64m"], "memory", 64 << 20), (["--net", "none"], "network", "none"),
-    (["--cpus", "1.5"], "cpus", 1500000000), (["--cpus=1/4"], "cpus", 250000000),
-    (["--interval", "1m30s"], "interval", 90 * 10**9), (["--keep=0"], "keep", False),
-    (["--weight", "65535"], "weight", 65535), (["-e", "--all"], "env", ["--all"]),
-])
+@pytest.mark.parametrize(
+    "words, name, value",
+    [
+        (["-a"], "all", True),
+        (["--all=false"], "all", False),
+        (["-a=T"], "all", True),
+        (["-ai"], "interactive", True),
+        (["-ian3"], "last", 3),
+        (["-n", "-5"], "last", -5),
+        (["-n=0x10"], "last", 16),
+        (["--last", "017"], "last", 15),
+        (["-n3", "-n4"], "last", 4),
+        (["-e", "A=1", "-eB", "--env=C=2"], "env", ["A=1", "B", "C=2"]),
+        (["--filter", "a=b", "--filter", " A = c "], "filter", {"a": ["b", "c"]}),
+        (["--label-map", "a=1=2", "--label-map", "b"], "label_map", {"a": "1=2", "b": ""}),
+        (["--parts", "a,b", "--parts", '"c,d",e'], "parts", ["a", "b", "c,d", "e"]),
+        (["-m", "64m"], "memory", 64 << 20),
+        (["--net", "none"], "network", "none"),
+        (["--cpus", "1.5"], "cpus", 1500000000),
+        (["--cpus=1/4"], "cpus", 250000000),
+        (["--interval", "1m30s"], "interval", 90 * 10**9),
+        (["--keep=0"], "keep", False),
+        (["--weight", "65535"], "weight", 65535),
+        (["-e", "--all"], "env", ["--all"]),
+    ],
+)
 def test_values(words, name, value):
     assert getattr(parse(*words), name) == value
 
@@ -60,32 +80,67 @@ def test_positions():
     assert parse("-", "-a").rest == ["-"]
 
 
-@pytest.mark.parametrize("words, text, form", [
-    (["--xyz"], "unknown flag: --xyz", True),
-    (["-xa"], "unknown shorthand flag: 'x' in -xa", True),
-    (["-ax"], "unknown shorthand flag: 'x' in -ax", True),
-    (["-n"], "flag needs an argument: 'n' in -n", True),
-    (["--last"], "flag needs an argument: --last", True),
-    (["---x"], "bad flag syntax: ---x", True),
-    (["--=x"], "bad flag syntax: --=x", True),
-    (["-n", "x"], 'invalid argument "x" for "-n, --last" flag: '
-                  'strconv.ParseInt: parsing "x": invalid syntax', False),
-    (["--last=99999999999999999999"], 'invalid argument "99999999999999999999" for "-n, --last" flag: '
-     'strconv.ParseInt: parsing "99999999999999999999": value out of range', False),
-    (["--all="], 'invalid argument "" for "-a, --all" flag: '
-                 'strconv.ParseBool: parsing "": invalid syntax', False),
-    (["--weight", "99999"], 'invalid argument "99999" for "--weight" flag: '
-     'strconv.ParseUint: parsing "99999": value out of range', False),
-    (["--cpus", "x"], 'invalid argument "x" for "--cpus" flag: '
-                      'failed to parse x as a rational number', False),
-    (["--cpus", "0.0000000001"], 'invalid argument "0.0000000001" for "--cpus" flag: '
-                                 'value is too precise', False),
-    (["-m", "zz"], "invalid argument \"zz\" for \"-m, --memory\" flag: invalid size: 'zz'", False),
-    (["--interval", "1"], 'invalid argument "1" for "--interval" flag: '
-                          'time: missing unit in duration "1"', False),
-    (["--filter", "a"], 'invalid argument "a" for "--filter" flag: '
-                        'bad format of filter (expected name=value)', False),
-])
+@pytest.mark.parametrize(
+    "words, text, form",
+    [
+        (["--xyz"], "unknown flag: --xyz", True),
+        (["-xa"], "unknown shorthand flag: 'x' in -xa", True),
+        (["-ax"], "unknown shorthand flag: 'x' in -ax", True),
+        (["-n"], "flag needs an argument: 'n' in -n", True),
+        (["--last"], "flag needs an argument: --last", True),
+        (["---x"], "bad flag syntax: ---x", True),
+        (["--=x"], "bad flag syntax: --=x", True),
+        (
+            ["-n", "x"],
+            'invalid argument "x" for "-n, --last" flag: '
+            'strconv.ParseInt: parsing "x": invalid syntax',
+            False,
+        ),
+        (
+            ["--last=99999999999999999999"],
+            'invalid argument "99999999999999999999" for "-n, --last" flag: '
+            'strconv.ParseInt: parsing "99999999999999999999": value out of range',
+            False,
+        ),
+        (
+            ["--all="],
+            'invalid argument "" for "-a, --all" flag: '
+            'strconv.ParseBool: parsing "": invalid syntax',
+            False,
+        ),
+        (
+            ["--weight", "99999"],
+            'invalid argument "99999" for "--weight" flag: '
+            'strconv.ParseUint: parsing "99999": value out of range',
+            False,
+        ),
+        (
+            ["--cpus", "x"],
+            'invalid argument "x" for "--cpus" flag: failed to parse x as a rational number',
+            False,
+        ),
+        (
+            ["--cpus", "0.0000000001"],
+            'invalid argument "0.0000000001" for "--cpus" flag: value is too precise',
+            False,
+        ),
+        (
+            ["-m", "zz"],
+            'invalid argument "zz" for "-m, --memory" flag: invalid size: \'zz\'',
+            False,
+        ),
+        (
+            ["--interval", "1"],
+            'invalid argument "1" for "--interval" flag: time: missing unit in duration "1"',
+            False,
+        ),
+        (
+            ["--filter", "a"],
+            'invalid argument "a" for "--filter" flag: bad format of filter (expected name=value)',
+            False,
+        ),
+    ],
+)
 def test_errors(words, text, form):
     with pytest.raises(engine.UsageError) as caught:
         parse(*words)
@@ -106,7 +161,10 @@ def test_deprecated_warns():
 def test_bodies():
     args = parse("-m", "1g", "--net", "host", "--label-map", "a=b")
     assert engine.body_fill({"Image": "x"}, args, FLAGS) == {
-        "Image": "x", "Labels": {"a": "b"}, "HostConfig": {"Memory": 1 << 30, "NetworkMode": "host"}}
+        "Image": "x",
+        "Labels": {"a": "b"},
+        "HostConfig": {"Memory": 1 << 30, "NetworkMode": "host"},
+    }
 
 
 def test_help_layout():

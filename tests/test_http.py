@@ -1,11 +1,11 @@
 """The router: matching, versions, errors, bodies, hijack. No socket server is needed."""
+
 from __future__ import annotations
 
 import io
 
-import pytest
-
 import engine
+import pytest
 
 
 @pytest.fixture
@@ -43,57 +43,86 @@ def test_value_none_response_stream(routes):
     assert list(call("GET", "/d").chunks) == [b"1", b"2"]
 
 
-@pytest.mark.parametrize("path, hit, params", [
-    ("/images/json", "list", {}),
-    ("/images/busybox/json", "inspect", {"name": "busybox"}),
-    ("/images/localhost:5000/a/b:c/json", "inspect", {"name": "localhost:5000/a/b:c"}),
-    ("/images/json/json", "inspect", {"name": "json"}),
-    ("/images/a/b/tag/json", "inspect", {"name": "a/b/tag"}),
-    ("/v1.24/images/json", "list", {}),
-    ("/v1.51/images/x/json", "inspect", {"name": "x"}),
-    ("/images/a/layers/7", "layer", {"name": "a", "n": "7"}),
-])
+@pytest.mark.parametrize(
+    "path, hit, params",
+    [
+        ("/images/json", "list", {}),
+        ("/images/busybox/json", "inspect", {"name": "busybox"}),
+        ("/images/localhost:5000/a/b:c/json", "inspect", {"name": "localhost:5000/a/b:c"}),
+        ("/images/json/json", "inspect", {"name": "json"}),
+        ("/images/a/b/tag/json", "inspect", {"name": "a/b/tag"}),
+        ("/v1.24/images/json", "list", {}),
+        ("/v1.51/images/x/json", "inspect", {"name": "x"}),
+        ("/images/a/layers/7", "layer", {"name": "a", "n": "7"}),
+    ],
+)
 def test_matching(routes, path, hit, params):
-    for name, pattern in (("inspect", "/images/{name}/json"), ("list", "/images/json"),
-                          ("layer", "/images/{name}/layers/{n}")):
+    for name, pattern in (
+        ("inspect", "/images/{name}/json"),
+        ("list", "/images/json"),
+        ("layer", "/images/{name}/layers/{n}"),
+    ):
         engine.route("GET", pattern)(lambda eng, request, name=name: [name, request.params])
     assert call("GET", path).value == [hit, params]
 
 
-@pytest.mark.parametrize("path, status, text", [
-    ("/nowhere", 404, "page not found"),
-    ("/", 404, "page not found"),
-    ("/v1.51", 404, "page not found"),
-    ("/v1.51/nowhere", 404, "page not found"),
-    ("/v9.99/x", 400, "client version 9.99 is too new. Maximum supported API version is 1.51"),
-    ("/v1.12/x", 400, "client version 1.12 is too old. Minimum supported API version is 1.24, "
-                      "please upgrade your client to a newer version"),
-])
+@pytest.mark.parametrize(
+    "path, status, text",
+    [
+        ("/nowhere", 404, "page not found"),
+        ("/", 404, "page not found"),
+        ("/v1.51", 404, "page not found"),
+        ("/v1.51/nowhere", 404, "page not found"),
+        ("/v9.99/x", 400, "client version 9.99 is too new. Maximum supported API version is 1.51"),
+        (
+            "/v1.12/x",
+            400,
+            "client version 1.12 is too old. Minimum supported API version is 1.24, "
+            "please upgrade your client to a newer version",
+        ),
+    ],
+)
 def test_refusals(routes, path, status, text):
     engine.route("GET", "/x")(lambda eng, request: "ok")
     reply = call("GET", path)
     assert (reply.status, reply.value) == (status, {"message": text})
 
 
-@pytest.mark.parametrize("error, status, text", [
-    (lambda: engine.NotFound("No such container: x"), 404, "No such container: x"),
-    (lambda: engine.Conflict("busy"), 409, "busy"),
-    (lambda: OSError(28, "No space left on device", "/data/x"), 500,
-     "/data/x: no space left on device"),
-    (lambda: ValueError("bug\nhere"), 500, "ValueError: bug here"),
-])
+@pytest.mark.parametrize(
+    "error, status, text",
+    [
+        (lambda: engine.NotFound("No such container: x"), 404, "No such container: x"),
+        (lambda: engine.Conflict("busy"), 409, "busy"),
+        (
+            lambda: OSError(28, "No space left on device", "/data/x"),
+            500,
+            "/data/x: no space left on device",
+        ),
+        (lambda: ValueError("bug\nhere"), 500, "ValueError: bug here"),
+    ],
+)
 def test_errors_become_replies(routes, error, status, text):
     @engine.route("POST", "/x")
     def handler(eng, request):
         raise error()
+
     reply = call("POST", "/x")
     assert (reply.status, reply.value["message"]) == (status, text)
     assert reply.error.status == status
 
 
 def test_arguments():
-    request = engine.Request("GET", "/x", query={"all": ["1"], "no": ["False"], "n": ["12"],
-                                                 "bad": ["x"], "filters": ['{"a":["b"]}']})
+    request = engine.Request(
+        "GET",
+        "/x",
+        query={
+            "all": ["1"],
+            "no": ["False"],
+            "n": ["12"],
+            "bad": ["x"],
+            "filters": ['{"a":["b"]}'],
+        },
+    )
     assert request.flag("all") and not request.flag("no") and not request.flag("absent")
     assert request.flag("absent", True)
     assert request.number("n") == 12 and request.number("absent", 3) == 3
@@ -115,8 +144,9 @@ def test_body():
 
 
 def test_targets():
-    assert engine.target_parse("/v1.41/images/a%2Fb/json?all=1&filters=%7B%22a%22%3A1%7D&x=a+b&x") == (
-        "/v1.41/images/a/b/json", {"all": ["1"], "filters": ['{"a":1}'], "x": ["a b", ""]})
+    assert engine.target_parse(
+        "/v1.41/images/a%2Fb/json?all=1&filters=%7B%22a%22%3A1%7D&x=a+b&x"
+    ) == ("/v1.41/images/a/b/json", {"all": ["1"], "filters": ['{"a":1}'], "x": ["a b", ""]})
     assert engine.percent_decode("%zz%4") == "%zz%4"
     for text in ("a/b c%", "\u00e9\u2603", "x:y@z", "\udcff"):
         assert engine.percent_decode(engine.percent_encode(text)) == text
@@ -127,9 +157,11 @@ def test_hijack_needs_a_connection(routes):
     def handler(eng, request):
         request.hijack()
         return engine.HIJACKED
+
     assert call("POST", "/x").status == 400
 
     class Connection:
         def hijack(self, content_type):
             return content_type, b""
+
     assert call("POST", "/x", connection=Connection()) is engine.HIJACKED
