@@ -7911,6 +7911,9 @@ class Birth:
     __slots__ = ("bundle", "cgroup", "channel", "document", "gid", "groups", "home", "joins", "layers", "names",
                  "process", "program", "root", "rows_columns", "slave", "spec", "stdio", "tasks",
                  "terminal", "uid", "upper", "work")
+    if TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     def __init__(self) -> None:
         for name in self.__slots__:
@@ -13018,6 +13021,10 @@ class Args:
     `top` holds the flags before the command (`args.top.debug`), `name` the command as it was
     called, `given("env")` tells whether a flag was set.
     """
+
+    if TYPE_CHECKING:
+        top: Any
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, name: str, top: Args | None = None) -> None:
         self.name = name
