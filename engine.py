@@ -13372,7 +13372,7 @@ class Command:
         self.usage = options.pop("usage", "[OPTIONS]")
         self.flags = options.pop("flags", ())
         self.nargs = options.pop("nargs", (0, 0))
-        self.help = options.pop("help", "") or (handler.__doc__ or "").split("\n")[0].rstrip(".")
+        self.help = options.pop("help")
         self.hidden = options.pop("hidden", False)
         self.interspersed = options.pop("interspersed", True)
         self.error_exit = options.pop("error_exit", 1)
@@ -13385,7 +13385,7 @@ def command(name: str, **options: Any) -> Callable:
 
     @command("container ls", aliases=("ps",), usage="[OPTIONS]", flags=PS_FLAGS, nargs=(0, 0)):
     nargs is (least, most or None); interspersed=False ends flags at the first argument; error_exit
-    is the exit code of errors that carry none. Help is `help=` or the docstring's first line.
+    is the exit code of errors that carry none; help is a line that says what the command does.
     """
     def register(handler: Callable) -> Callable:
         row = Command(name, handler, dict(options))
@@ -13841,6 +13841,15 @@ def wait_ready(fd: int, write: bool = False, timeout: float | None = None) -> bo
     poll = select.poll()
     poll.register(fd, select.POLLOUT if write else select.POLLIN)
     return bool(poll.poll(None if timeout is None else int(timeout * 1000)))
+
+
+def wait_any(*fds: int) -> list:
+    """The descriptors of these that have become readable, or ended; waits for the first."""
+    import select
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll()]
 
 
 class Demultiplexer:
@@ -14967,7 +14976,17 @@ def _resizer(client: ApiClient, path: str) -> Callable:
     return resize
 
 
-def _exit_status(waiter: Waiter) -> int:
+def _exit_status(waiter: Waiter, signals: signals_caught, send: Callable | None) -> int:
+    """The exit code; signals are still passed on while it is waited for."""
+    while waiter.fileno() >= 0:
+        if signals.fileno() in wait_any(waiter.fileno(), signals.fileno()):
+            for number in signals.read():
+                if signals.is_proxy and send is not None:
+                    send(number)
+                elif signal_name(number) != "SIGWINCH":
+                    return 128 + number
+        else:
+            break
     end = waiter.result()
     problem = (end.get("Error") or {}).get("Message")
     if problem:
@@ -14999,15 +15018,16 @@ def _attached_start(client: ApiClient, ref: str, *, config: dict, keys: str, is_
     resize = _resizer(client, f"/containers/{ref}")
     if tty and os.isatty(1):
         resize()
+    send = _signal_sender(client, ref)
     pump = Pump(sock, tty=tty, stdin=config["AttachStdin"], signals=signals, detach_keys=keys,
-                on_signal=_signal_sender(client, ref), on_resize=resize if tty else None)
+                on_signal=send, on_resize=resize if tty else None)
     try:
         pump.run()
     except Detached:
         return 0
     except Ended as end:
         return 128 + end.number
-    return _exit_status(waiter)
+    return _exit_status(waiter, signals, send)
 
 
 # -- create, run, start --------------------------------------------------------------
@@ -15203,13 +15223,14 @@ def cmd_attach(client: ApiClient, args: Args) -> int:
             # a change of size makes a shell draw its prompt again; the right one follows
             client.post(f"/containers/{ref}/resize", {"h": rows + 1, "w": columns + 1})
             resize()
+        send = _signal_sender(client, ref)
         try:
             Pump(sock, tty=config["Tty"], stdin=config["AttachStdin"], signals=signals,
-                 detach_keys=args.detach_keys, on_signal=_signal_sender(client, ref),
+                 detach_keys=args.detach_keys, on_signal=send,
                  on_resize=resize if config["Tty"] else None).run()
         except Ended as end:
             return 128 + end.number
-        return _exit_status(waiter)
+        return _exit_status(waiter, signals, send)
 
 
 def _exec_pump(client: ApiClient, exec_id: str, body: dict, keys: str) -> int:

@@ -27,9 +27,9 @@ def commands(monkeypatch):
         "container ls",
         aliases=("ps", "container ps"),
         flags=(Flag("-a --all", help="Every one"), Flag("-n --last", "int", -1)),
+        help="Show containers",
     )
     def cmd_ps(client, args):
-        """Show containers."""
         calls.append((args.name, args.all, args.last))
 
     @engine.command(
