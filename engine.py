@@ -45,7 +45,11 @@ CONTENT     bytes that have a digest
 OBJECTS     the things users name
     records         containers as rows: names, state transitions by compare-and-set
     monitor         one watcher process per container: stdio, exec, wait, exit
-    containers      create, start, exec, stop, attach, logs, top, diff, prune
+    processes       what `top` shows: ps without a ps, from /proc
+    repair          what a process that died left half done, put in order by the next one
+    views           a container as clients see it: inspect, lists and their filters
+    containers      create, start, stop, kill, pause, remove, rename, prune, list, top, diff
+    execs           second processes in a container, attach, wait and logs: what ends in a stream
     engine          wires the objects together; repair, info, version
 DOORS       protocols coming in
     http            request, response, routes, hijack: the router that in-process callers use too
@@ -6441,7 +6445,7 @@ def resources_verify(host: dict) -> list:
         raise InvalidParameter("Range of blkio weight is from 10 to 1000")
     asked = [row for row in RESOURCE_NEEDS if host[row[0]]]
     if host["NanoCpus"] or asked:
-        have = _controllers()
+        have = controllers_find()
     warnings = []
     for field, controller, file, text, value in asked:
         if controller not in have or file and not os.path.exists(f"{have[controller]}/{file}"):
@@ -6462,7 +6466,7 @@ def resources_verify(host: dict) -> list:
     return warnings
 
 
-def _controllers() -> dict:
+def controllers_find() -> dict:
     """{controller: directory} of the cgroup controllers that can be used here."""
     found = cgroup_probe()
     have = dict(found.v1)
@@ -11644,15 +11648,1583 @@ def monitor_main(request: dict, conn, fds: list) -> None:
 
 
 # =============================================================================
-# containers -- create, start, exec, stop, attach, logs, top, diff, prune
+# processes -- what `top` shows: ps without a ps, from /proc
 # =============================================================================
-# Runs in: api, cli.
+# Runs in: api, cli.   Refs: proc(5), ps(1) of procps-ng, moby daemon/top_unix.go
+#
+# `top` of Docker calls the host's ps; this reads /proc itself, so that no program is needed. What it
+# understands: the option letters of PS_LAYOUTS, -o/o/--format with the columns of PS_COLUMNS and
+# headings of one's own (`-o pid=P,comm`), and letters that only select processes, which a container
+# does by itself. Values are those that ps prints, without its padding; names are the host's.
+
+_TICK = 100                             # USER_HZ; 100 on every Linux architecture in use
+_SELECT = frozenset("eAadNxwH")         # which processes, how wide: decided by the container
+#: letters -> columns and their headings. BSD letters stand without a dash.
+PS_LAYOUTS = {
+    "":   "pid:PID tname:TTY time:TIME comm:CMD",
+    "-f": "user:UID pid:PID ppid:PPID c:C stime:STIME tname:TTY time:TIME args:CMD",
+    "-l": "f:F s:S uid:UID pid:PID ppid:PPID c:C pri:PRI ni:NI addr:ADDR sz:SZ wchan:WCHAN tname:TTY"
+          " time:TIME comm:CMD",
+    "-fl": "f:F s:S user:UID pid:PID ppid:PPID c:C pri:PRI ni:NI addr:ADDR sz:SZ wchan:WCHAN"
+           " stime:STIME tname:TTY time:TIME args:CMD",
+    "x":  "pid:PID tname:TTY stat:STAT bsdtime:TIME args:COMMAND",
+    "u":  "user:USER pid:PID %cpu:%CPU %mem:%MEM vsz:VSZ rss:RSS tname:TTY stat:STAT stime:START"
+          " bsdtime:TIME args:COMMAND",
+}
+
+
+class _Process:
+    """What /proc tells about one process, for the columns to choose from."""
+
+    __slots__ = ("pid", "stat", "uid", "gid", "comm", "args", "users", "groups", "now", "threads")
+
+    def __init__(self, pid: int, users: dict, groups: dict) -> None:
+        data = file_read(f"/proc/{pid}/stat").decode("utf-8", "surrogateescape")
+        name, _, rest = data.partition("(")[2].rpartition(")")
+        self.pid, self.comm, self.stat = pid, name, rest.split()
+        owner = os.stat(f"/proc/{pid}")
+        self.uid, self.gid = owner.st_uid, owner.st_gid
+        words = file_read(f"/proc/{pid}/cmdline").rstrip(b"\0").replace(b"\0", b" ")
+        self.args = words.decode("utf-8", "replace").replace("\n", "?") or f"[{name}]"
+        self.users, self.groups = users, groups
+        self.now = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def number(self, field: int) -> int:
+        """Field of /proc/PID/stat by its number in proc(5), from 4 on."""
+        return int(self.stat[field - 3])
+
+    def cpu(self) -> float:
+        """Seconds of processor time."""
+        return (self.number(14) + self.number(15)) / _TICK
+
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return max(0.0, self.now - self.number(22) / _TICK)
+
+
+def _ps_tty(p: _Process) -> str:
+    device = p.number(7)
+    major, minor = os.major(device), os.minor(device)
+    if 136 <= major <= 143:
+        return f"pts/{(major - 136) * 256 + minor}"
+    if major == 4:
+        return f"tty{minor}" if minor < 64 else f"ttyS{minor - 64}"
+    return "console" if (major, minor) == (5, 1) else "?"
+
+
+def _ps_start(p: _Process) -> str:
+    now = time.time()
+    then, today = time.localtime(now - p.age()), time.localtime(now)
+    if then[:3] == today[:3]:
+        return time.strftime("%H:%M", then)
+    return time.strftime("%b%d" if then.tm_year == today.tm_year else "%Y", then)
+
+
+def _ps_clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return (f"{days}-" if days else "") + f"{hour:02d}:{minute:02d}:{second:02d}"
+
+
+def _ps_elapsed(p: _Process) -> str:
+    text = _ps_clock(p.age())
+    return text[3:] if text.startswith("00:") else text
+
+
+def _ps_stat(p: _Process) -> str:
+    nice = p.number(19)
+    return (p.stat[0] + ("<" if nice < 0 else "N" if nice > 0 else "")
+            + ("s" if p.number(6) == p.pid else "") + ("l" if p.number(20) > 1 else "")
+            + ("+" if p.number(8) == p.number(5) else ""))
+
+
+def _ps_user(p: _Process) -> str:
+    name = p.users.get(p.uid, str(p.uid))
+    return name if len(name) < 9 else name[:7] + "+"
+
+
+def _ps_share(p: _Process) -> float:
+    return p.cpu() * 100 / p.age() if p.age() else 0.0
+
+
+def _ps_memory(p: _Process) -> str:
+    total = int(file_read("/proc/meminfo").split()[1]) * 1024
+    return f"{p.number(24) * PAGE_SIZE * 100 / total:.1f}"
+
+
+def _ps_bsd_time(p: _Process) -> str:
+    minutes, second = divmod(int(p.cpu()), 60)
+    return f"{minutes}:{second:02d}"
+
+
+def _ps_wait(p: _Process) -> str:
+    try:
+        return file_read(f"/proc/{p.pid}/wchan").decode() or "-"
+    except OSError:
+        return "-"
+
+
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+#: column -> (heading, value of a _Process)
+PS_COLUMNS = {
+    "%cpu":    ("%CPU",    lambda p: f"{_ps_share(p):.1f}"),
+    "%mem":    ("%MEM",    _ps_memory),
+    "addr":    ("ADDR",    lambda p: "-"),
+    "args":    ("COMMAND", lambda p: p.args),
+    "bsdtime": ("TIME",    _ps_bsd_time),
+    "c":       ("C",       lambda p: int(_ps_share(p))),
+    "cmd":     ("CMD",     lambda p: p.args),
+    "comm":    ("COMMAND", lambda p: p.comm),
+    "etime":   ("ELAPSED", _ps_elapsed),
+    "etimes":  ("ELAPSED", lambda p: int(p.age())),
+    "f":       ("F",       lambda p: (p.number(9) >> 6) & 7),
+    "gid":     ("GID",     lambda p: p.gid),
+    "group":   ("GROUP",   lambda p: p.groups.get(p.gid, str(p.gid))),
+    "lstart":  ("STARTED", lambda p: time.ctime(time.time() - p.age())),
+    "ni":      ("NI",      lambda p: p.number(19)),
+    "nlwp":    ("NLWP",    lambda p: p.number(20)),
+    "pgid":    ("PGID",    lambda p: p.number(5)),
+    "pid":     ("PID",     lambda p: p.pid),
+    "ppid":    ("PPID",    lambda p: p.number(4)),
+    "pri":     ("PRI",     lambda p: 60 + p.number(18)),
+    "psr":     ("PSR",     lambda p: p.number(39)),
+    "rss":     ("RSS",     lambda p: p.number(24) * PAGE_SIZE // 1024),
+    "s":       ("S",       lambda p: p.stat[0]),
+    "sid":     ("SID",     lambda p: p.number(6)),
+    "stat":    ("STAT",    _ps_stat),
+    "stime":   ("STIME",   _ps_start),
+    "sz":      ("SZ",      lambda p: p.number(23) // PAGE_SIZE),
+    "time":    ("TIME",    lambda p: _ps_clock(p.cpu())),
+    "tname":   ("TTY",     _ps_tty),
+    "uid":     ("UID",     lambda p: p.uid),
+    "user":    ("USER",    _ps_user),
+    "vsz":     ("VSZ",     lambda p: p.number(23) // 1024),
+    "wchan":   ("WCHAN",   _ps_wait),
+}
+#: other names of the same columns
+PS_ALIASES = {
+    "command": "args", "cputime": "time", "egid": "gid", "egroup": "group", "euid": "uid",
+    "euser": "user", "fgid": "gid", "flag": "f", "flags": "f", "nice": "ni", "pcpu": "%cpu",
+    "pgrp": "pgid", "pmem": "%mem", "rgid": "gid", "rgroup": "group", "rssize": "rss",
+    "rsz": "rss", "ruid": "uid", "ruser": "user", "sess": "sid", "session": "sid",
+    "start": "stime", "start_time": "stime", "state": "s", "thcount": "nlwp", "tt": "tname",
+    "tty": "tname", "ucmd": "comm", "ucomm": "comm", "uname": "user", "vsize": "vsz",
+}
+_HEADINGS = {"command": "COMMAND", "flag": "F", "flags": "F", "pgrp": "PGRP", "sess": "SESS",
+             "session": "SESS", "start": "STARTED", "start_time": "START", "thcount": "THCNT",
+             "tt": "TT", "tty": "TT", "ucmd": "CMD"}
+
+
+def processes_table(pids: Iterable[int], arguments: str) -> dict:
+    """What ps would print of these processes: {"Titles": [...], "Processes": [[...], ...]}.
+
+    `arguments` are ps's own ("" means -ef). EngineError where ps would fail.
+    """
+    columns = _ps_columns(arguments or "-ef")
+    titles = [heading for _, heading in columns]
+    if "PID" not in titles:
+        raise EngineError("Couldn't find PID field in ps output")
+    users, groups = _names("/etc/passwd"), _names("/etc/group")
+    rows = []
+    for pid in sorted(pids):
+        try:
+            process = _Process(pid, users, groups)
+        except (FileNotFoundError, ProcessLookupError):
+            continue                    # it ended meanwhile
+        rows.append([str(PS_COLUMNS[name][1](process)) for name, _ in columns])
+    return {"Titles": titles, "Processes": rows}
+
+
+def _names(path: str) -> dict:
+    """{id: name} of the host's passwd or group file."""
+    try:
+        lines = file_read(path).decode("utf-8", "surrogateescape").split("\n")
+    except FileNotFoundError:
+        return {}
+    rows = [line.split(":") for line in lines]
+    return {int(row[2]): row[0] for row in rows if len(row) > 2 and row[2].isdigit()}
+
+
+def _ps_columns(arguments: str) -> list:
+    """[(column, heading)] that the arguments ask for."""
+    words = arguments.split()
+    chosen: list = []
+    letters = set()
+    is_bsd = False
+    while words:
+        word = words.pop(0)
+        if word.startswith("--format"):
+            value = word[9:] if word[8:9] == "=" else (words.pop(0) if words else "")
+            chosen += _ps_list(value)
+            continue
+        dash = word.startswith("-")
+        body = word[1:] if dash else word
+        while body:
+            letter, body = body[0], body[1:]
+            if letter in "oO":
+                chosen += _ps_list(body or (words.pop(0) if words else ""))
+                break
+            if letter in "flu" or not dash and letter == "x":
+                letters.add(letter)
+            elif letter not in _SELECT:
+                raise EngineError("ps: error: unsupported option (this engine reads /proc itself)")
+            is_bsd = is_bsd or not dash
+    if chosen:
+        return chosen
+    name = "".join(letter for letter in "fl" if letter in letters)
+    layout = "u" if "u" in letters else "x" if is_bsd and not name else "-" + name if name else ""
+    return [tuple(pair.split(":")) for pair in PS_LAYOUTS[layout].split()]
+
+
+def _ps_list(text: str) -> list:
+    if not text:
+        raise EngineError("ps: error: format specification must follow -o")
+    out = []
+    head, equals, heading = text.partition("=")
+    names = head.replace(" ", ",").split(",")
+    if equals and heading.lstrip().startswith("PID") and names[-1] != "pid":
+        raise EngineError(f'specifying "{names[-1]}={heading.strip()}" is not allowed')
+    for index, given in enumerate(names):
+        name = PS_ALIASES.get(given, given)
+        if name not in PS_COLUMNS:
+            raise EngineError(f'ps: error: unknown user-defined format specifier "{given}"')
+        is_last = equals and index == len(names) - 1
+        title = heading if is_last else _HEADINGS.get(given, PS_COLUMNS[name][0])
+        out.append((name, title))
+    return out
+
+
+# =============================================================================
+# repair -- what a process that died left half done, put in order by the next one
+# =============================================================================
+# Runs in: api, cli, launcher (role repair).
+#
+# A container's row says what its monitor, a starter or a remover last wrote. Each of these may die at
+# any instruction. Whoever reads a row next compares it with what the kernel knows (container_settle:
+# a few microseconds when all is well) and, where they differ, puts it right (container_repair):
+#   running, paused   another boot: exited 255, as Docker tells it after a reboot. No monitor answers: its
+#                     processes are killed (the kernel did that to the first one), exited 137;
+#   starting          its starter is dead and no process came of it: back to what it was;
+#   removing          its remover is dead: the removal is finished.
+# A --rm container that has ended this way is removed. One repairs at a time (a lock per container),
+# and each step may be repeated, so a repair that dies is itself repaired.
+
+MONITOR_PATIENCE = 10.0                 # s that a monitor may take to say hello
+
+
+def container_event(store: Store, c: Container, action: str, **attributes: str) -> None:
+    """Tell the journal what happened to a container, with the attributes that Docker gives it."""
+    event_emit(store, "container", action, c.id, {
+        **(c.config["Labels"] or {}), **attributes, "image": c.config["Image"], "name": c.name})
+
+
+def container_settle(store: Store, c: Container, boot: str = "") -> Container | None:
+    """The container as it really is: `c` itself when its row is true, else after a repair.
+
+    None when it is gone. `boot` is boot_id() for a caller that settles many.
+    """
+    if c.state in ("created", "exited", "dead"):
+        return c
+    if c.is_running:
+        # A process ends with its monitor (PR_SET_PDEATHSIG), so its own pid is enough to look at.
+        if c.boot_id == (boot or boot_id()) and os.path.exists(f"/proc/{c.pid}"):
+            return c
+    elif owner_lives(c.owner):
+        return c
+    return container_repair(store, c.id)
+
+
+def container_repair(store: Store, id: str) -> Container | None:
+    """Make a container's row true again; the container afterwards, None when it is gone."""
+    directory = dir_ensure(store.run_path("containers", id), 0o700)
+    with lock_file(directory + "/lock"):
+        # The monitor writes its last row before its socket's name goes, so the row is read second.
+        hello = _monitor_hello(store, id)
+        c = record_get(store, id)
+        if c is None:
+            tree_remove(directory)
+        elif c.is_running and c.boot_id != boot_id():
+            _end_record(store, c, 255, "")
+        elif c.is_running and not hello:
+            _end_record(store, c, 137, "monitor died")
+        elif c.state == "starting" and not owner_lives(c.owner) and hello != "running":
+            record_move(store, id, ("starting",), c.status, owner="")
+        elif c.state == "removing" and not owner_lives(c.owner):
+            container_dispose(store, c)
+    return record_get(store, id)
+
+
+def _monitor_hello(store: Store, id: str) -> str:
+    """What the container's monitor says of itself: armed, running, paused, or "" when none lives."""
+    sock = monitor_connect(store, id)
+    if sock is None:
+        return ""
+    try:
+        sock.settimeout(MONITOR_PATIENCE)
+        fds_send(sock, b'{"verb":"hello"}')
+        answer = sock.recv(1 << 12)
+        return json_parse(answer)["state"] if answer else ""
+    except OSError:
+        return ""
+    finally:
+        sock.close()
+
+
+def _end_record(store: Store, c: Container, code: int, error: str) -> None:
+    """What the monitor would have done at the end of its container."""
+    cgroup = cgroup_paths(cgroup_name(c))
+    cgroup.thaw()
+    cgroup.kill()
+    cgroup.remove()
+    if not record_move(store, c.id, ("running", "paused"), "exited", pid=0, finished=time_now(),
+                       exit_code=code, error=error, owner=""):
+        return
+    container_event(store, c, "die", exitCode=str(code),
+                    execDuration=str((time_now() - c.started) // SECOND))
+    if c.auto_remove:
+        container_dispose(store, c)
+
+
+def container_dispose(store: Store, c: Container) -> None:
+    """Remove a container that has no process: its files, its row, what it has below the run root."""
+    trash = store.path("tmp", "removed-" + c.id)
+    try:
+        os.rename(store.path("containers", c.id), trash)
+    except FileNotFoundError:
+        pass                            # an earlier removal came this far
+    if record_delete(store, c.id, durable=not c.auto_remove):
+        container_event(store, c, "destroy")
+    tree_remove(trash)
+    tree_remove(store.run_path("containers", c.id))
+
+
+def orphans_remove(store: Store) -> None:
+    """Remove directories of containers that have no row: a create or a removal died half-way.
+
+    One that is younger than a minute may be a create at work.
+    """
+    for root in (store.path("containers"), store.run_path("containers")):
+        for name in os.listdir(root):
+            if store.row("SELECT 1 FROM containers WHERE id = ?", name) is None:
+                try:
+                    old = time.time() - os.stat(f"{root}/{name}").st_mtime > 60
+                except FileNotFoundError:
+                    continue
+                if old and not _monitor_hello(store, name):
+                    tree_remove(f"{root}/{name}")
+
+
+@role("repair")
+def repair_main(request: dict, conn: Any, fds: list) -> None:
+    """The launcher's answer to a monitor that died: repair its container."""
+    container_repair(Store(request["data"], request["run"]), request["id"])
+
+
+# =============================================================================
+# views -- a container as clients see it: inspect, lists and their filters
+# =============================================================================
+# Runs in: api, cli.   Refs: Docker Engine API 1.51, moby daemon/inspect.go and daemon/list.go
+#
+# What `inspect` and `ps` show of a container: built from its row, with Docker's keys in Docker's order.
+# The list is made from rows that are newest first; a filter is a function (container, values) ->
+# whether it stays, in LIST_FILTERS; `before` and `since` cut the list itself.
+
+ENDPOINT_NONE = {
+    "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None,
+    "GwPriority": 0, "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "",
+    "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+    "DNSNames": None}
+NETWORK_NONE = {
+    "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": False,
+    "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": None,
+    "SecondaryIPv6Addresses": None, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
+    "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
+    "MacAddress": ""}
+HEALTHS = ("none", "starting", "healthy", "unhealthy")
+LIST_KEYS = ("ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation",
+             "label", "name", "network", "publish", "since", "status", "volume")
+
+
+def networks_show(c: Container) -> dict:
+    """The networks that a container is in: {"none": {...}}; none of its own when it shares one."""
+    mode = c.host["NetworkMode"]
+    return {} if mode.startswith("container:") else {mode: dict(ENDPOINT_NONE)}
+
+
+def inspect_show(store: Store, c: Container, size: bool = False) -> dict:
+    """The whole document of GET /containers/{id}/json."""
+    directory = store.path("containers", c.id)
+    host, config = c.host, c.config
+    names = {name: f"{directory}/{name}" if c.started else ""
+             for name in ("resolv.conf", "hostname", "hosts")}
+    out = {
+        "Id": c.id, "Created": time_rfc3339(c.created), "Path": c.document["Path"],
+        "Args": c.document["Args"], "State": state_show(c), "Image": c.image,
+        "ResolvConfPath": names["resolv.conf"], "HostnamePath": names["hostname"],
+        "HostsPath": names["hosts"],
+        "LogPath": f"{directory}/{c.id}-json.log" if host["LogConfig"]["Type"] != "none"
+                   and c.started else "",
+        "Name": "/" + c.name, "RestartCount": c.restarts, "Driver": "overlay2",
+        "Platform": c.document["Platform"], "MountLabel": "", "ProcessLabel": "",
+        "AppArmorProfile": "", "ExecIDs": exec_ids(store, c) or None,
+        "HostConfig": config_show(host, HOST_CONFIG),
+        "GraphDriver": {"Data": graph_show(store, c), "Name": "overlay2"},
+    }
+    if size:
+        out["SizeRw"], out["SizeRootFs"] = sizes_show(store, c)
+    out["Mounts"] = []
+    out["Config"] = config_show(config, CONFIG)
+    out["NetworkSettings"] = {**NETWORK_NONE, "Networks": networks_show(c)}
+    return out
+
+
+def graph_show(store: Store, c: Container) -> dict:
+    """Where the container's files lie. The merged view exists only inside a running container."""
+    directory = store.path("containers", c.id)
+    return {
+        "ID": c.id, "LowerDir": ":".join(layer_paths(store, c.document["Layers"])),
+        "MergedDir": f"/proc/{c.pid}/root" if c.is_running else "",
+        "UpperDir": directory + "/upper", "WorkDir": directory + "/work"}
+
+
+def layer_paths(store: Store, names: list) -> list:
+    """Directories of layers as create noted them (relative to the data root), topmost first."""
+    return [store.path(name) for name in names]
+
+
+def sizes_show(store: Store, c: Container) -> tuple:
+    """(bytes that the container wrote, these and its image's) as SizeRw and SizeRootFs."""
+    own = tree_size(store.path("containers", c.id, "upper"))
+    row = store.row("SELECT size FROM images WHERE id = ?", c.image)
+    return own, own + (row[0] if row else 0)
+
+
+def tree_size(path: str) -> int:
+    """Bytes of the files below a directory; a file with several names counts once."""
+    total, seen = 0, set()
+    pending = [path]
+    while pending:
+        try:
+            entries = os.scandir(pending.pop())
+        except FileNotFoundError:
+            continue
+        with entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                    continue
+                info = entry.stat(follow_symlinks=False)
+                if info.st_nlink > 1:
+                    if info.st_ino in seen:
+                        continue
+                    seen.add(info.st_ino)
+                total += info.st_size
+    return total
+
+
+def exec_dir(store: Store, id: str) -> str:
+    """Where the records of a container's second processes lie."""
+    return store.run_path("containers", id, "exec")
+
+
+def exec_ids(store: Store, c: Container) -> list:
+    """Ids of the container's second processes that have not ended."""
+    try:
+        names = sorted(os.listdir(exec_dir(store, c.id)))
+    except FileNotFoundError:
+        return []
+    if not c.is_running:
+        return []
+    out = []
+    for name in names:
+        if name.endswith(".json"):
+            record = json_parse(file_read(f"{exec_dir(store, c.id)}/{name}"))
+            if record["ExitCode"] is None:
+                out.append(record["ID"])
+    return out
+
+
+# ---- lists ----
+
+def summary_show(c: Container, image: str, now: int) -> dict:
+    """One entry of GET /containers/json; `image` is the name to show for its image."""
+    words = [c.document["Path"]]
+    words += [f"'{word}'" if " " in word else word for word in c.document["Args"]]
+    summary = {"NetworkMode": c.host["NetworkMode"]}
+    if c.host["Annotations"]:
+        summary["Annotations"] = c.host["Annotations"]
+    return {
+        "Id": c.id, "Names": ["/" + c.name], "Image": image, "ImageID": c.image,
+        "Command": " ".join(words), "Created": c.created // SECOND, "Ports": [],
+        "Labels": c.config["Labels"] or {}, "State": c.status, "Status": state_text(c, now),
+        "HostConfig": summary, "NetworkSettings": {"Networks": networks_show(c)}, "Mounts": []}
+
+
+def _exited_codes(values: list) -> list:
+    codes = []
+    for value in values:
+        try:
+            codes.append(int(value))
+        except ValueError:
+            raise InvalidParameter(f"invalid filter 'exited={value}': strconv.Atoi: parsing"
+                                   f" {quote(value)}: invalid syntax") from None
+    return codes
+
+
+def list_filters_check(filters: dict) -> None:
+    """Raise InvalidParameter for keys and values that Docker refuses."""
+    filters_check(filters, LIST_KEYS)
+    _exited_codes(filters.get("exited", ()))
+    for value in filters.get("status", ()):
+        if value not in STATES:
+            raise InvalidParameter(f"invalid filter 'status={value}': invalid value for state"
+                                   f" ({value}): must be one of {', '.join(STATES)}")
+    for value in filters.get("health", ()):
+        if value not in HEALTHS:
+            raise InvalidParameter(f"invalid filter 'health={value}': invalid value for health"
+                                   f" ({value}): must be one of {', '.join(HEALTHS)}")
+    filter_bool(filters, "is-task", False)
+
+
+def _stays_name(c: Container, filters: dict) -> bool:
+    return filter_match(filters, "name", c.name) or filter_match(filters, "name", "/" + c.name)
+
+
+def _stays_exited(c: Container, filters: dict) -> bool:
+    return not c.is_running and c.started > 0 and c.exit_code in _exited_codes(filters["exited"])
+
+
+def _stays_network(c: Container, filters: dict) -> bool:
+    return any(name in networks_show(c) for name in filters["network"])
+
+
+def _stays_port(c: Container, filters: dict) -> bool:
+    return False                        # no container has ports before it has networks
+
+
+LIST_FILTERS = {
+    "name":      _stays_name,
+    "id":        lambda c, filters: filter_match(filters, "id", c.id),
+    "is-task":   lambda c, filters: not filter_bool(filters, "is-task", False),
+    "label":     lambda c, filters: filter_labels(filters, c.config["Labels"]),
+    "isolation": lambda c, filters: filter_match(filters, "isolation", ""),
+    "exited":    _stays_exited,
+    "status":    lambda c, filters: filter_match(filters, "status", c.status),
+    "health":    lambda c, filters: filter_exact(filters, "health", c.health or "none"),
+    "volume":    _stays_port,
+    "network":   _stays_network,
+    "publish":   _stays_port,
+    "expose":    _stays_port,
+}
+
+
+def list_select(containers: list, *, everything: bool, limit: int, filters: dict,
+                ancestors: set | None) -> list:
+    """Those of the containers (newest first) that a list request asks for.
+
+    `ancestors` are the image ids that the filter of that name allows, None when it is not given.
+    """
+    list_filters_check(filters)
+    everything = everything or "status" in filters
+    before, since = (_list_mark(containers, filters, key) for key in ("before", "since"))
+    tests = [LIST_FILTERS[key] for key in filters if key in LIST_FILTERS]
+    out: list = []
+    for c in containers:
+        if before:
+            if c.id == before:
+                before = ""
+            continue
+        if c.id == since or limit > 0 and len(out) == limit:
+            break
+        if not (everything or limit > 0 or c.is_running):
+            continue
+        if ancestors is not None and c.image not in ancestors:
+            continue
+        if all(test(c, filters) for test in tests):
+            out.append(c)
+    return out
+
+
+def _list_mark(containers: list, filters: dict, key: str) -> str:
+    """The id of the container that `before` or `since` names."""
+    found = ""
+    for value in filters.get(key, ()):
+        name = value.lstrip("/")
+        ids = [c.id for c in containers if value in (c.id,) or name == c.name]
+        ids = ids or [c.id for c in containers if value and c.id.startswith(value)]
+        if not ids:
+            raise NotFound("No such container: " + value)
+        found = ids[0]
+    return found
+
+
+# ---- what a container changed ----
+
+def changes_list(upper: str, lowers: list) -> list:
+    """What an overlay's upper directory changes (0), adds (1) and deletes (2), in order of path.
+
+    As moby tells it (pkg/archive changes.go): a whiteout (character device 0:0) is a deletion; a
+    directory that both have counts when it or something right in it was changed.
+    """
+    found: dict = {}
+    _changes_walk(found, upper, lowers, "")
+    return [{"Path": path, "Kind": found[path]}
+            for path in sorted(found, key=lambda path: path.split("/"))]
+
+
+def _changes_walk(found: dict, upper: str, lowers: list, path: str) -> None:
+    with os.scandir(upper + path) as entries:
+        children = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+    for name, info in children:
+        child = f"{path}/{name}"
+        is_dir = info.st_mode & 0o170000 == 0o040000
+        below = _lower_stat(lowers, child)
+        if _is_whiteout(info):
+            found[child] = 2
+        elif not (is_dir and below and _is_same_dir(info, below)):
+            found[child] = 0 if below else 1
+        if is_dir:
+            _changes_walk(found, upper, lowers, child)
+        elif path:
+            found.setdefault(path, 0)
+
+
+def _is_whiteout(info: os.stat_result) -> bool:
+    return info.st_mode & 0o170000 == 0o020000 and info.st_rdev == 0
+
+
+def _is_same_dir(one: os.stat_result, other: os.stat_result) -> bool:
+    """A directory that the overlay copied up because of what is below it keeps all of these."""
+    return (one.st_mode, one.st_size, one.st_mtime_ns, one.st_uid, one.st_gid) == (
+        other.st_mode, other.st_size, other.st_mtime_ns, other.st_uid, other.st_gid)
+
+
+def _lower_stat(lowers: list, name: str) -> os.stat_result | None:
+    """The path as the layers below show it, None where it does not exist."""
+    for lower in lowers:
+        try:
+            info = os.lstat(lower + name)
+        except (FileNotFoundError, NotADirectoryError):
+            if _hides(lower, name):
+                return None
+            continue
+        return None if _is_whiteout(info) else info
+    return None
+
+
+def _hides(lower: str, name: str) -> bool:
+    """True when this layer, which lacks the path, also hides it in those below."""
+    parent = os.path.dirname(name)
+    while parent != "/":
+        try:
+            info = os.lstat(lower + parent)
+        except (FileNotFoundError, NotADirectoryError):
+            parent = os.path.dirname(parent)
+            continue
+        if info.st_mode & 0o170000 != 0o040000:
+            return True                 # a whiteout or a file in the place of a directory
+        try:
+            return os.getxattr(lower + parent, "trusted.overlay.opaque") == b"y"
+        except OSError:
+            return False
+    return False
+
+
+# =============================================================================
+# containers -- create, start, stop, kill, pause, remove, rename, prune, list, top, diff
+# =============================================================================
+# Runs in: api, cli.   Refs: moby daemon/create.go, start.go, stop.go, kill.go, delete.go, rename.go
+#
+# The verbs on containers. Each finds its container by what the user typed, in its true state (settle),
+# then changes the row by compare-and-set or asks the monitor; errors are Docker's, word for word.
+#   create  check, image, merge, directories, one row; nothing is mounted and nothing runs.
+#   start   created|exited -> starting (whoever gets it wins), files and config.json written, then
+#           the plan goes to the monitor, which writes `running`. On failure the row goes back to
+#           what it was, with Docker's error and exit code in it; a --rm container is removed.
+#   stop, kill, pause and the rest of a running container are messages to its monitor.
+#   remove  exited -> removing; the directory is renamed into tmp/, the row deleted, then the bytes.
+# The monitor tells the journal what it does itself; here come create, stop, restart, rename, prune.
+
+HOSTS = ("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n"
+         "ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+#: Where mounts land; these exist below every container, so that making them changes nothing in it.
+INIT_DIRS = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
+INIT_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
+INIT_LAYER = "layers/init/diff"
+KILL_PATIENCE = 10.0                    # s; moby waits as long for the end after SIGKILL
+REMOVE_FILTERS = ("label", "label!", "until")
+
+
+class Containers:
+    """The containers of one store: every verb of the API, by what the user called the container."""
+
+    __slots__ = ("_engine", "_store")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._store = engine.store
+
+    def find(self, ref: str) -> Container:
+        """The container that a user means, its row true; NotFound when there is none."""
+        c = container_settle(self._store, record_find(self._store, ref))
+        if c is None:
+            raise NotFound("No such container: " + ref)
+        return c
+
+    def running(self, ref: str) -> Container:
+        """The same, running or paused; Conflict otherwise."""
+        c = self.find(ref)
+        if not c.is_running:
+            raise Conflict(f"container {c.id} is not running")
+        return c
+
+    def all(self) -> list:
+        """Every container, the newest first, each in its true state."""
+        boot = boot_id()
+        settled = (container_settle(self._store, c, boot) for c in record_list(self._store))
+        return [c for c in settled if c is not None]
+
+    # ---- create and remove
+
+    def create(self, body: Any, *, name: str = "", platform: str = "",
+               version: str = API_VERSION) -> dict:
+        """Make a container from a create body: {"Id": id, "Warnings": [...]}."""
+        config, host, networking = create_check(body, version)
+        name = name_check(name) if name else ""
+        warnings = create_verify(config, host)
+        image = self._engine.images.for_container(config["Image"], platform)
+        config_merge(config, image["config"])
+        network_verify(config, host, networking)
+        self._modes_resolve(host)
+        id = id_new()
+        if not config["Hostname"]:
+            config["Hostname"] = os.uname().nodename if host["NetworkMode"] == "host" else id[:12]
+        words = command_words(config)
+        c = record_new(id=id, name=name, image=image["id"], config=config, host=host, document={
+            "Path": words[0], "Args": words[1:], "Platform": image["os"],
+            "Layers": [INIT_LAYER, *image["layers"]],
+            "EndpointsConfig": networking["EndpointsConfig"]})
+        directory = self._store.path("containers", id)
+        self._store.db                  # makes the roots
+        with undo_on_error() as undo:
+            undo.callback(tree_remove, directory)
+            for path in (directory, directory + "/upper", directory + "/work"):
+                os.mkdir(path, 0o711 if path is directory else 0o755)
+            record_insert(self._store, c)
+        container_event(self._store, c, "create")
+        if config["Volumes"]:
+            warnings.append("volumes are not supported by this engine yet: what is written to"
+                            f" {', '.join(sorted(config['Volumes']))} stays in the container")
+        return {"Id": id, "Warnings": warnings}
+
+    def _modes_resolve(self, host: dict) -> None:
+        """Names in container:x become ids, so that a rename changes nothing (moby create.go)."""
+        for field in ("NetworkMode", "IpcMode", "PidMode"):
+            other = mode_container(host[field])
+            if other:
+                host[field] = "container:" + record_find(self._store, other).id
+
+    def remove(self, ref: str, *, force: bool = False, link: bool = False) -> None:
+        """Remove a container; with `force` also one that runs."""
+        c = self.find(ref)
+        if link:
+            raise Conflict("Conflict, cannot remove the default link name of the container")
+        if c.is_running:
+            if not force:
+                why = ("container is paused and must be unpaused first" if c.state == "paused" else
+                       f"container is {c.state}: stop the container before removing or force remove")
+                raise Conflict(f'cannot remove container "{ref}": {why}')
+            self._kill(c)
+        for _ in range(2):
+            if record_move(self._store, c.id, ("created", "exited", "dead"), "removing",
+                           owner=owner_self()):
+                container_dispose(self._store, c)
+                return
+            now = record_get(self._store, c.id)
+            if now is None:
+                return                  # --rm: the monitor was quicker
+            if now.state == "removing":
+                raise Conflict(f"removal of container {ref} is already in progress")
+            if not force:
+                break
+            # Somebody started it between our look and our change.
+            self._kill(now)
+        raise Conflict(f'cannot remove container "{ref}": container is {now.status}: stop the'
+                       " container before removing or force remove")
+
+    def prune(self, filters: dict) -> dict:
+        """Remove what does not run: {"ContainersDeleted": [ids] or None, "SpaceReclaimed": bytes}."""
+        filters_check(filters, REMOVE_FILTERS)
+        until = _until_parse(filters)
+        deleted, freed = [], 0
+        for c in self.all():
+            if c.state not in ("created", "exited", "dead") or until and c.created > until:
+                continue
+            labels = c.config["Labels"] or {}
+            if not filter_labels(filters, labels) or "label!" in filters and filter_labels(
+                    {"label": filters["label!"]}, labels):
+                continue
+            size = tree_size(self._store.path("containers", c.id, "upper"))
+            try:
+                self.remove(c.id)
+            except (Conflict, NotFound):
+                continue                # started or removed by somebody else meanwhile
+            deleted.append(c.id)
+            freed += size
+        orphans_remove(self._store)
+        event_emit(self._store, "container", "prune", "", {"reclaimed": str(freed)})
+        return {"ContainersDeleted": deleted or None, "SpaceReclaimed": freed}
+
+    def rename(self, ref: str, name: str) -> None:
+        """Give a container another name."""
+        if not name or not ref:
+            raise InvalidParameter("Neither old nor new names may be empty")
+        c = self.find(ref)
+        if name.lstrip("/") == c.name:
+            raise InvalidParameter(
+                "Renaming a container with the same name as its current name")
+        old = c.name
+        try:
+            c.name = name_check(name)
+            record_rename(self._store, c.id, c.name)
+        except (InvalidParameter, Conflict) as refused:
+            raise type(refused)(f"Error when allocating new name: {refused}") from None
+        self._tell(c.id, {"verb": "rename", "name": c.name})
+        container_event(self._store, c, "rename", oldName="/" + old)
+
+    def _tell(self, id: str, message: dict) -> bool:
+        """Send the monitor a message if there is one; False when there is none."""
+        try:
+            monitor_call(self._store, id, message)
+            return True
+        except NoMonitor:
+            return False
+
+    # ---- start and stop
+
+    def start(self, ref: str) -> None:
+        """Start a container that does not run; NotModified when it does."""
+        c = self.find(ref)
+        if not record_move(self._store, c.id, ("created", "exited"), "starting",
+                           owner=owner_self()):
+            raise self._start_refusal(ref, c.id)
+        try:
+            self._launch(c)
+        except BaseException as failure:
+            self._start_undo(c, failure)
+            raise
+
+    def _start_refusal(self, ref: str, id: str) -> EngineError:
+        now = record_get(self._store, id)
+        if now is None:
+            return NotFound("No such container: " + ref)
+        if now.state == "paused":
+            return Conflict("cannot start a paused container, try unpause instead")
+        if now.state in ("removing", "dead"):
+            return Conflict("container is marked for removal and cannot be started")
+        return NotModified("container is already running")
+
+    def _launch(self, c: Container) -> None:
+        store = self._store
+        directory = store.path("containers", c.id)
+        bundle = dir_ensure(store.run_path("containers", c.id), 0o700)
+        join, shm, donor = _namespaces_resolve(self, c)
+        hostname = donor.config["Hostname"] if donor else c.config["Hostname"]
+        if c.host["UTSMode"] == "host":
+            hostname = os.uname().nodename
+        files = files_write(c, directory, hostname)
+        if donor:
+            files = {path: f"{store.path('containers', donor.id)}/{os.path.basename(path)}"
+                     for path in files}
+        init_layer_make(store)
+        spec = spec_build(c, hostname=hostname, files=files, join=join, shm=shm)
+        file_write(bundle + "/config.json", json_text(spec).encode("utf-8", "surrogateescape"),
+                   0o600)
+        plan = plan_build(c, spec, bundle=bundle, layers=layer_paths(store, c.document["Layers"]),
+                          directory=directory)
+        # A container that shares another's namespace starts only while that one holds it.
+        monitor_call(store, c.id, {"verb": "start", "plan": plan}, start=True)
+
+    def _start_undo(self, c: Container, failure: BaseException) -> None:
+        """The row as it was before, with what went wrong; a --rm container goes (moby start.go)."""
+        code = failure.exit if isinstance(failure, EngineError) else 1
+        code = code if code in (126, 127) else 128
+        if not record_move(self._store, c.id, ("starting",), c.state, owner="", exit_code=code,
+                           error=str(failure)):
+            return
+        if c.auto_remove:
+            try:
+                self.remove(c.id, force=True)
+            except EngineError:
+                pass                    # the start's own failure is what the user must hear
+
+    def stop(self, ref: str, timeout: int | None = None, signal: str = "") -> None:
+        """Ask a container's process to end, kill it when it does not; NotModified when it is over.
+
+        `timeout` is in seconds, negative for ever, None what the container was created with.
+        """
+        number = signal_number(signal) if signal else 0
+        c = self.find(ref)
+        if not c.is_running:
+            raise NotModified("container is already stopped")
+        self._stop(c, timeout, number)
+
+    def _stop(self, c: Container, timeout: int | None, number: int, keep: bool = False) -> None:
+        if timeout is None:
+            timeout = c.config["StopTimeout"]
+        message = {
+            "verb": "stop", "keep": keep,
+            "signal": number or signal_number(c.config["StopSignal"] or "SIGTERM"),
+            "timeout": STOP_TIMEOUT if timeout is None else timeout}
+        if not self._tell(c.id, message):
+            container_repair(self._store, c.id)
+        container_event(self._store, c, "stop")
+
+    def restart(self, ref: str, timeout: int | None = None, signal: str = "") -> None:
+        """Stop a container if it runs, and start it; a --rm container is kept in between."""
+        number = signal_number(signal) if signal else 0
+        c = self.find(ref)
+        try:
+            if c.is_running:
+                self._stop(c, timeout, number, keep=True)
+            self.start(c.id)
+        except NotModified:
+            pass                        # somebody else has started it again
+        except EngineError as failure:
+            text = f"Cannot restart container {ref}: {failure}"
+            raise error_for(500, text, failure.exit) from None
+        container_event(self._store, c, "restart")
+
+    def kill(self, ref: str, signal: str = "") -> None:
+        """Send a signal (SIGKILL by default); SIGKILL returns when the container has ended."""
+        try:
+            number = signal_number(signal) if signal else 9
+            c = self.running(ref)
+            if number == 9:
+                self._kill(c)
+            elif not self._tell(c.id, {"verb": "kill", "signal": number}):
+                container_repair(self._store, c.id)
+                raise Conflict(f"container {c.id} is not running")
+        except (InvalidParameter, NotFound, Conflict) as failure:
+            raise type(failure)(f"cannot kill container: {ref}: {failure}") from None
+
+    def _kill(self, c: Container) -> None:
+        """SIGKILL, and wait for the end."""
+        if not self._tell(c.id, {"verb": "stop", "signal": 9, "timeout": KILL_PATIENCE}):
+            container_repair(self._store, c.id)
+
+    def pause(self, ref: str) -> None:
+        """Freeze a container."""
+        self._freeze(self.running(ref), "pause")
+
+    def unpause(self, ref: str) -> None:
+        """Let a paused container go on."""
+        c = self.find(ref)
+        if c.state != "paused":
+            raise EngineError(f"Container {c.id} is not paused")
+        self._freeze(c, "unpause")
+
+    def _freeze(self, c: Container, verb: str) -> None:
+        if not self._tell(c.id, {"verb": verb}):
+            container_repair(self._store, c.id)
+            raise Conflict(f"container {c.id} is not running")
+
+    # ---- views
+
+    def inspect(self, ref: str, size: bool = False) -> dict:
+        """The document of GET /containers/{id}/json."""
+        return inspect_show(self._store, self.find(ref), size)
+
+    def list(self, *, everything: bool = False, limit: int = 0, size: bool = False,
+             filters: dict | None = None) -> list:
+        """The entries of GET /containers/json."""
+        filters = filters or {}
+        images = self._engine.images
+        ancestors = None
+        if "ancestor" in filters:
+            ancestors = {id for ref in filters["ancestor"] for id in images.ids_of(ref)}
+        chosen = list_select(self.all(), everything=everything, limit=limit, filters=filters,
+                             ancestors=ancestors)
+        now = time_now()
+        names: dict = {}
+        out = []
+        for c in chosen:
+            key = c.config["Image"], c.image
+            if key not in names:
+                names[key] = key[0] if c.image in images.ids_of(key[0]) else c.image
+            entry = summary_show(c, names[key], now)
+            if size:
+                entry["SizeRw"], entry["SizeRootFs"] = sizes_show(self._store, c)
+            out.append(entry)
+        return out
+
+    def top(self, ref: str, arguments: str = "") -> dict:
+        """What ps prints of the container's processes: {"Titles", "Processes"}."""
+        c = self.running(ref)
+        table = processes_table(cgroup_paths(cgroup_name(c)).procs(), arguments)
+        container_event(self._store, c, "top")
+        return table
+
+    def changes(self, ref: str) -> list | None:
+        """What the container changed in its image: [{"Path": path, "Kind": 0, 1 or 2}] or None."""
+        c = self.find(ref)
+        lowers = layer_paths(self._store, c.document["Layers"])
+        return changes_list(self._store.path("containers", c.id, "upper"), lowers) or None
+
+
+def _until_parse(filters: dict) -> int:
+    values = filters.get("until", ())
+    if len(values) > 1:
+        raise InvalidParameter("more than one until filter specified")
+    return time_parse(values[0]) if values else 0
+
+
+# ---- what a start prepares ----
+
+def _namespaces_resolve(containers: Containers, c: Container) -> tuple:
+    """({OCI namespace type: path}, mount for /dev/shm or None, the container whose network it is)."""
+    join: dict = {}
+    shm = donor = None
+    host = c.host
+    for field, kind, what in (("NetworkMode", "network", "network"), ("PidMode", "pid", "PID"),
+                              ("IpcMode", "ipc", "IPC")):
+        ref = mode_container(host[field])
+        if not ref:
+            continue
+        try:
+            other = containers.find(ref)
+        except NotFound as gone:
+            text = "joining network namespace of container" if kind == "network" else \
+                f"failed to join {what} namespace"
+            raise EngineError(f"{text}: {gone}") from None
+        if kind == "network":
+            donor = other
+            if not other.is_running:
+                raise Conflict("cannot join network namespace of a non running container: container"
+                               f" {other.name} is {other.status}")
+        elif not other.is_running:
+            raise EngineError(f"failed to join {what} namespace: container {ref} is not running")
+        elif kind == "ipc":
+            if other.host["IpcMode"] not in ("shareable", "host"):
+                raise EngineError(f"failed to join IPC namespace: container {ref}: non-shareable IPC"
+                                  " (hint: use IpcMode:shareable for the donor container)")
+            shm = {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
+                   "root": f"/proc/{other.pid}/root", "options": ["rbind", "rprivate"]}
+        name = "net" if kind == "network" else kind
+        join[kind] = f"/proc/{other.pid}/ns/{name}"
+    return join, shm, donor
+
+
+def init_layer_make(store: Store) -> None:
+    """The layer that lies between every image and its container: where mounts land.
+
+    Without it each container's own layer would get these files, and `diff` would show them.
+    """
+    if os.path.exists(store.path(INIT_LAYER)):
+        return
+    made = store.tmp_dir()
+    for name in INIT_DIRS:
+        dir_ensure(f"{made}/diff/{name}", 0o755)
+    for name in INIT_FILES:
+        os.close(os.open(f"{made}/diff/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    os.chmod(made, 0o711)
+    try:
+        os.rename(made, store.path("layers", "init"))
+    except OSError:
+        if not os.path.exists(store.path(INIT_LAYER)):
+            raise
+        tree_remove(made)               # another process was quicker
+
+
+def files_write(c: Container, directory: str, hostname: str) -> dict:
+    """Write hostname, hosts and resolv.conf; {path in the container: file}."""
+    domain = c.config["Domainname"]
+    names = f"{hostname}.{domain} {hostname}" if domain else hostname
+    out = {}
+    for path, text in (("/etc/resolv.conf", _resolv_text(c.host)),
+                       ("/etc/hostname", hostname + "\n"),
+                       ("/etc/hosts", _hosts_text(c.host, names))):
+        out[path] = f"{directory}/{os.path.basename(path)}"
+        file_write(out[path], text.encode("utf-8", "surrogateescape"))
+    return out
+
+
+def _hosts_text(host: dict, names: str) -> str:
+    text = HOSTS
+    if host["NetworkMode"] == "host":
+        try:
+            text = file_read("/etc/hosts").decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            pass
+    if text and not text.endswith("\n"):
+        text += "\n"
+    for entry in host["ExtraHosts"] or ():
+        name, _, address = entry.partition("=" if "=" in entry else ":")
+        text += f"{address.strip('[]')}\t{name}\n"
+    return text
+
+
+def _resolv_text(host: dict) -> str:
+    """The host's resolv.conf; resolvers on its loopback are of no use in a network of one's own."""
+    try:
+        lines = file_read("/etc/resolv.conf").decode("utf-8", "surrogateescape").splitlines()
+    except FileNotFoundError:
+        lines = []
+    if host["NetworkMode"] != "host":
+        lines = [line for line in lines
+                 if not line.split()[:1] == ["nameserver"]
+                 or not line.split()[1:2][0].startswith(("127.", "::1"))]
+    for field, word in (("Dns", "nameserver"), ("DnsSearch", "search"), ("DnsOptions", "options")):
+        if host[field]:
+            lines = [line for line in lines if line.split()[:1] != [word]]
+            lines += ([f"nameserver {address}" for address in host[field]] if field == "Dns"
+                      else [f"{word} {' '.join(host[field])}"])
+    return "".join(line + "\n" for line in lines)
+
+
+# =============================================================================
+# execs -- second processes in a container, attach, wait and logs: what ends in a stream
+# =============================================================================
+# Runs in: api, cli.   Refs: moby daemon/exec.go, attach.go, wait.go, logs.go
+#
+# Second processes in a container, and everything that ends in a stream: attach, wait, logs. A client's
+# connection is given to the monitor by descriptor; what is here only says what for.
+# An exec is a file, RUN/containers/<id>/exec/<exec id>.json: Docker's ExecInspect and, in lower-case
+# keys, what is needed to start it. It is written here at create and by the monitor at start and end
+# (Running, Pid, ExitCode), and goes with its container's run or when it has been over for a while.
+# The process document goes to the monitor as a memfd, for an environment may be larger than any
+# message.
+
+EXEC_KEEP = 300.0                       # s that a finished exec can be inspected, as in moby
+EXEC_SWEEP = 32                         # records in a container above which the old ones are removed
+EXEC_CONFIG = {
+    "User":         ("string", "", False),
+    "Privileged":   ("bool", False, False),
+    "Tty":          ("bool", False, False),
+    "ConsoleSize":  ("sizes", None, False),
+    "AttachStdin":  ("bool", False, False),
+    "AttachStderr": ("bool", False, False),
+    "AttachStdout": ("bool", False, False),
+    "DetachKeys":   ("string", "", False),
+    "Env":          ("strings", None, False),
+    "WorkingDir":   ("string", "", False),
+    "Cmd":          ("strings", None, False),
+}
+EXEC_START = {
+    "Detach":      ("bool", False, False),
+    "Tty":         ("bool", False, False),
+    "ConsoleSize": ("sizes", None, False),
+}
+WAIT_CONDITIONS = ("not-running", "next-exit", "removed")
+
+
+def exec_create(engine: Engine, ref: str, body: Any) -> str:
+    """Note a process to be run in a running container; its exec id."""
+    asked = fields_check(_object(body), EXEC_CONFIG, "ExecOptions")
+    if not asked["Cmd"]:
+        raise InvalidParameter("No exec command specified")
+    c = engine.containers.running(ref)
+    if c.state == "paused":
+        raise Conflict(f"Container {ref} is paused, unpause the container before exec")
+    if asked["DetachKeys"]:
+        _keys_check(asked["DetachKeys"], "escape")
+    config = c.config
+    env = environment_build({**config, "Tty": asked["Tty"]}, config["Hostname"])
+    user = asked["User"] or config["User"]
+    process = process_build(
+        c, asked["Cmd"], tty=asked["Tty"], user=user, env=env_merge(env, asked["Env"] or ()),
+        directory=asked["WorkingDir"] or config["WorkingDir"], privileged=asked["Privileged"])
+    seccomp = security_parse(c.host["SecurityOpt"])["seccomp"]
+    record = {
+        "ID": id_new(), "Running": False, "ExitCode": None,
+        "ProcessConfig": {"tty": asked["Tty"], "entrypoint": asked["Cmd"][0],
+                          "arguments": asked["Cmd"][1:], "privileged": asked["Privileged"],
+                          **({"user": user} if user else {})},
+        "OpenStdin": asked["AttachStdin"], "OpenStderr": asked["AttachStderr"],
+        "OpenStdout": asked["AttachStdout"], "CanRemove": False, "ContainerID": c.id,
+        "DetachKeys": "", "Pid": 0,
+        "detach_keys": asked["DetachKeys"], "size": asked["ConsoleSize"], "process": process,
+        "linux": {} if seccomp == "unconfined" else {"seccomp": seccomp}}
+    directory = dir_ensure(exec_dir(engine.store, c.id), 0o700)
+    _execs_sweep(directory)
+    file_write(f"{directory}/{record['ID']}.json",
+               json_text(record).encode("utf-8", "surrogateescape"), 0o600)
+    container_event(engine.store, c, "exec_create: " + " ".join(asked["Cmd"]), execID=record["ID"])
+    return record["ID"]
+
+
+def _object(body: Any) -> dict:
+    if not isinstance(body, dict):
+        raise InvalidParameter("invalid JSON: json: cannot unmarshal the body into a Go struct")
+    return body
+
+
+def _keys_check(text: str, what: str) -> None:
+    try:
+        detach_keys_parse(text)
+    except InvalidParameter:
+        raise InvalidParameter(f"Invalid {what} keys ({text}) provided") from None
+
+
+def _execs_sweep(directory: str) -> None:
+    names = os.listdir(directory)
+    if len(names) < EXEC_SWEEP:
+        return
+    for name in names:
+        path = f"{directory}/{name}"
+        try:
+            if time.time() - os.stat(path).st_mtime > EXEC_KEEP and \
+                    json_parse(file_read(path))["ExitCode"] is not None:
+                os.unlink(path)
+        except (FileNotFoundError, ValueError):
+            continue                    # written or swept by another process at this moment
+
+
+def exec_find(engine: Engine, id: str) -> dict:
+    """The record of an exec; NotFound with Docker's text."""
+    if len(id) == 64 and is_hex(id):
+        root = engine.store.run_path("containers")
+        try:
+            names = os.listdir(root)
+        except FileNotFoundError:
+            names = []
+        for name in names:
+            try:
+                return json_parse(file_read(f"{root}/{name}/exec/{id}.json"))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+    raise NotFound("No such exec instance: " + id)
+
+
+def exec_inspect(engine: Engine, id: str) -> dict:
+    """The document of GET /exec/{id}/json."""
+    record = exec_find(engine, id)
+    return {key: record[key] for key in record if key[0].isupper()}
+
+
+def exec_start(engine: Engine, id: str, body: Any, hijack: Callable) -> bool:
+    """Start an exec; True when its client's connection was given to the monitor.
+
+    `hijack(is_tty)` gives (socket, bytes already read) once it is sure that the process will be
+    tried; it is not called for a detached exec.
+    """
+    asked = fields_check(_object(body), EXEC_START, "ExecStartOptions")
+    record = exec_find(engine, id)
+    if record["ExitCode"] is not None:
+        raise Conflict(f"exec command {id} has already run")
+    if record["Running"]:
+        raise Conflict(f"exec command {id} is already running")
+    c = engine.containers.running(record["ContainerID"])
+    if c.state == "paused":
+        raise Conflict(f"Container {c.id} is paused, unpause the container before exec")
+    tty = record["ProcessConfig"]["tty"]
+    words = [record["ProcessConfig"]["entrypoint"], *record["ProcessConfig"]["arguments"]]
+    message = {
+        "verb": "exec", "id": id, "tty": tty, "mux": not tty, "detach": asked["Detach"],
+        "stdin": record["OpenStdin"] and not asked["Detach"], "stdout": record["OpenStdout"],
+        "stderr": record["OpenStderr"], "detach_keys": record["detach_keys"] or None,
+        "command": " ".join(words)[:4096],
+        "size": (asked["ConsoleSize"] or record["size"]) if tty else None}
+    document = os.memfd_create("exec", os.MFD_CLOEXEC)
+    try:
+        write_all(document, json_text({"process": record["process"], "linux": record["linux"]})
+                  .encode("utf-8", "surrogateescape"))
+        if asked["Detach"]:
+            monitor_call(engine.store, c.id, message, [document])
+            return False
+        sock, early = hijack(tty)
+        message["early"] = early.decode("latin-1")
+        try:
+            monitor_call(engine.store, c.id, message, [document, sock.fileno()])
+        except NoMonitor as gone:
+            _stream_tell(sock, str(gone), tty)
+        except EngineError:
+            pass                        # the monitor has told it on the client's stream
+        return True
+    finally:
+        os.close(document)
+
+
+def _stream_tell(sock: Any, text: str, tty: bool) -> None:
+    """Write a failure where output would have come; the reply's head has been sent already."""
+    data = text.encode("utf-8", "replace") + b"\r\n"
+    try:
+        sock.sendall(data if tty else frame_header(1, len(data)) + data)
+    except OSError:
+        pass
+
+
+def exec_resize(engine: Engine, id: str, height: int, width: int) -> None:
+    """Set the size of an exec's terminal."""
+    record = exec_find(engine, id)
+    engine.containers.running(record["ContainerID"])
+    monitor_call(engine.store, record["ContainerID"],
+                 {"verb": "exec_resize", "id": id, "h": height, "w": width})
+
+
+def container_resize(engine: Engine, ref: str, height: int, width: int) -> None:
+    """Set the size of a container's terminal."""
+    c = engine.containers.running(ref)
+    monitor_call(engine.store, c.id, {"verb": "resize", "h": height, "w": width})
+
+
+def container_attach(engine: Engine, ref: str, asked: dict, hijack: Callable) -> None:
+    """Join a client to a container's streams.
+
+    `asked` is {"stdin", "stdout", "stderr", "logs", "stream": bool, "detach_keys": text};
+    `hijack(is_tty)` gives (socket, bytes already read). With "logs" what was logged comes first.
+    """
+    if asked["detach_keys"]:
+        _keys_check(asked["detach_keys"], "detach")
+    c = engine.containers.find(ref)
+    if c.state == "paused":
+        raise Conflict(f"container {ref} is paused, unpause the container before attach")
+    if c.state == "removing":
+        raise Conflict("container is marked for removal and cannot be started")
+    tty = c.config["Tty"]
+    sock, early = hijack(tty)
+    if asked["logs"]:
+        for piece in logs_frames(engine, c, tty, {"stdout": asked["stdout"],
+                                                  "stderr": asked["stderr"]}):
+            sock.sendall(piece)
+    if asked["stream"]:
+        monitor_call(engine.store, c.id, {
+            "verb": "attach", "stdin": asked["stdin"], "stdout": asked["stdout"],
+            "stderr": asked["stderr"], "mux": not tty, "early": early.decode("latin-1"),
+            "detach_keys": asked["detach_keys"] or None}, [sock.fileno()], start=True)
+
+
+def container_wait(engine: Engine, ref: str, condition: str, take: Callable) -> dict | None:
+    """The end of a container: {"StatusCode": n} at once, or None when the monitor will write it.
+
+    `take()` gives (socket, head to write before the answer).
+    """
+    condition = condition or "not-running"
+    if condition not in WAIT_CONDITIONS:
+        raise InvalidParameter(f"invalid condition: {quote(condition)}")
+    c = engine.containers.find(ref)
+    is_over = condition == "not-running" and c.state in ("created", "exited", "dead")
+    if is_over:
+        return {"StatusCode": c.exit_code}
+    sock, head = take()
+    monitor_call(engine.store, c.id, {"verb": "wait", "condition": condition, "head": head},
+                 [sock.fileno()], start=True)
+    return None
+
+
+def container_logs(engine: Engine, ref: str, asked: dict, follow: bool = False) -> tuple:
+    """(iterator of bytes, whether it is raw) of GET /containers/{id}/logs; `asked` as log_read's."""
+    if not (asked["stdout"] or asked["stderr"]):
+        raise InvalidParameter("Bad parameters: you must choose at least one stream")
+    c = engine.containers.find(ref)
+    if c.state in ("removing", "dead"):
+        raise Conflict("can not get logs from container which is dead or marked for removal")
+    if c.host["LogConfig"]["Type"] == "none":
+        raise Unsupported("configured logging driver does not support reading")
+    tty = c.config["Tty"]
+    end = _end_watch(engine, c) if follow else None
+    return logs_frames(engine, c, tty, asked, end), tty
+
+
+def _end_watch(engine: Engine, c: Container) -> Any:
+    """A socket that becomes readable when the container's last byte is logged; None: it has been."""
+    if not c.is_running:
+        return None
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        monitor_call(engine.store, c.id, {"verb": "wait", "condition": "not-running"},
+                     [theirs.fileno()])
+    except NoMonitor:
+        ours.close()
+        return None
+    finally:
+        theirs.close()
+    return ours
+
+
+def logs_frames(engine: Engine, c: Container, tty: bool, asked: dict,
+                end: Any = None) -> Iterator[bytes]:
+    """The log as a client gets it: raw with a terminal, else in frames of stdout and stderr."""
+    path = f"{engine.store.path('containers', c.id)}/{c.id}-json.log"
+    try:
+        for stream, data in log_read(path, follow=-1 if end is None else end.fileno(), **asked):
+            yield data if tty else frame_header(stream, len(data)) + data
+    finally:
+        if end is not None:
+            end.close()
 
 
 # =============================================================================
 # engine -- wires the objects together; repair, info, version
 # =============================================================================
-# Runs in: api, cli.
+# Runs in: api, cli.   Refs: Docker Engine API 1.51 /info and /version, moby daemon/info.go
+#
+# Wires the objects together and says what this host and this engine are. Making one costs nothing: the
+# store opens at first use, images and containers are made when they are first asked for.
+
+ENGINE_ID_KEY = "engine_id"
+#: (file of a v1 controller, key in info, what the CLI's `info` warns of when it is missing)
+INFO_LIMITS = (
+    ("memory",  "",                  "MemoryLimit",    "No memory limit support"),
+    ("memory",  "memory.memsw.limit_in_bytes", "SwapLimit", "No swap limit support"),
+    ("cpu",     "cpu.cfs_quota_us",  "CpuCfsPeriod",   "No cpu cfs period support"),
+    ("cpu",     "cpu.cfs_quota_us",  "CpuCfsQuota",    "No cpu cfs quota support"),
+    ("cpu",     "cpu.shares",        "CPUShares",      "No cpu shares support"),
+    ("cpuset",  "",                  "CPUSet",         "No cpuset support"),
+    ("pids",    "",                  "PidsLimit",      ""),
+    ("memory",  "memory.oom_control", "OomKillDisable", ""),
+)
+#: the same files in cgroup v2
+INFO_V2 = {"memory.memsw.limit_in_bytes": "memory", "cpu.cfs_quota_us": "cpu", "cpu.shares": "cpu"}
+
+
+class Engine:
+    """One engine: a store and what lives in it."""
+
+    __slots__ = ("_containers", "_images", "store")
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._containers = self._images = None
+
+    @property
+    def containers(self) -> Containers:
+        """The containers."""
+        if self._containers is None:
+            self._containers = Containers(self)
+        return self._containers
+
+    @property
+    def images(self) -> Images:
+        """The images."""
+        if self._images is None:
+            self._images = Images(self.store)
+        return self._images
+
+    def version(self) -> dict:
+        """The document of GET /version."""
+        system = os.uname()
+        machine = platform_host()["architecture"]
+        details = {"ApiVersion": API_VERSION, "Arch": machine, "BuildTime": "", "Experimental": "false",
+                   "GitCommit": "", "GoVersion": "", "KernelVersion": system.release,
+                   "MinAPIVersion": API_VERSION_MIN, "Os": "linux", "EngineVersion": VERSION,
+                   "PythonVersion": "{}.{}.{}".format(*sys.version_info[:3])}
+        return {
+            "Platform": {"Name": f"engine.pyz {VERSION}"},
+            "Components": [{"Name": "Engine", "Version": DOCKER_VERSION, "Details": details}],
+            "Version": DOCKER_VERSION, "ApiVersion": API_VERSION, "MinAPIVersion": API_VERSION_MIN,
+            "GitCommit": "", "GoVersion": "", "Os": "linux", "Arch": machine,
+            "KernelVersion": system.release, "BuildTime": ""}
+
+    def info(self) -> dict:
+        """The document of GET /info."""
+        limits, warnings = _limits_show()
+        system = os.uname()
+        distribution = _distribution()
+        return {
+            "ID": self._id(), **self._counts(), "Driver": "overlay2",
+            "DriverStatus": [["Backing Filesystem", _backing(self.store.data)],
+                             ["Supports d_type", "true"], ["Using metacopy", "false"],
+                             ["Native Overlay Diff", "true"], ["userxattr", "false"]],
+            "Plugins": {"Volume": ["local"], "Network": ["host", "none"],
+                        "Authorization": None, "Log": ["json-file", "none"]},
+            **limits, "IPv4Forwarding": _sysctl_on("net/ipv4/ip_forward"), "Debug": False, "NFd":
+            len(os.listdir("/proc/self/fd")), "NGoroutines": 1,
+            "SystemTime": time_rfc3339(time_now()), "LoggingDriver": "json-file",
+            "CgroupDriver": "cgroupfs", "CgroupVersion": "2" if cgroup_probe().mode == "v2" else "1",
+            "NEventsListener": 0, "KernelVersion": system.release,
+            "OperatingSystem": distribution.get("PRETTY_NAME", "Linux"),
+            "OSVersion": distribution.get("VERSION_ID", ""), "OSType": "linux",
+            "Architecture": system.machine, "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": ["::1/128",
+                               "127.0.0.0/8"], "Mirrors": None},
+            "NCPU": len(os.sched_getaffinity(0)), "MemTotal": _memory_total(),
+            "GenericResources": None, "DockerRootDir": self.store.data, "HttpProxy": "",
+            "HttpsProxy": "", "NoProxy": "", "Name": system.nodename, "Labels": [],
+            "ExperimentalBuild": False, "ServerVersion": DOCKER_VERSION,
+            "Runtimes": {RUNTIME: {"path": RUNTIME}}, "DefaultRuntime": RUNTIME,
+            "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive",
+                      "ControlAvailable": False, "Error": "", "RemoteManagers": None},
+            "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": "docker-init",
+            "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
+            "SecurityOptions": _security_show(), "CDISpecDirs": [], "Warnings": warnings or None}
+
+    def _id(self) -> str:
+        row = self.store.row("SELECT value FROM meta WHERE key = ?", ENGINE_ID_KEY)
+        if row is None:
+            text = os.urandom(16).hex()
+            text = "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+            with self.store.write() as db:
+                db.execute("INSERT OR IGNORE INTO meta(key, value) VALUES(?, ?)",
+                           (ENGINE_ID_KEY, text))
+            row = self.store.row("SELECT value FROM meta WHERE key = ?", ENGINE_ID_KEY)
+        return row[0]
+
+    def _counts(self) -> dict:
+        states = [c.state for c in self.containers.all()]
+        running, paused = states.count("running"), states.count("paused")
+        return {"Containers": len(states), "ContainersRunning": running,
+                "ContainersPaused": paused, "ContainersStopped": len(states) - running - paused,
+                "Images": self.store.row("SELECT count(*) FROM images")[0]}
+
+
+def _limits_show() -> tuple:
+    """({key: whether the limit can be kept}, warnings) of this host's cgroups."""
+    have = controllers_find()
+    is_v2 = cgroup_probe().mode == "v2"
+    shown, warnings = {}, []
+    for controller, file, key, text in INFO_LIMITS:
+        good = controller in have
+        if good and file and not is_v2:
+            good = os.path.exists(f"{have[controller]}/{file}")
+        elif is_v2 and key == "OomKillDisable":
+            good = False
+        shown[key] = good
+        if not good and text:
+            warnings.append("WARNING: " + text)
+    return shown, warnings
+
+
+def _distribution() -> dict:
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            lines = file_read(path).decode("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            continue
+        return {name: value.strip("\"'") for name, _, value in
+                (line.partition("=") for line in lines)}
+    return {}
+
+
+def _backing(path: str) -> str:
+    """The type of the file system that the data root is on."""
+    best = ""
+    kind = "unknown"
+    for mount in mountinfo():
+        if (path + "/").startswith(mount.target.rstrip("/") + "/") and len(mount.target) >= len(best):
+            best, kind = mount.target, mount.fstype
+    return "extfs" if kind in ("ext2", "ext3", "ext4") else kind
+
+
+def _sysctl_on(name: str) -> bool:
+    try:
+        return file_read("/proc/sys/" + name).strip() != b"0"
+    except FileNotFoundError:
+        return False
+
+
+def _memory_total() -> int:
+    return int(file_read("/proc/meminfo").split()[1]) * 1024
+
+
+def _security_show() -> list:
+    out = []
+    if b"\nSeccomp:" in file_read("/proc/self/status"):
+        out.append("name=seccomp,profile=builtin")
+    if os.path.exists("/proc/self/ns/cgroup"):
+        out.append("name=cgroupns")
+    return out
 
 
 # =============================================================================
@@ -12166,7 +13738,226 @@ def _tag_stripped(name: str) -> str:
 # =============================================================================
 # api_containers -- Docker Engine API endpoints: containers and exec
 # =============================================================================
-# Runs in: api, cli.
+# Runs in: api, cli.   Refs: Docker Engine API 1.51, moby api/server/router/container
+#
+# One function per endpoint: it reads the request's parameters, calls the engine, and returns what the
+# reply is made of. What an older API version must not see is taken out here. Endpoints that
+# later issues bring stand in one table and answer 501 until then.
+
+#: (method, path, what it would do)
+NOT_YET_ROUTES = (
+    ("GET",    "/containers/{id}/archive",                  "copying files out of a container"),
+    ("HEAD",   "/containers/{id}/archive",                  "copying files out of a container"),
+    ("PUT",    "/containers/{id}/archive",                  "copying files into a container"),
+    ("GET",    "/containers/{id}/attach/ws",                "attaching by WebSocket"),
+    ("GET",    "/containers/{id}/checkpoints",              "checkpoints"),
+    ("POST",   "/containers/{id}/checkpoints",              "checkpoints"),
+    ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", "checkpoints"),
+    ("GET",    "/containers/{id}/export",                   "exporting a container"),
+    ("GET",    "/containers/{id}/stats",                    "container statistics"),
+    ("POST",   "/containers/{id}/update",                   "updating a container's limits"),
+    ("POST",   "/commit",                                   "committing a container"),
+)
+
+
+def _refuse(what: str) -> Callable:
+    def handler(engine: Engine, request: Request) -> None:
+        if "id" in request.params:
+            engine.containers.find(request.params["id"])
+        raise Unsupported(f"{what} is not supported by this engine yet")
+    return handler
+
+
+for _method, _path, _what in NOT_YET_ROUTES:
+    route(_method, _path)(_refuse(_what))
+
+
+@route("GET", "/containers/json")
+def get_containers(engine: Engine, request: Request) -> list:
+    """The list of containers."""
+    return engine.containers.list(
+        everything=request.flag("all"), limit=request.number("limit", 0) or 0,
+        size=request.flag("size"), filters=request.filters())
+
+
+@route("POST", "/containers/create")
+def post_container_create(engine: Engine, request: Request) -> Response:
+    """Make a container: 201 with its id and warnings."""
+    made = engine.containers.create(
+        request.body.json(), name=request.arg("name"), platform=request.arg("platform"),
+        version=request.version)
+    return Response(201, value=made)
+
+
+@route("POST", "/containers/prune")
+def post_containers_prune(engine: Engine, request: Request) -> dict:
+    """Remove all containers that do not run."""
+    return engine.containers.prune(request.filters())
+
+
+@route("GET", "/containers/{id}/json")
+def get_container(engine: Engine, request: Request) -> dict:
+    """Everything about one container."""
+    return engine.containers.inspect(request.params["id"], request.flag("size"))
+
+
+@route("DELETE", "/containers/{id}")
+def delete_container(engine: Engine, request: Request) -> None:
+    """Remove a container."""
+    engine.containers.remove(request.params["id"], force=request.flag("force"),
+                             link=request.flag("link"))
+
+
+@route("GET", "/containers/{id}/top")
+def get_container_top(engine: Engine, request: Request) -> dict:
+    """The processes of a container."""
+    return engine.containers.top(request.params["id"], request.arg("ps_args"))
+
+
+@route("GET", "/containers/{id}/changes")
+def get_container_changes(engine: Engine, request: Request) -> Response:
+    """What a container changed in its image; null when nothing."""
+    changes = engine.containers.changes(request.params["id"])
+    if changes is None:
+        return Response(200, {"Content-Type": "application/json"}, b"null\n")
+    return Response(200, value=changes)
+
+
+@route("POST", "/containers/{id}/start")
+def post_container_start(engine: Engine, request: Request) -> None:
+    """Start a container."""
+    if request.arg("checkpoint"):
+        raise InvalidParameter("checkpoint is only supported in experimental mode")
+    engine.containers.start(request.params["id"])
+
+
+@route("POST", "/containers/{id}/stop")
+def post_container_stop(engine: Engine, request: Request) -> None:
+    """Stop a container."""
+    engine.containers.stop(request.params["id"], request.number("t"), request.arg("signal"))
+
+
+@route("POST", "/containers/{id}/restart")
+def post_container_restart(engine: Engine, request: Request) -> None:
+    """Stop a container if it runs, and start it."""
+    engine.containers.restart(request.params["id"], request.number("t"), request.arg("signal"))
+
+
+@route("POST", "/containers/{id}/kill")
+def post_container_kill(engine: Engine, request: Request) -> None:
+    """Send a container a signal."""
+    engine.containers.kill(request.params["id"], request.arg("signal"))
+
+
+@route("POST", "/containers/{id}/pause")
+def post_container_pause(engine: Engine, request: Request) -> None:
+    """Freeze a container."""
+    engine.containers.pause(request.params["id"])
+
+
+@route("POST", "/containers/{id}/unpause")
+def post_container_unpause(engine: Engine, request: Request) -> None:
+    """Let a frozen container go on."""
+    engine.containers.unpause(request.params["id"])
+
+
+@route("POST", "/containers/{id}/rename")
+def post_container_rename(engine: Engine, request: Request) -> None:
+    """Give a container another name."""
+    engine.containers.rename(request.params["id"], request.arg("name"))
+
+
+@route("POST", "/containers/{id}/resize")
+def post_container_resize(engine: Engine, request: Request) -> Response:
+    """Set the size of a container's terminal."""
+    container_resize(engine, request.params["id"], *_size_of_terminal(request))
+    return Response(200)
+
+
+def _size_of_terminal(request: Request) -> tuple:
+    out = []
+    for name, what in (("h", "height"), ("w", "width")):
+        text = request.arg(name)
+        if not text.isdigit() or int(text) >= 1 << 32:
+            raise InvalidParameter(f"invalid resize {what} {quote(text)}: strconv.ParseUint: parsing"
+                                   f" {quote(text)}: invalid syntax")
+        out.append(int(text) & 0xFFFF)
+    return tuple(out)
+
+
+@route("POST", "/containers/{id}/wait")
+def post_container_wait(engine: Engine, request: Request) -> Any:
+    """How a container ends; the answer comes when it has."""
+    answer = container_wait(engine, request.params["id"], request.arg("condition"), request.take)
+    return HIJACKED if answer is None else answer
+
+
+@route("POST", "/containers/{id}/attach")
+def post_container_attach(engine: Engine, request: Request) -> Any:
+    """Join the streams of a container."""
+    asked = {name: request.flag(name) for name in ("stdin", "stdout", "stderr", "logs", "stream")}
+    asked["detach_keys"] = request.arg("detachKeys")
+    container_attach(engine, request.params["id"], asked, _hijacker(request))
+    return HIJACKED
+
+
+def _hijacker(request: Request) -> Callable:
+    """What gives the client's connection away, with the content type that its version knows."""
+    def hijack(tty: bool) -> tuple:
+        return request.hijack(_stream_type(request, tty))
+    return hijack
+
+
+def _stream_type(request: Request, tty: bool) -> str:
+    kind = "raw" if tty or version_tuple(request.version) < (1, 42) else "multiplexed"
+    return f"application/vnd.docker.{kind}-stream"
+
+
+@route("GET", "/containers/{id}/logs")
+def get_container_logs(engine: Engine, request: Request) -> Stream:
+    """What a container has written, and with `follow` what it goes on to write."""
+    tail = request.arg("tail")
+    asked = {
+        "stdout": request.flag("stdout"), "stderr": request.flag("stderr"),
+        "timestamps": request.flag("timestamps"), "details": request.flag("details"),
+        # What is no number, as "all", means all (moby daemon/logs.go).
+        "tail": int(tail) if tail.isdigit() else -1,
+        "since": _time_arg(request, "since"), "until": _time_arg(request, "until")}
+    chunks, tty = container_logs(engine, request.params["id"], asked, request.flag("follow"))
+    return Stream(chunks, _stream_type(request, tty))
+
+
+def _time_arg(request: Request, name: str) -> int:
+    text = request.arg(name)
+    return time_parse(text) if text and text != "0" else 0
+
+
+@route("POST", "/containers/{id}/exec")
+def post_container_exec(engine: Engine, request: Request) -> Response:
+    """Note a process to run beside a container's first."""
+    return Response(201, value={"Id": exec_create(engine, request.params["id"],
+                                                  request.body.json())})
+
+
+@route("GET", "/exec/{id}/json")
+def get_exec(engine: Engine, request: Request) -> dict:
+    """Everything about an exec."""
+    return exec_inspect(engine, request.params["id"])
+
+
+@route("POST", "/exec/{id}/start")
+def post_exec_start(engine: Engine, request: Request) -> Any:
+    """Run what was noted, attached to this connection or detached."""
+    attached = exec_start(engine, request.params["id"], request.body.json(optional=True),
+                          _hijacker(request))
+    return HIJACKED if attached else Response(200)
+
+
+@route("POST", "/exec/{id}/resize")
+def post_exec_resize(engine: Engine, request: Request) -> Response:
+    """Set the size of an exec's terminal."""
+    exec_resize(engine, request.params["id"], *_size_of_terminal(request))
+    return Response(200)
 
 
 # =============================================================================
