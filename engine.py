@@ -6997,7 +6997,7 @@ def _host_verify(host: dict) -> None:
     if host["Runtime"] not in ("", RUNTIME):
         raise InvalidParameter(f"unknown or invalid runtime name: {host['Runtime']}")
     for target, options in (host["Tmpfs"] or {}).items():
-        _tmpfs_options(target, options)
+        tmpfs_options(target, options)
     if host["CgroupnsMode"] not in ("", "private", "host"):
         raise InvalidParameter(f"invalid cgroup namespace mode: {host['CgroupnsMode']}")
     for limit in host["Ulimits"] or ():
@@ -7107,7 +7107,7 @@ def _seccomp_parse(value: str) -> Any:
     return profile
 
 
-def _tmpfs_options(target: str, text: str) -> list:
+def tmpfs_options(target: str, text: str) -> list:
     """Mount options of --tmpfs over Docker's defaults; the later of two that clash counts."""
     if not target.startswith("/"):
         raise InvalidParameter(f"invalid mount path: '{target}' mount path must be absolute")
@@ -7359,7 +7359,7 @@ def _spec_mounts(spec: dict, c: Container, given: dict) -> None:
                        + (["ro"] if host["ReadonlyRootfs"] else [])})
     for target in sorted(host["Tmpfs"] or {}):
         mounts.append({"destination": os.path.normpath(target), "type": "tmpfs", "source": "tmpfs",
-                       "options": _tmpfs_options(target, host["Tmpfs"][target])})
+                       "options": tmpfs_options(target, host["Tmpfs"][target])})
     spec["mounts"] = mounts
 
 
@@ -7479,11 +7479,10 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
     `directory` the container's own below the data root.
     """
     config, host = c.config, c.host
-    kinds = {"network": "net", "mount": "mnt"}
     flags, join, has_cgroup = 0, [], False
     for space in spec["linux"]["namespaces"]:
         if "path" in space:
-            join.append([kinds.get(space["type"], space["type"]), space["path"]])
+            join.append([space["type"], space["path"]])
         elif space["type"] == "cgroup":
             has_cgroup = True
         else:
@@ -12052,7 +12051,7 @@ def networks_show(c: Container) -> dict:
     return {} if mode.startswith("container:") else {mode: dict(ENDPOINT_NONE)}
 
 
-def inspect_show(store: Store, c: Container, size: bool = False) -> dict:
+def container_show(store: Store, c: Container, size: bool = False) -> dict:
     """The whole document of GET /containers/{id}/json."""
     directory = store.path("containers", c.id)
     host, config = c.host, c.config
@@ -12634,7 +12633,7 @@ class Containers:
 
     def inspect(self, ref: str, size: bool = False) -> dict:
         """The document of GET /containers/{id}/json."""
-        return inspect_show(self._store, self.find(ref), size)
+        return container_show(self._store, self.find(ref), size)
 
     def list(self, *, everything: bool = False, limit: int = 0, size: bool = False,
              filters: dict | None = None) -> list:
