@@ -7702,7 +7702,7 @@ def _launcher_detach() -> None:
     for step in (lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
                  lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
                  lambda: _oom_score_write("-999"),
-                 lambda: sys_keyctl(KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0),
+                 lambda: sys_keyctl(KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0),
                  lambda: cgroup_enter_leaf(LAUNCHER_CGROUP)):
         try:
             step()
