@@ -15460,13 +15460,16 @@ def _die_by(number: int) -> int:
 def _streams_prepare() -> None:
     """Descriptors 0-2 are open, else the first files opened would get their numbers and be
     written over; text goes out as UTF-8 whatever the locale, and odd bytes as they came in."""
-    for number in (0, 1, 2):
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8",
+                                    errors="surrogateescape", closefd=False))
+        elif number and hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
@@ -15486,11 +15489,8 @@ def cli_main(words: list) -> int:
         return 130
     except BrokenPipeError:
         return _die_by(13)
-    except OSError as exc:
-        try:
-            print_error(error_text(exc))
-        except OSError:
-            pass
+    except OSError as exc:          # a full disk under stdout: what is buffered cannot be kept
+        os.write(2, (error_text(exc) + "\n").encode("utf-8", "surrogateescape"))
         return 1
 
 

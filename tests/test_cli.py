@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 
 import engine
 import pytest
@@ -232,3 +234,15 @@ def test_for_each_and_confirm(capfd, monkeypatch):
         monkeypatch.setattr(engine.sys, "stdin", io.StringIO(answer))
         assert engine.confirm("Sure?") is claim
     assert capfd.readouterr().out.startswith("Sure? [y/N] ")
+
+
+@pytest.mark.parametrize(
+    "redirection, code, err",
+    [(">&-", 0, ""), (">/dev/full", 1, "no space left on device\n"), ("<&- >&- 2>&-", 0, "")],
+)
+def test_streams_that_are_closed_or_full(redirection, code, err):
+    program = "import engine, os; os._exit(engine.cli_main(['--help']))"
+    line = f"{sys.executable} -c \"{program}\" {redirection}"
+    top = os.path.dirname(os.path.abspath(engine.__file__))
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=top, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", err)
