@@ -1,4 +1,4 @@
-"""cgroups: conversions, device programs, both versions on plain files, and the kernel's own."""
+"""cgroups: conversions, both versions on plain files, and the kernel's own."""
 
 import os
 import subprocess
@@ -13,7 +13,9 @@ SLEEP = ["sleep", "60"]
 
 # ---------------------------------------------------------------- pure
 
-@pytest.mark.parametrize("shares, weight", [(2, 1), (1024, 100), (262144, 10000), (512, 59), (2048, 174)])
+@pytest.mark.parametrize(
+    "shares, weight", [(2, 1), (1024, 100), (262144, 10000), (512, 59), (2048, 174)]
+)
 def test_cpu_weight(shares, weight):
     assert engine.cpu_weight(shares) == weight
 
@@ -67,71 +69,21 @@ def test_without_any_hierarchy_all_is_quiet():
     cgroup.remove()
 
 
-# ---------------------------------------------------------------- devices: an interpreter of the program
-
-RULES = [{"allow": False, "access": "rwm"},
-         {"allow": True, "type": "c", "access": "m"}, {"allow": True, "type": "b", "access": "m"},
-         {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
-         {"allow": True, "type": "c", "major": 136, "access": "rwm"},
-         {"allow": True, "type": "b", "major": 8, "minor": 0, "access": "r"}]
-ACCESS = {"m": 1, "r": 2, "w": 4}
-
-
-def allowed(program, kind, major, minor, access):
-    import struct
-    word = sum(ACCESS[letter] for letter in access) << 16 | {"b": 1, "c": 2}[kind]
-    context = {0: word, 4: major, 8: minor}
-    code = [struct.unpack_from("=BBhI", program, at) for at in range(0, len(program), 8)]
-    registers, at = [0] * 11, 0
-    while True:
-        op, pair, offset, value = code[at]
-        target, source = pair & 15, pair >> 4
-        at += 1
-        if op == 0x95:
-            return registers[0] == 1
-        if op == 0x61:
-            registers[target] = context[offset]
-        elif op == 0xBC:
-            registers[target] = registers[source]
-        elif op == 0xB4:
-            registers[target] = value
-        elif op == 0x74:
-            registers[target] >>= value
-        elif op == 0x54:
-            registers[target] &= value
-        elif op == 0x56:
-            at += offset if registers[target] != value else 0
-        elif op == 0x16:
-            at += offset if registers[target] == value else 0
-        else:
-            raise AssertionError(hex(op))
-
-
-@pytest.mark.parametrize("request_, answer", [
-    (("c", 1, 3, "rw"), True), (("c", 1, 3, "m"), True), (("c", 1, 4, "m"), True), (("c", 1, 4, "r"), False),
-    (("c", 1, 4, "mr"), False), (("c", 136, 77, "rwm"), True), (("b", 8, 0, "r"), True),
-    (("b", 8, 0, "rw"), False), (("b", 8, 1, "r"), False), (("b", 1, 3, "w"), False)])
-def test_device_program(request_, answer):
-    assert allowed(engine.device_program(RULES), *request_) is answer
-
-
-def test_last_device_rule_decides():
-    rules = [{"allow": True, "access": "rwm"}, {"allow": False, "type": "c", "major": 1, "minor": 3, "access": "w"}]
-    program = engine.device_program(rules)
-    assert allowed(program, "b", 9, 9, "rwm")
-    assert allowed(program, "c", 1, 3, "r")
-    assert not allowed(program, "c", 1, 3, "rw")
-
-
-def test_device_rule_text():
-    assert [engine.device_rule_text(rule) for rule in RULES[:4]] == ["a", "c *:* m", "b *:* m", "c 1:3 rwm"]
-
-
 # ---------------------------------------------------------------- v2 on plain files: what would be written
 
-V2_FILES = {"cpu.max": "max 100000", "cpu.weight": "100", "memory.max": "max", "memory.swap.max": "max",
-            "memory.low": "0", "pids.max": "max", "cpuset.cpus": "", "io.max": "", "io.bfq.weight": "",
-            "hugetlb.2MB.max": "max", "memory.high": "max"}
+V2_FILES = {
+    "cpu.max": "max 100000",
+    "cpu.weight": "100",
+    "memory.max": "max",
+    "memory.swap.max": "max",
+    "memory.low": "0",
+    "pids.max": "max",
+    "cpuset.cpus": "",
+    "io.max": "",
+    "io.bfq.weight": "",
+    "hugetlb.2MB.max": "max",
+    "memory.high": "max",
+}
 
 
 @pytest.fixture
@@ -145,24 +97,31 @@ def v2(tmp_path):
     return path, cgroup
 
 
-@pytest.mark.parametrize("resources, file, text", [
-    ({"memory": {"limit": 1 << 28}}, "memory.max", "268435456"),
-    ({"memory": {"limit": 300, "swap": 500}}, "memory.swap.max", "200"),
-    ({"memory": {"limit": 300, "swap": -1}}, "memory.swap.max", "max"),
-    ({"memory": {"limit": -1}}, "memory.swap.max", "max"),
-    ({"memory": {"reservation": 4096}}, "memory.low", "4096"),
-    ({"cpu": {"shares": 1024}}, "cpu.weight", "100"),
-    ({"cpu": {"quota": 50000, "period": 100000}}, "cpu.max", "50000 100000"),
-    ({"cpu": {"quota": -1}}, "cpu.max", "max 100000"),
-    ({"cpu": {"period": 20000}}, "cpu.max", "max 20000"),
-    ({"cpu": {"cpus": "0-1"}}, "cpuset.cpus", "0-1"),
-    ({"pids": {"limit": 100}}, "pids.max", "100"),
-    ({"pids": {"limit": -1}}, "pids.max", "max"),
-    ({"blockIO": {"weight": 500}}, "io.bfq.weight", "500"),
-    ({"blockIO": {"throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 7}]}}, "io.max", "8:0 wiops=7"),
-    ({"hugepageLimits": [{"pageSize": "2MB", "limit": 4096}]}, "hugetlb.2MB.max", "4096"),
-    ({"unified": {"memory.high": "77"}}, "memory.high", "77"),
-])
+@pytest.mark.parametrize(
+    "resources, file, text",
+    [
+        ({"memory": {"limit": 1 << 28}}, "memory.max", "268435456"),
+        ({"memory": {"limit": 300, "swap": 500}}, "memory.swap.max", "200"),
+        ({"memory": {"limit": 300, "swap": -1}}, "memory.swap.max", "max"),
+        ({"memory": {"limit": -1}}, "memory.swap.max", "max"),
+        ({"memory": {"reservation": 4096}}, "memory.low", "4096"),
+        ({"cpu": {"shares": 1024}}, "cpu.weight", "100"),
+        ({"cpu": {"quota": 50000, "period": 100000}}, "cpu.max", "50000 100000"),
+        ({"cpu": {"quota": -1}}, "cpu.max", "max 100000"),
+        ({"cpu": {"period": 20000}}, "cpu.max", "max 20000"),
+        ({"cpu": {"cpus": "0-1"}}, "cpuset.cpus", "0-1"),
+        ({"pids": {"limit": 100}}, "pids.max", "100"),
+        ({"pids": {"limit": -1}}, "pids.max", "max"),
+        ({"blockIO": {"weight": 500}}, "io.bfq.weight", "500"),
+        (
+            {"blockIO": {"throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 7}]}},
+            "io.max",
+            "8:0 wiops=7",
+        ),
+        ({"hugepageLimits": [{"pageSize": "2MB", "limit": 4096}]}, "hugetlb.2MB.max", "4096"),
+        ({"unified": {"memory.high": "77"}}, "memory.high", "77"),
+    ],
+)
 def test_v2_texts(v2, resources, file, text):
     path, cgroup = v2
     assert cgroup.limit(resources) == []
@@ -173,8 +132,15 @@ def test_v2_missing_controllers_are_warnings(v2):
     path, cgroup = v2
     for name in V2_FILES:
         (path / name).unlink()
-    warnings = cgroup.limit({"memory": {"limit": 1, "swap": 2, "swappiness": 3}, "cpu": {"quota": 1, "shares": 2},
-                             "pids": {"limit": 1}, "blockIO": {"weight": 10}, "unified": {"memory.high": "1"}})
+    warnings = cgroup.limit(
+        {
+            "memory": {"limit": 1, "swap": 2, "swappiness": 3},
+            "cpu": {"quota": 1, "shares": 2},
+            "pids": {"limit": 1},
+            "blockIO": {"weight": 10},
+            "unified": {"memory.high": "1"},
+        }
+    )
     assert len(warnings) == 7
     assert all("not supported" in warning for warning in warnings)
 
@@ -195,9 +161,15 @@ def test_v2_figures(v2):
     stats = cgroup.stats()
     assert stats["cpu_stats"]["cpu_usage"] == {
         "total_usage": 5000, "usage_in_kernelmode": 2000, "usage_in_usermode": 3000}
-    assert stats["memory_stats"] == {"usage": 4096, "limit": 2**64 - 1, "stats": {"anon": 10, "inactive_file": 7}}
+    assert stats["memory_stats"] == {
+        "usage": 4096,
+        "limit": 2**64 - 1,
+        "stats": {"anon": 10, "inactive_file": 7},
+    }
     assert stats["pids_stats"] == {"current": 3, "limit": 2**64 - 1}
-    assert {"major": 8, "minor": 0, "op": "write", "value": 20} in stats["blkio_stats"]["io_service_bytes_recursive"]
+    assert {"major": 8, "minor": 0, "op": "write", "value": 20} in stats["blkio_stats"][
+        "io_service_bytes_recursive"
+    ]
     assert cgroup.oom_count() == 2
 
 
@@ -311,7 +283,7 @@ def test_kill_reaches_a_process_tree_and_inner_cgroups(real):
     cgroup.create()
     inner = engine.Cgroup(cgroup.name + "/inner", cgroup.hierarchies)
     first = started(cgroup, children, ["sh", "-c", "sleep 60 & sleep 60 & wait"])
-    for path in inner.paths():                      # as the container itself would, without handing controllers down
+    for path in inner.paths():  # as the container itself would, without handing controllers down
         engine._cgroup_make(path, inner.name, fresh=True, cpuset=path == inner.v1("cpuset"))
     second = started(inner, children)
     deadline = time.monotonic() + 5
@@ -370,20 +342,6 @@ def test_devices_of_this_kernel(real):
     assert started(cgroup, children, ["sh", "-c", "exec </dev/null"]).wait(5) == 0
     child = started(cgroup, children, ["sh", "-c", "exec </dev/zero 2>/dev/null"])
     assert child.wait(5) != 0
-
-
-@pytest.mark.root
-def test_device_program_is_taken_by_the_kernel(real):
-    cgroup, _ = real
-    cgroup.create()
-    if cgroup.v2 is None:
-        pytest.skip("no cgroup v2 here")
-    try:
-        engine._devices_attach(cgroup.v2, engine.device_program(RULES[:1]))
-    except OSError:
-        pytest.skip("no CONFIG_CGROUP_BPF here")
-    assert engine._devices_attach(cgroup.v2, engine.device_program(RULES))
-    assert engine._devices_attach(cgroup.v2, engine.device_program(RULES[1:]))
 
 
 @pytest.mark.root

@@ -9,7 +9,9 @@ from kernel_help import in_child
 
 
 def test_options_become_flags_and_data():
-    parsed = engine.mount_options_parse(["nosuid", "ro", "rprivate", "mode=755", "rw", "rro", "newinstance"])
+    parsed = engine.mount_options_parse(
+        ["nosuid", "ro", "rprivate", "mode=755", "rw", "rro", "newinstance"]
+    )
     assert parsed.set == engine.MS_NOSUID
     assert parsed.clear == engine.MS_RDONLY
     assert parsed.propagation == [engine.MS_PRIVATE | engine.MS_REC]
@@ -43,7 +45,11 @@ def test_mountinfo_line_with_odd_names():
     assert (info.id, info.parent, info.device, info.root) == (36, 35, "98:0", "/mnt1")
     assert info.point == "/mnt 2\\x"
     assert info.propagation == ["master:1", "shared:7"]
-    assert (info.fstype, info.source, info.data) == ("ext3", "/dev/ro ot", ["rw", "errors=continue"])
+    assert (info.fstype, info.source, info.data) == (
+        "ext3",
+        "/dev/ro ot",
+        ["rw", "errors=continue"],
+    )
 
 
 def test_mountinfo_of_this_process_has_a_root():
@@ -226,8 +232,9 @@ def test_overlay_that_does_not_fit_needs_the_legacy_mount(here, monkeypatch):
     os.mkdir(here + "/m")
 
     def legacy():
-        engine.overlay_mount_legacy(here + "/layers", [f"{n}/diff" for n in range(128)], upper, work,
-                                    target=here + "/m")
+        engine.overlay_mount_legacy(
+            here + "/layers", [f"{n}/diff" for n in range(128)], upper, work, target=here + "/m"
+        )
         return len(os.listdir(here + "/m"))
     assert in_child(legacy) == 128
     engine.unmount(here + "/m")
