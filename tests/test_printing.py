@@ -10,7 +10,8 @@ from hypothesis import given
 
 @pytest.mark.parametrize("value, text", [
     (None, "<nil>"), (True, "true"), (False, "false"), (0, "0"), (-5, "-5"), ("a b", "a b"),
-    ([], "[]"), (["a", 1, None], "[a 1 <nil>]"), ({}, "map[]"), ({"b": 1, "a": [2]}, "map[a:[2] b:1]"),
+    ([], "[]"), (["a", 1, None], "[a 1 <nil>]"), ({}, "map[]"),
+    ({"b": 1, "a": [2]}, "map[a:[2] b:1]"),
     ({"HostIp": "::", "HostPort": "80"}, "{:: 80}"), ({"B": {"x": None}}, "{map[x:<nil>]}"),
     ({"Labels": None, "Cmd": None, "Init": None}, "{map[] [] <nil>}"),
     (engine.MapValue({"B": 1}), "map[B:1]"), ({"Labels": {"A": "1"}}, "{map[A:1]}"),
@@ -24,14 +25,16 @@ def test_text(value, text):
 
 
 @pytest.mark.parametrize("form, values, text", [
-    ("%v|%+v|%d|%s|%5d|%-5d|%05d|%x|%q|%t|%U|%c", ["a", 5, "s", 5, 42, 42, 42, 255, "q", True, 128512, 65],
+    ("%v|%+v|%d|%s|%5d|%-5d|%05d|%x|%q|%t|%U|%c",
+     ["a", 5, "s", 5, 42, 42, 42, 255, "q", True, 128512, 65],
      'a|5|%!d(string=s)|%!s(int=5)|   42|42   |00042|ff|"q"|true|U+1F600|A'),
     ("%e|%f|%.2f|%8.3f|%08.3f|%+.1f", [1.5, 1.5, 1.2345, 1.5, 3.14159, 2.0],
      "1.500000e+00|1.500000|1.23|   1.500|0003.142|+2.0"),
     ("%s|%d", [["a", "b"], [1, "a"]], "[a b]|[1 %!d(string=a)]"),
     ("%s", [{"a": 1, "b": "x"}], "map[a:%!s(int=1) b:x]"),
     ("%d %s", [1], "1 %!s(MISSING)"), ("%d", [1, 2, "x"], "1%!(EXTRA int=2, string=x)"),
-    ("%", [], "%!(NOVERB)"), ("%%", [], "%"), ("%z", [1], "%!z(int=1)"), ("100%!", [], "100%!!(MISSING)"),
+    ("%", [], "%!(NOVERB)"), ("%%", [], "%"), ("%z", [1], "%!z(int=1)"),
+    ("100%!", [], "100%!!(MISSING)"),
     ("%+d|% d|%#x|%#o|%x|% x|%X|%05s", [5, 5, 255, 8, "hi", "hi", "hi", "ab"],
      "+5| 5|0xff|010|6869|68 69|6869|000ab"),
     ("%#v", [{"a": [1, "x"]}], 'map[string]interface {}{"a":[]interface {}{1, "x"}}'),

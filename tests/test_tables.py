@@ -59,7 +59,8 @@ def test_columns_width():
 
 @pytest.mark.parametrize("text, width, want", [
     ("abcdef", 6, "abcdef"), ("abcdef", 5, "abcd…"), ("abcdef", 2, "a…"), ("abcdef", 1, "a"),
-    ("abcdef", 0, ""), ("", 5, ""), ("日本語", 6, "日本語"), ("日本語", 5, "日本…"), ("日本語", 4, "日…"),
+    ("abcdef", 0, ""), ("", 5, ""), ("日本語", 6, "日本語"), ("日本語", 5, "日本…"),
+    ("日本語", 4, "日…"),
 ])
 def test_ellipsis(text, width, want):
     assert engine.ellipsis(text, width) == want

@@ -100,7 +100,7 @@ def test_rows():
     row = {"ID": "abc", "Names": "web", "Label": {"a": "1"}.get}
     assert outcome('{{.ID}}: {{.Label "a"}}', row) == ("text", "abc: 1")
     assert outcome("{{json .}}", row) == ("text", '{"ID":"abc","Names":"web"}')
-    kind, text = outcome("{{.Nope}}", row, "*formatter.ContainerContext")
+    text = outcome("{{.Nope}}", row, "*formatter.ContainerContext")[1]
     assert text == ('template: :1:2: executing "" at <.Nope>: can\'t evaluate field Nope in type'
                     " *formatter.ContainerContext")
     assert outcome("{{.Label}}", row)[0] == "error"
