@@ -7111,15 +7111,17 @@ def _modes_check(config: dict, host: dict) -> None:
                                " integer")
 
 
+#: Pointers in moby's structures: left out when null, not when zero.
+_NULLABLE = ("Init", "StopTimeout")
+
+
 def config_show(document: dict, table: dict) -> dict:
     """The document as Docker shows it: fields that Docker leaves out when empty are left out."""
     shown = {}
     for name, (kind, _, omit) in table.items():
         value = document.get(name)
-        if omit and (value is None or value == "" or value is False or value == 0
-                     or value == {} or value == []) and not (value is False and name == "Init"):
-            if not (name == "StopTimeout" and value is not None):
-                continue
+        if omit and not value and (value is None or name not in _NULLABLE):
+            continue
         if isinstance(kind, dict) and value is not None:
             value = config_show(value, kind)
         elif kind in ("map", "set", "object") and value:
@@ -7183,7 +7185,7 @@ def _config_verify(config: dict) -> None:
             raise InvalidParameter(f"invalid hostname format: {config[name]}")
     health = config["Healthcheck"]
     for field in ("Interval", "Timeout", "StartPeriod", "StartInterval"):
-        if health and 0 != health[field] < 1000000:
+        if health and health[field] and health[field] < 1000000:
             raise InvalidParameter(f"{field} in Healthcheck cannot be less than 1ms")
     if health and health["Retries"] < 0:
         raise InvalidParameter("Retries in Healthcheck cannot be negative")
@@ -7226,13 +7228,17 @@ def _host_verify(host: dict) -> None:
         tmpfs_options(target, options)
     if host["CgroupnsMode"] not in ("", "private", "host"):
         raise InvalidParameter(f"invalid cgroup namespace mode: {host['CgroupnsMode']}")
+    _ulimits_verify(host)
+    _sysctls_verify(host)
+
+
+def _ulimits_verify(host: dict) -> None:
     for limit in host["Ulimits"] or ():
         if limit["Name"] not in RLIMITS:
             raise InvalidParameter(f"invalid ulimit type: {limit['Name']}")
         if limit["Hard"] != -1 and (limit["Soft"] == -1 or limit["Soft"] > limit["Hard"]):
             raise InvalidParameter("ulimit soft limit must be less than or equal to hard limit:"
                                    f" {limit['Soft']} > {limit['Hard']}")
-    _sysctls_verify(host)
 
 
 def _sysctls_verify(host: dict) -> None:
@@ -8896,6 +8902,8 @@ def runtime_start(plan: dict) -> Born:
         text = ("failed to create task for container: failed to create shim task: OCI runtime create"
                 " failed: runc create failed: unable to start container process: error during"
                 f" container init: {refused}: unknown")
+        if refused.exit == 126 and "permission denied" not in text:
+            text += ": permission denied"           # docker's CLI takes the exit code from this
         raise error_for(refused.status, text, refused.exit) from None
     except OSError as refused:
         where = f"{refused.filename}: " if refused.filename else ""
@@ -12631,7 +12639,7 @@ class Containers:
             "Layers": [INIT_LAYER, *image["layers"]],
             "EndpointsConfig": networking["EndpointsConfig"]})
         directory = self._store.path("containers", id)
-        self._store.db                  # makes the roots
+        self._store.roots_make()
         with undo_on_error() as undo:
             undo.callback(tree_remove, directory)
             for path in (directory, directory + "/upper", directory + "/work"):
@@ -12998,8 +13006,7 @@ def _resolv_text(host: dict) -> str:
         lines = []
     if host["NetworkMode"] != "host":
         lines = [line for line in lines
-                 if not line.split()[:1] == ["nameserver"]
-                 or not line.split()[1:2][0].startswith(("127.", "::1"))]
+                 if not line.startswith(("nameserver 127.", "nameserver ::1"))]
     for field, word in (("Dns", "nameserver"), ("DnsSearch", "search"), ("DnsOptions", "options")):
         if host[field]:
             lines = [line for line in lines if line.split()[:1] != [word]]
@@ -14335,6 +14342,8 @@ class ApiClient:
         """The value of the reply; text or bytes where it is no JSON."""
         reply = self.send(method, path, query, body)
         if isinstance(reply, Response):
+            if reply.body == b"null\n":
+                return None
             return reply.value if reply.value is not None else reply.body or None
         if isinstance(reply, Stream):
             return b"".join(reply.chunks)
