@@ -6713,7 +6713,7 @@ def _memory_verify(host: dict) -> None:
     swappiness = host["MemorySwappiness"]
     checks = (
         (memory and memory < MEMORY_MIN, "Minimum memory limit allowed is 6MB"),
-        (0 < memory and 0 < swap < memory,
+        (memory > 0 and 0 < swap < memory,
          "Minimum memoryswap limit should be larger than memory limit, see usage"),
         (memory == 0 and swap > 0,
          "You should always set the Memory limit when using Memoryswap limit, see usage"),
@@ -6786,9 +6786,9 @@ def cpuset_parse(text: str) -> set:
 # limit asks for it: a limit that this kernel cannot keep is dropped with Docker's warning.
 # What later issues bring stands in NOT_YET and is refused by its flag's name.
 
-#: A field's row: (kind, default, left out of JSON when empty). Kinds: string, bool, int, uint (as in
-#: Go), strings (list), words (a list or one string), map (of strings), set (of {}), object, objects,
-#: sizes, a table for an object with known fields, [table] for a list of them.
+#: A field's row: (kind, default, left out of JSON when empty). Kinds: string, bool, int, uint (as
+#: in Go), strings (list), words (a list or one string), map (of strings), set (of {}), object,
+#: objects, sizes, a table for an object with known fields, [table] for a list of them.
 HEALTH_CONFIG = {
     "Test":          ("strings", None, True),
     "Interval":      ("int", 0, True),
@@ -7300,7 +7300,8 @@ def network_verify(config: dict, host: dict, networking: dict) -> None:
 def security_parse(options: list | None) -> dict:
     """--security-opt as {"no_new_privileges": bool, "writable_cgroups": bool, "seccomp": ...}.
 
-    "seccomp" is "default", "unconfined" or a profile (Docker's JSON format). Raises InvalidParameter with Docker's text.
+    "seccomp" is "default", "unconfined" or a profile (Docker's JSON format). Raises
+    InvalidParameter with Docker's text.
     """
     out = {"no_new_privileges": False, "seccomp": "default", "writable_cgroups": False}
     for option in options or ():
@@ -9044,22 +9045,22 @@ def _born_drop(born: Born) -> None:
 # =============================================================================
 # logs -- log drivers: write, rotate, follow
 # =============================================================================
-# Runs in: monitor (writing), api and cli (reading).   Refs: moby daemon/logger/jsonfilelog, copier.go
+# Runs in: monitor (writing), api, cli (reading).   Refs: moby daemon/logger/jsonfilelog, copier.go
 #
-# The json-file format, byte for byte Docker's: {"log":"text\n","stream":"stdout","time":"..."} and a
-# newline. A line of 16 KiB and more is written in parts of 16 KiB; a part has no newline in "log",
-# and all parts of a line carry the time of the first. So does what stands at the end of the output
-# without a newline. Bytes that are not UTF-8 become U+FFFD; <, > and & are escaped.
+# The json-file format, byte for byte Docker's: {"log":"text\n","stream":"stdout","time":"..."}
+# and a newline. A line of 16 KiB and more is written in parts of 16 KiB; a part has no newline in
+# "log", and all parts of a line carry the time of the first. So does what stands at the end of
+# the output without a newline. Bytes that are not UTF-8 become U+FFFD; <, > and & are escaped.
 #
 # Both ways work by the chunk, not by the line. Writing escapes a whole chunk (bytes.translate
-# finds out whether there is anything to escape, bytes.replace does it) and puts what lies between two lines
-# in the place of each newline. Reading takes it out again the same way; only lines that have
-# another form (a torn one, another program's) are parsed as JSON.
+# finds out whether there is anything to escape, bytes.replace does it) and puts what lies between
+# two lines in the place of each newline. Reading takes it out again the same way; only lines that
+# have another form (a torn one, another program's) are parsed as JSON.
 #
 # Rotation: x.log -> x.log.1 -> x.log.2, the oldest falls off. A file is full as soon as an entry
-# reaches the limit. A reader holds its file open, reads it to its end after it has seen that another
-# took its name, and then opens its successor, found by inode; so rotation loses nothing unless more
-# files than are kept were filled meanwhile.
+# reaches the limit. A reader holds its file open, reads it to its end after it has seen that
+# another took its name, and then opens its successor, found by inode; so rotation loses nothing
+# unless more files than are kept were filled meanwhile.
 
 LOG_PART = 16384                        # moby daemon/logger/copier.go defaultBufSize
 LOG_BLOCK = 1 << 18
@@ -9342,7 +9343,7 @@ class _LogFormat:
         return out
 
     def _odd(self, data: bytes) -> list:
-        """Lines of another form; what is not JSON is a line that was torn when a machine stopped."""
+        """Lines of another form; one that is not JSON was torn when a machine stopped."""
         out = []
         for line in data.splitlines():
             try:
@@ -10733,14 +10734,14 @@ def _is_opaque(where: bytes) -> bool:
 # A state is only ever left by compare-and-set (record_move): of two commands at the same moment one
 # wins, and the other is told what Docker would tell it.
 #
-#   created --> starting --> running <--> paused        starting, removing: passing states. `owner`
-#      ^           |            |                        names the process that works on it; when that
-#      +-----------+            v                        one is dead, the next command takes it back
-#   (undone)   removing <--- exited                      (starting) or finishes it (removing).
+#   created --> starting --> running <--> paused     starting, removing: passing states. `owner`
+#      ^           |            |                     names the process that works on it; when that
+#      +-----------+            v                     one is dead, the next command takes it back
+#   (undone)   removing <--- exited                   (starting) or finishes it (removing).
 #
-# created -> starting is the starter's; starting -> running -> exited are the monitor's. Names stand in
-# the row without their slash. Rows of --rm containers need not outlive a power cut, so they are
-# written without waiting for the disk.
+# created -> starting is the starter's; starting -> running -> exited are the monitor's. Names
+# stand in the row without their slash. Rows of --rm containers need not outlive a power cut, so
+# they are written without waiting for the disk.
 
 RECORD_FIELDS = (
     "id", "name", "image", "state", "created", "started", "finished", "pid", "exit_code",
@@ -10754,7 +10755,7 @@ STATES = ("created", "running", "paused", "restarting", "removing", "exited", "d
 
 
 class Container:
-    """One container's row; `config`, `host` and `document` are parsed when they are first asked for.
+    """One container's row; `config`, `host` and `document` are parsed when first asked for.
 
     Times are ns since 1970, 0 for never. `name` has no slash. An object is a copy of the row as it
     was read: what another process does afterwards is seen by reading again.
@@ -10881,7 +10882,7 @@ def record_list(store: Store) -> list:
 
 def record_move(store: Store, id: str, before: tuple, after: str, *, durable: bool = False,
                 **fields: Any) -> bool:
-    """Change the state when it is one of `before`, and other columns with it; False if it is not."""
+    """Change the state if it is one of `before`, and other columns with it; False if it is not."""
     names = ["state", *fields]
     marks = ", ".join(f"{name} = ?" for name in names)
     sql = (f"UPDATE containers SET {marks} WHERE id = ? AND state IN"
@@ -11885,10 +11886,11 @@ def monitor_main(request: dict, conn, fds: list) -> None:
 # =============================================================================
 # Runs in: api, cli.   Refs: proc(5), ps(1) of procps-ng, moby daemon/top_unix.go
 #
-# `top` of Docker calls the host's ps; this reads /proc itself, so that no program is needed. What it
-# understands: the option letters of PS_LAYOUTS, -o/o/--format with the columns of PS_COLUMNS and
-# headings of one's own (`-o pid=P,comm`), and letters that only select processes, which a container
-# does by itself. Values are those that ps prints, without its padding; names are the host's.
+# `top` of Docker calls the host's ps; this reads /proc itself, so that no program is needed. What
+# it understands: the option letters of PS_LAYOUTS, -o/o/--format with the columns of PS_COLUMNS
+# and headings of one's own (`-o pid=P,comm`), and letters that only select processes, which a
+# container does by itself. Values are those that ps prints, without its padding; names are the
+# host's.
 
 _TICK = 100                             # USER_HZ; 100 on every Linux architecture in use
 _SELECT = frozenset("eAadNxwH")         # which processes, how wide: decided by the container
@@ -11896,8 +11898,8 @@ _SELECT = frozenset("eAadNxwH")         # which processes, how wide: decided by 
 PS_LAYOUTS = {
     "":   "pid:PID tname:TTY time:TIME comm:CMD",
     "-f": "user:UID pid:PID ppid:PPID c:C stime:STIME tname:TTY time:TIME args:CMD",
-    "-l": "f:F s:S uid:UID pid:PID ppid:PPID c:C pri:PRI ni:NI addr:ADDR sz:SZ wchan:WCHAN tname:TTY"
-          " time:TIME comm:CMD",
+    "-l": "f:F s:S uid:UID pid:PID ppid:PPID c:C pri:PRI ni:NI addr:ADDR sz:SZ wchan:WCHAN"
+          " tname:TTY time:TIME comm:CMD",
     "-fl": "f:F s:S user:UID pid:PID ppid:PPID c:C pri:PRI ni:NI addr:ADDR sz:SZ wchan:WCHAN"
            " stime:STIME tname:TTY time:TIME args:CMD",
     "x":  "pid:PID tname:TTY stat:STAT bsdtime:TIME args:COMMAND",
@@ -12133,11 +12135,13 @@ def _ps_list(text: str) -> list:
 # =============================================================================
 # Runs in: api, cli, launcher (role repair).
 #
-# A container's row says what its monitor, a starter or a remover last wrote. Each of these may die at
-# any instruction. Whoever reads a row next compares it with what the kernel knows (container_settle:
-# a few microseconds when all is well) and, where they differ, puts it right (container_repair):
-#   running, paused   another boot: exited 255, as Docker tells it after a reboot. No monitor answers: its
-#                     processes are killed (the kernel did that to the first one), exited 137;
+# A container's row says what its monitor, a starter or a remover last wrote. Each of these may
+# die at any instruction. Whoever reads a row next compares it with what the kernel knows
+# (container_settle: a few microseconds when all is well) and, where they differ, puts it right
+# (container_repair):
+#   running, paused   another boot: exited 255, as Docker tells it after a reboot. No monitor
+#                     answers: its processes are killed (the kernel did that to the first one),
+#                     exited 137;
 #   starting          its starter is dead and no process came of it: back to what it was;
 #   removing          its remover is dead: the removal is finished.
 # A --rm container that has ended this way is removed. One repairs at a time (a lock per container),
@@ -12189,7 +12193,7 @@ def container_repair(store: Store, id: str) -> Container | None:
 
 
 def _monitor_hello(store: Store, id: str) -> str:
-    """What the container's monitor says of itself: armed, running, paused, or "" when none lives."""
+    """What the container's monitor says of itself: armed, running, paused; "" when none lives."""
     sock = monitor_connect(store, id)
     if sock is None:
         return ""
@@ -12220,7 +12224,7 @@ def _end_record(store: Store, c: Container, code: int, error: str) -> None:
 
 
 def container_dispose(store: Store, c: Container) -> None:
-    """Remove a container that has no process: its files, its row, what it has below the run root."""
+    """Remove a container that has no process: its files, its row, its part of the run root."""
     trash = store.path("tmp", "removed-" + c.id)
     try:
         os.rename(store.path("containers", c.id), trash)
@@ -12259,9 +12263,9 @@ def repair_main(request: dict, conn: Any, fds: list) -> None:
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.51, moby daemon/inspect.go and daemon/list.go
 #
-# What `inspect` and `ps` show of a container: built from its row, with Docker's keys in Docker's order.
-# The list is made from rows that are newest first; a filter is a function (container, values) ->
-# whether it stays, in LIST_FILTERS; `before` and `since` cut the list itself.
+# What `inspect` and `ps` show of a container: built from its row, with Docker's keys in Docker's
+# order. The list is made from rows that are newest first; a filter is a function (container,
+# values) -> whether it stays, in LIST_FILTERS; `before` and `since` cut the list itself.
 
 ENDPOINT_NONE = {
     "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None,
@@ -12569,8 +12573,9 @@ def _hides(lower: str, name: str) -> bool:
 # =============================================================================
 # Runs in: api, cli.   Refs: moby daemon/create.go, start.go, stop.go, kill.go, delete.go, rename.go
 #
-# The verbs on containers. Each finds its container by what the user typed, in its true state (settle),
-# then changes the row by compare-and-set or asks the monitor; errors are Docker's, word for word.
+# The verbs on containers. Each finds its container by what the user typed, in its true state
+# (settle), then changes the row by compare-and-set or asks the monitor; errors are Docker's, word
+# for word.
 #   create  check, image, merge, directories, one row; nothing is mounted and nothing runs.
 #   start   created|exited -> starting (whoever gets it wins), files and config.json written, then
 #           the plan goes to the monitor, which writes `running`. On failure the row goes back to
@@ -12666,7 +12671,8 @@ class Containers:
         if c.is_running:
             if not force:
                 why = ("container is paused and must be unpaused first" if c.state == "paused" else
-                       f"container is {c.state}: stop the container before removing or force remove")
+                       f"container is {c.state}: stop the container before removing or force"
+                       " remove")
                 raise Conflict(f'cannot remove container "{ref}": {why}')
             self._kill(c)
         for _ in range(2):
@@ -12687,7 +12693,7 @@ class Containers:
                        " container before removing or force remove")
 
     def prune(self, filters: dict) -> dict:
-        """Remove what does not run: {"ContainersDeleted": [ids] or None, "SpaceReclaimed": bytes}."""
+        """Remove what does not run: {"ContainersDeleted": ids or None, "SpaceReclaimed": bytes}."""
         filters_check(filters, REMOVE_FILTERS)
         until = _until_parse(filters)
         deleted, freed = [], 0
@@ -12916,7 +12922,7 @@ def _until_parse(filters: dict) -> int:
 # ---- what a start prepares ----
 
 def _namespaces_resolve(containers: Containers, c: Container) -> tuple:
-    """({OCI namespace type: path}, mount for /dev/shm or None, the container whose network it is)."""
+    """({OCI namespace type: path}, mount for /dev/shm or None, whose network it is or None)."""
     join: dict = {}
     shm = donor = None
     host = c.host
@@ -12940,8 +12946,8 @@ def _namespaces_resolve(containers: Containers, c: Container) -> tuple:
             raise EngineError(f"failed to join {what} namespace: container {ref} is not running")
         elif kind == "ipc":
             if other.host["IpcMode"] not in ("shareable", "host"):
-                raise EngineError(f"failed to join IPC namespace: container {ref}: non-shareable IPC"
-                                  " (hint: use IpcMode:shareable for the donor container)")
+                raise EngineError(f"failed to join IPC namespace: container {ref}: non-shareable"
+                                  " IPC (hint: use IpcMode:shareable for the donor container)")
             shm = {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
                    "root": f"/proc/{other.pid}/root", "options": ["rbind", "rprivate"]}
         name = "net" if kind == "network" else kind
@@ -13020,16 +13026,16 @@ def _resolv_text(host: dict) -> str:
 # =============================================================================
 # Runs in: api, cli.   Refs: moby daemon/exec.go, attach.go, wait.go, logs.go
 #
-# Second processes in a container, and everything that ends in a stream: attach, wait, logs. A client's
-# connection is given to the monitor by descriptor; what is here only says what for.
-# An exec is a file, RUN/containers/<id>/exec/<exec id>.json: Docker's ExecInspect and, in lower-case
-# keys, what is needed to start it. It is written here at create and by the monitor at start and end
-# (Running, Pid, ExitCode), and goes with its container's run or when it has been over for a while.
-# The process document goes to the monitor as a memfd, for an environment may be larger than any
-# message.
+# Second processes in a container, and everything that ends in a stream: attach, wait, logs. A
+# client's connection is given to the monitor by descriptor; what is here only says what for. An
+# exec is a file, RUN/containers/<id>/exec/<exec id>.json: Docker's ExecInspect and, in lower-
+# case keys, what is needed to start it. It is written here at create and by the monitor at start
+# and end (Running, Pid, ExitCode), and goes with its container's run or when it has been over for
+# a while. The process document goes to the monitor as a memfd, for an environment may be larger
+# than any message.
 
 EXEC_KEEP = 300.0                       # s that a finished exec can be inspected, as in moby
-EXEC_SWEEP = 32                         # records in a container above which the old ones are removed
+EXEC_SWEEP = 32                         # records in a container above which old ones are removed
 EXEC_CONFIG = {
     "User":         ("string", "", False),
     "Privileged":   ("bool", False, False),
@@ -13246,7 +13252,7 @@ def container_wait(engine: Engine, ref: str, condition: str, take: Callable) -> 
 
 
 def container_logs(engine: Engine, ref: str, asked: dict, follow: bool = False) -> tuple:
-    """(iterator of bytes, whether it is raw) of GET /containers/{id}/logs; `asked` as log_read's."""
+    """(iterator of bytes, whether they are raw) of a container's log; `asked` as log_read's."""
     if not (asked["stdout"] or asked["stderr"]):
         raise InvalidParameter("Bad parameters: you must choose at least one stream")
     c = engine.containers.find(ref)
@@ -13260,7 +13266,7 @@ def container_logs(engine: Engine, ref: str, asked: dict, follow: bool = False) 
 
 
 def _end_watch(engine: Engine, c: Container) -> Any:
-    """A socket that becomes readable when the container's last byte is logged; None: it has been."""
+    """A socket that is readable once the container's last byte is logged; None: it has been."""
     if not c.is_running:
         return None
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -13292,8 +13298,9 @@ def logs_frames(engine: Engine, c: Container, tty: bool, asked: dict,
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.51 /info and /version, moby daemon/info.go
 #
-# Wires the objects together and says what this host and this engine are. Making one costs nothing: the
-# store opens at first use, images and containers are made when they are first asked for.
+# Wires the objects together and says what this host and this engine are. Making one costs
+# nothing: the store opens at first use, images and containers are made when they are first asked
+# for.
 
 ENGINE_ID_KEY = "engine_id"
 #: (file of a v1 controller, key in info, what the CLI's `info` warns of when it is missing)
@@ -13338,9 +13345,9 @@ class Engine:
         """The document of GET /version."""
         system = os.uname()
         machine = platform_host()["architecture"]
-        details = {"ApiVersion": API_VERSION, "Arch": machine, "BuildTime": "", "Experimental": "false",
-                   "GitCommit": "", "GoVersion": "", "KernelVersion": system.release,
-                   "MinAPIVersion": API_VERSION_MIN, "Os": "linux", "EngineVersion": VERSION,
+        details = {"ApiVersion": API_VERSION, "Arch": machine, "BuildTime": "",
+                   "Experimental": "false", "GitCommit": "", "GoVersion": "",
+                   "KernelVersion": system.release, "MinAPIVersion": API_VERSION_MIN, "Os": "linux", "EngineVersion": VERSION,
                    "PythonVersion": "{}.{}.{}".format(*sys.version_info[:3])}
         return {
             "Platform": {"Name": f"engine.pyz {VERSION}"},
@@ -13364,7 +13371,8 @@ class Engine:
             **limits, "IPv4Forwarding": _sysctl_on("net/ipv4/ip_forward"), "Debug": False, "NFd":
             len(os.listdir("/proc/self/fd")), "NGoroutines": 1,
             "SystemTime": time_rfc3339(time_now()), "LoggingDriver": "json-file",
-            "CgroupDriver": "cgroupfs", "CgroupVersion": "2" if cgroup_probe().mode == "v2" else "1",
+            "CgroupDriver": "cgroupfs",
+            "CgroupVersion": "2" if cgroup_probe().mode == "v2" else "1",
             "NEventsListener": 0, "KernelVersion": system.release,
             "OperatingSystem": distribution.get("PRETTY_NAME", "Linux"),
             "OSVersion": distribution.get("VERSION_ID", ""), "OSType": "linux",
@@ -13431,11 +13439,11 @@ def _distribution() -> dict:
 
 def _backing(path: str) -> str:
     """The type of the file system that the data root is on."""
-    best = ""
-    kind = "unknown"
+    best, kind = "", "unknown"
     for mount in mountinfo():
-        if (path + "/").startswith(mount.target.rstrip("/") + "/") and len(mount.target) >= len(best):
-            best, kind = mount.target, mount.fstype
+        is_above = (path + "/").startswith(mount.point.rstrip("/") + "/")
+        if is_above and len(mount.point) >= len(best):
+            best, kind = mount.point, mount.fstype
     return "extfs" if kind in ("ext2", "ext3", "ext4") else kind
 
 
@@ -13972,8 +13980,8 @@ def _tag_stripped(name: str) -> str:
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.51, moby api/server/router/container
 #
-# One function per endpoint: it reads the request's parameters, calls the engine, and returns what the
-# reply is made of. What an older API version must not see is taken out here. Endpoints that
+# One function per endpoint: it reads the request's parameters, calls the engine, and returns what
+# the reply is made of. What an older API version must not see is taken out here. Endpoints that
 # later issues bring stand in one table and answer 501 until then.
 
 #: (method, path, what it would do)
@@ -14111,8 +14119,8 @@ def _size_of_terminal(request: Request) -> tuple:
     for name, what in (("h", "height"), ("w", "width")):
         text = request.arg(name)
         if not text.isdigit() or int(text) >= 1 << 32:
-            raise InvalidParameter(f"invalid resize {what} {quote(text)}: strconv.ParseUint: parsing"
-                                   f" {quote(text)}: invalid syntax")
+            raise InvalidParameter(f"invalid resize {what} {quote(text)}: strconv.ParseUint:"
+                                   f" parsing {quote(text)}: invalid syntax")
         out.append(int(text) & 0xFFFF)
     return tuple(out)
 
