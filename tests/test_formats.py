@@ -40,8 +40,9 @@ def test_json_text():
 
 
 @pytest.mark.parametrize("bad", [
-    "", " ", "{", "[", "[1,]", '{"a":1,}', "{'a':1}", "nul", "NaN", "-Infinity", "Infinity", "1e999",
-    "-1e999", "[1] x", "1 2", '"a', '"\n"', '"\\x"', "01", "+1", ".5", "\ufeff1", b"\xff", b'"\xff"',
+    "", " ", "{", "[", "[1,]", '{"a":1,}', "{'a':1}", "nul", "NaN", "-Infinity", "Infinity",
+    "1e999", "-1e999", "[1] x", "1 2", '"a', '"\n"', '"\\x"', "01", "+1", ".5", "\ufeff1", b"\xff",
+    b'"\xff"',
     '{"a"}', "[" * 10**5, '{"a":' * 10**5, "[" * 300 + "]" * 300, '["]]]]",' * 400 + "1",
     '["\\"",' * 400 + "1", "[{" * 10**5, '"\\\\"[' + "[" * 999,
 ])
@@ -104,7 +105,8 @@ def test_quote():
 
 @pytest.mark.parametrize("text, size", [
     ("0", 0), ("64", 64), ("64b", 64), ("64B", 64), ("64k", 65536), ("1kb", 1024), ("1KiB", 1024),
-    ("1m", 2**20), ("1.5 GiB", 3 * 2**29), ("2 g", 2**31), ("1t", 2**40), ("1p", 2**50), ("1e3", 1000),
+    ("1m", 2**20), ("1.5 GiB", 3 * 2**29), ("2 g", 2**31), ("1t", 2**40), ("1p", 2**50),
+    ("1e3", 1000),
     (".5k", 512), ("5.k", 5120), ("-0", 0), ("+1k", 1024), ("1 ", 1),
 ])
 def test_size_parse(text, size):
@@ -159,8 +161,13 @@ def test_ids():
 def test_names():
     names = {engine.name_random() for _ in range(50)}
     assert len(names) > 40 and all(re.fullmatch("[a-z]+_[a-z]+", name) for name in names)
-    taken = set()
-    name = engine.name_random(lambda name: name not in taken and (taken.add(name), len(taken) < 9)[1])
+    taken: set[str] = set()
+
+    def is_taken(name):
+        taken.add(name)
+        return len(taken) < 9
+
+    name = engine.name_random(is_taken)
     assert re.fullmatch("[a-z]+_[a-z]+[0-9]+", name)
     with pytest.raises(engine.EngineError):
         engine.name_random(lambda name: True)

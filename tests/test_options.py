@@ -26,7 +26,8 @@ def test_env():
 
 def test_labels():
     assert engine.label_check("a.b=c d") == "a.b=c d"
-    for bad, message in (("=x", "invalid label '=x': empty name"), ("", "invalid label '': empty name"),
+    for bad, message in (("=x", "invalid label '=x': empty name"),
+                         ("", "invalid label '': empty name"),
                          ("a b=c", "label 'a b' contains whitespaces")):
         with pytest.raises(engine.InvalidParameter) as error:
             engine.label_check(bad)
@@ -41,7 +42,8 @@ def test_env_file():
 
 
 @pytest.mark.parametrize("data, message", [
-    (b"A=1\n=x", "no variable name on line '=x'"), (b"a b=1", "variable 'a b' contains whitespaces"),
+    (b"A=1\n=x", "no variable name on line '=x'"),
+    (b"a b=1", "variable 'a b' contains whitespaces"),
     (b"A=1\nB=\xff", "invalid utf8 bytes at line 2: [66 61 255]"),
     ("A=\udcff", "invalid utf8 bytes at line 1: [65 61 255]"),
 ])
@@ -62,7 +64,8 @@ def test_filters(text, want):
     assert engine.filters_parse(text) == want
 
 
-@pytest.mark.parametrize("text", ["x", "[]", "1", '{"a":1}', '{"a":[1]}', '{"a":{"b":1}}', '{"a":"b"}'])
+@pytest.mark.parametrize("text", [
+    "x", "[]", "1", '{"a":1}', '{"a":[1]}', '{"a":{"b":1}}', '{"a":"b"}'])
 def test_filters_refused(text):
     with pytest.raises(engine.InvalidParameter, match="^invalid filter$"):
         engine.filters_parse(text)
@@ -71,11 +74,14 @@ def test_filters_refused(text):
 def test_filter_values():
     filters = {"name": ["web", "^db$"], "id": ["ab"], "bad": ["("]}
     assert engine.filter_match(filters, "name", "my-web-1")
-    assert engine.filter_match(filters, "name", "db") and not engine.filter_match(filters, "name", "db1")
+    assert engine.filter_match(filters, "name", "db")
+    assert not engine.filter_match(filters, "name", "db1")
     assert not engine.filter_match(filters, "bad", "x") and engine.filter_match(filters, "bad", "(")
     assert engine.filter_match(filters, "none", "x")
-    assert engine.filter_prefix(filters, "id", "abc") and not engine.filter_prefix(filters, "id", "xab")
-    assert engine.filter_exact(filters, "id", "ab") and not engine.filter_exact(filters, "id", "abc")
+    assert engine.filter_prefix(filters, "id", "abc")
+    assert not engine.filter_prefix(filters, "id", "xab")
+    assert engine.filter_exact(filters, "id", "ab")
+    assert not engine.filter_exact(filters, "id", "abc")
     engine.filters_check(filters, ("name", "id", "bad"))
     with pytest.raises(engine.InvalidParameter, match="^invalid filter 'bad'$"):
         engine.filters_check(filters, ("name", "id"))
@@ -103,9 +109,10 @@ def test_filter_labels():
 # -- words --------------------------------------------------------------------
 
 @pytest.mark.parametrize("text, want", [
-    ('["a", "b c"]', (["a", "b c"], False)), ("[]", ([], False)), (" ['a'] ",
-                                                                  (["/bin/sh", "-c", "['a']"], True)),
-    ("[1]", (["/bin/sh", "-c", "[1]"], True)), ("a  b", (["/bin/sh", "-c", "a  b"], True)), (" ", ([], True)),
+    ('["a", "b c"]', (["a", "b c"], False)), ("[]", ([], False)),
+    (" ['a'] ", (["/bin/sh", "-c", "['a']"], True)),
+    ("[1]", (["/bin/sh", "-c", "[1]"], True)), ("a  b", (["/bin/sh", "-c", "a  b"], True)),
+    (" ", ([], True)),
     ('["a"] x', (["/bin/sh", "-c", '["a"] x'], True)),
 ])
 def test_command(text, want):
@@ -115,7 +122,8 @@ def test_command(text, want):
 @pytest.mark.parametrize("text, words", [
     ("", []), (" a  b ", ["a", "b"]), ('a="b c" d', ["a=b c", "d"]), ("'a $X'b", ["a $Xb"]),
     ('"a\\"b\\n\\$X"', ['a"b\\n$X']), ("a\\ b \\\\", ["a b", "\\"]), ("''", [""]), ("a''b", ["ab"]),
-    ("$X ${X} $X$Y ${Z:-d e} ${X:+y} ${Z:+y}", ["1", "1", "1", "d e", "y", ""]), ("$", ["$"]), ('"$X"', ["1"]),
+    ("$X ${X} $X$Y ${Z:-d e} ${X:+y} ${Z:+y}", ["1", "1", "1", "d e", "y", ""]), ("$", ["$"]),
+    ('"$X"', ["1"]),
     ("\\$X", ["$X"]), ("a\\", ["a\\"]),
 ])
 def test_split(text, words):

@@ -21,15 +21,18 @@ REFERENCE = re.compile(
 
 
 @pytest.mark.parametrize("text, want, familiar, full", [
-    ("busybox", ("docker.io", "library/busybox", "", ""), "busybox", "docker.io/library/busybox:latest"),
-    ("busybox:1", ("docker.io", "library/busybox", "1", ""), "busybox:1", "docker.io/library/busybox:1"),
+    ("busybox", ("docker.io", "library/busybox", "", ""), "busybox",
+     "docker.io/library/busybox:latest"),
+    ("busybox:1", ("docker.io", "library/busybox", "1", ""), "busybox:1",
+     "docker.io/library/busybox:1"),
     ("a/b", ("docker.io", "a/b", "", ""), "a/b", "docker.io/a/b:latest"),
     ("docker.io/a", ("docker.io", "library/a", "", ""), "a", "docker.io/library/a:latest"),
     ("index.docker.io/a", ("docker.io", "library/a", "", ""), "a", "docker.io/library/a:latest"),
     ("docker.io/library/a/b", ("docker.io", "library/a/b", "", ""), "library/a/b",
      "docker.io/library/a/b:latest"),
     ("localhost/x", ("localhost", "x", "", ""), "localhost/x", "localhost/x:latest"),
-    ("localhost:5000/x:2", ("localhost:5000", "x", "2", ""), "localhost:5000/x:2", "localhost:5000/x:2"),
+    ("localhost:5000/x:2", ("localhost:5000", "x", "2", ""), "localhost:5000/x:2",
+     "localhost:5000/x:2"),
     ("[::1]:5000/x", ("[::1]:5000", "x", "", ""), "[::1]:5000/x", "[::1]:5000/x:latest"),
     ("Foo/bar", ("Foo", "bar", "", ""), "Foo/bar", "Foo/bar:latest"),
     ("ghcr.io/a/b-c__d.e:V_1@sha256:" + HEX, ("ghcr.io", "a/b-c__d.e", "V_1", "sha256:" + HEX),
@@ -50,11 +53,14 @@ INVALID = "invalid reference format"
 
 
 @pytest.mark.parametrize("text, message", [
-    ("", INVALID), ("a b", INVALID), ("a:", INVALID), ("a:b:c", INVALID), ("a@", INVALID), (":a", INVALID),
-    ("a:-b", INVALID), ("a:" + "x" * 129, INVALID), ("a//b", INVALID), ("/a", INVALID), ("a/", INVALID),
+    ("", INVALID), ("a b", INVALID), ("a:", INVALID), ("a:b:c", INVALID), ("a@", INVALID),
+    (":a", INVALID),
+    ("a:-b", INVALID), ("a:" + "x" * 129, INVALID), ("a//b", INVALID), ("/a", INVALID),
+    ("a/", INVALID),
     ("a___b", INVALID), ("a..b", INVALID), ("-a", INVALID), ("a-", INVALID), ("é", INVALID),
     ("a\n", INVALID), ("a:b\n", INVALID), ("a@sha256:12", INVALID), ("ho_st.x/a", INVALID),
-    ("a.b:/c", INVALID), ("a.b:x/c", INVALID), ("[::1/a", INVALID), ("[]/a", INVALID), ("https://a/b", INVALID),
+    ("a.b:/c", INVALID), ("a.b:x/c", INVALID), ("[::1/a", INVALID), ("[]/a", INVALID),
+    ("https://a/b", INVALID),
     ("Busybox", INVALID + ": repository name (library/Busybox) must be lowercase"),
     ("a/B:C", INVALID + ": repository name (a/B) must be lowercase"),
     ("x.y/A", INVALID + ": repository name (A) must be lowercase"),

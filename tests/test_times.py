@@ -40,7 +40,8 @@ def test_texts(berlin):
     assert abs(engine.time_now() - time.time_ns()) < engine.SECOND
 
 
-@given(st.datetimes(datetime.datetime(1, 1, 1), datetime.datetime(9999, 12, 31)), st.integers(0, 999))
+@given(st.datetimes(datetime.datetime(1, 1, 1), datetime.datetime(9999, 12, 31)),
+       st.integers(0, 999))
 def test_round_trip(when, nanos):
     seconds = (when - datetime.datetime(1970, 1, 1)) // datetime.timedelta(seconds=1)
     ns = seconds * engine.SECOND + when.microsecond * 1000 + nanos
@@ -76,13 +77,16 @@ def test_parse_refused(text):
 
 
 @pytest.mark.parametrize("text, ns, shown", [
-    ("0", 0, "0s"), ("1ns", 1, "1ns"), ("1us", 1000, "1µs"), ("1µs", 1000, "1µs"), ("1μs", 1000, "1µs"),
-    ("1.5ms", 1_500_000, "1.5ms"), ("1s", engine.SECOND, "1s"), ("90s", 90 * engine.SECOND, "1m30s"),
+    ("0", 0, "0s"), ("1ns", 1, "1ns"), ("1us", 1000, "1µs"), ("1µs", 1000, "1µs"),
+    ("1μs", 1000, "1µs"),
+    ("1.5ms", 1_500_000, "1.5ms"), ("1s", engine.SECOND, "1s"),
+    ("90s", 90 * engine.SECOND, "1m30s"),
     ("1h", 3600 * engine.SECOND, "1h0m0s"), ("1h0m0.5s", 3600_500_000_000, "1h0m0.5s"),
-    ("-1.25s", -1_250_000_000, "-1.25s"), ("+5m", 300 * engine.SECOND, "5m0s"), (".5s", 500_000_000, "500ms"),
+    ("-1.25s", -1_250_000_000, "-1.25s"), ("+5m", 300 * engine.SECOND, "5m0s"),
+    (".5s", 500_000_000, "500ms"),
     ("1.s", engine.SECOND, "1s"), ("100h", 360_000 * engine.SECOND, "100h0m0s"),
-    ("1.123456789s", 1_123_456_789, "1.123456789s"), ("-0", 0, "0s"), ("2m0.000000001s", 120_000_000_001,
-                                                                      "2m0.000000001s"),
+    ("1.123456789s", 1_123_456_789, "1.123456789s"), ("-0", 0, "0s"),
+    ("2m0.000000001s", 120_000_000_001, "2m0.000000001s"),
 ])
 def test_durations(text, ns, shown):
     assert engine.duration_parse(text) == ns
@@ -113,7 +117,8 @@ def test_duration_refused(text, message):
     (-5, "Less than a second"), (0.9, "Less than a second"), (1, "1 second"), (59.9, "59 seconds"),
     (60, "About a minute"), (119, "About a minute"), (120, "2 minutes"), (3599, "59 minutes"),
     (3600, "About an hour"), (5399, "About an hour"), (5400, "2 hours"), (47 * 3600, "47 hours"),
-    (48 * 3600, "2 days"), (13 * 86400, "13 days"), (14 * 86400, "2 weeks"), (59 * 86400, "8 weeks"),
+    (48 * 3600, "2 days"), (13 * 86400, "13 days"), (14 * 86400, "2 weeks"),
+    (59 * 86400, "8 weeks"),
     (60 * 86400, "2 months"), (729 * 86400, "24 months"), (730 * 86400, "2 years"),
     (3660 * 86400, "10 years"),
 ])
