@@ -18351,7 +18351,7 @@ class VendoredFinder:
         if self._modules is None:
             import marshal
             from importlib.util import MAGIC_NUMBER
-            from zlib import decompress
+            from lzma import decompress
             self._modules = {}
             try:
                 blob = decompress(self._member(sys.implementation.cache_tag + "/vendored"))
