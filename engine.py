@@ -310,13 +310,20 @@ def _quote_char(char: str) -> str:
 
 # -- JSON ---------------------------------------------------------------------
 
+def _json_int(text: str) -> int:
+    """What int() of newer Pythons does by itself: a million digits would take minutes."""
+    if len(text) > 4300:
+        raise ValueError(f"number out of range: {text[:40]}")
+    return int(text)
+
+
 class _JsonRules:
     """What _json.make_scanner asks for: how to read what is neither text, list nor object."""
 
     strict = True
     object_hook = None
     object_pairs_hook = None
-    parse_int = int
+    parse_int: Callable[[str], int] = int if hasattr(sys, "set_int_max_str_digits") else _json_int
 
     @staticmethod
     def parse_float(text: str) -> float:
