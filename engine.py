@@ -8630,6 +8630,12 @@ def init_keyring(birth: Birth) -> None:
             raise
 
 
+@preload
+def filter_prepare() -> None:
+    """Compile the default filter once in the launcher; every init finds it in its memory."""
+    seccomp_default_program(CAPABILITIES_DEFAULT)
+
+
 def init_confine(birth: Birth) -> None:
     """no_new_privs, seccomp, ids, capabilities: in the one order that the kernel allows.
 
@@ -8646,11 +8652,11 @@ def init_confine(birth: Birth) -> None:
     caps_bound(caps["bounding"])
     if seccomp is not None and not quiet:
         seccomp_install(seccomp_program(seccomp, caps["bounding"]))
-    sys_prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    caps_keep(True)
     sys_setgroups(len(birth.groups), struct.pack(f"={len(birth.groups)}I", *birth.groups))
     os.setresgid(birth.gid, birth.gid, birth.gid)
     os.setresuid(birth.uid, birth.uid, birth.uid)
-    sys_prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0)
+    caps_keep(False)
     root = birth.uid == 0
     caps_set(effective=caps["effective"] if root else (), permitted=caps["permitted"] if root else (),
              inheritable=caps.get("inheritable", ()), ambient=caps.get("ambient", ()))
