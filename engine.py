@@ -15707,8 +15707,8 @@ def _handler_run(row: Command, args: Args) -> int:
 
 def _die_by(number: int) -> int:
     """Ends as a program does that has no handler for the signal, so that the shell sees it."""
-    import signal
-    signal.signal(number, signal.SIG_DFL)
+    import _signal
+    _signal.signal(number, _signal.SIG_DFL)
     os.kill(os.getpid(), number)
     return 128 + number
 
@@ -15815,33 +15815,31 @@ class signals_caught:
     __slots__ = ("_before", "_old_fd", "_pipe", "is_proxy")
 
     def __init__(self, *, proxy: bool, resize: bool = False) -> None:
-        import signal
+        import _signal      # signal itself is a shell around it that imports enum: 2 ms
         self.is_proxy = proxy
+        wanted = {signal_number(name) for name in ENDING_SIGNALS}
         if proxy:
-            wanted = {number for number in signal.valid_signals()
-                      if getattr(number, "name", "") not in UNPROXIED_SIGNALS}
-        else:
-            wanted = {getattr(signal, name) for name in ENDING_SIGNALS}
+            wanted = _signal.valid_signals() - {signal_number(name) for name in UNPROXIED_SIGNALS}
         if resize:
-            wanted.add(signal.SIGWINCH)
-        self._before = dict.fromkeys(wanted)
+            wanted.add(_signal.SIGWINCH)
+        self._before: dict = dict.fromkeys(wanted)
 
     def __enter__(self) -> signals_caught:
-        import signal
+        import _signal
         self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._old_fd = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        self._old_fd = _signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         for number in self._before:
             # a signal that our starter ignores (nohup, a background job) stays ignored
-            if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGWINCH:
-                self._before[number] = signal.signal(number, lambda *_: None)
+            if _signal.getsignal(number) != _signal.SIG_IGN or number == _signal.SIGWINCH:
+                self._before[number] = _signal.signal(number, lambda *_: None)
         return self
 
     def __exit__(self, *error: object) -> None:
-        import signal
+        import _signal
         for number, handler in self._before.items():
             if handler is not None:
-                signal.signal(number, handler)
-        signal.set_wakeup_fd(self._old_fd)
+                _signal.signal(number, handler)
+        _signal.set_wakeup_fd(self._old_fd)
         for fd in self._pipe:
             os.close(fd)
 
@@ -17058,8 +17056,8 @@ def _attached_start(client: ApiClient, ref: str, *, config: dict, keys: str, is_
         client.post(f"/containers/{ref}/start")
     except EngineError:
         sock.close()
-        if is_removed and waiter.fileno() >= 0:
-            wait_ready(waiter.fileno(), timeout=REMOVE_PATIENCE)
+        if is_removed:
+            _removal_await(client, ref, waiter)
         raise
     resize = _resizer(client, f"/containers/{ref}")
     if tty and os.isatty(1):
@@ -17074,6 +17072,17 @@ def _attached_start(client: ApiClient, ref: str, *, config: dict, keys: str, is_
     except Ended as end:
         return 128 + end.number
     return _exit_status(waiter, signals, send)
+
+
+def _removal_await(client: ApiClient, ref: str, waiter: Waiter) -> None:
+    """A container that could not start and is to be removed is gone when this returns."""
+    try:
+        client.get(f"/containers/{ref}/json")
+    except NotFound:
+        waiter.close()
+    else:
+        if waiter.fileno() >= 0:
+            wait_ready(waiter.fileno(), timeout=REMOVE_PATIENCE)
 
 
 # -- create, run, start --------------------------------------------------------------
