@@ -13985,7 +13985,218 @@ def _tag_stripped(name: str) -> str:
 # =============================================================================
 # api_images -- Docker Engine API endpoints: images
 # =============================================================================
-# Runs in: api, cli.
+# Runs in: api, cli.   Refs: Docker Engine API 1.24 to 1.51; moby api/server/router/image
+#
+# Thin: the images section does the work. Here a request becomes its arguments, and what it
+# answers gets the form of the API version asked for: a row of IMAGE_OLD says up to which version
+# a list had a field that is gone now.
+# import, load and save are streams, so that archives are never held in memory. load has answered
+# 200 when it begins, as Docker's does: an error can only be one more line, {"errorDetail": ...}.
+# Who uses an image is told to the images section as a function, since containers stand above it.
+
+#: (first version without it, field of a list's image, value made of the image)
+IMAGE_OLD = (
+    ("1.44", "VirtualSize", lambda image: image["Size"]),
+    ("1.51", "Containers",  lambda image: -1),
+)
+#: the fields of Config that were a container's, and stood in an image's up to API 1.49
+IMAGE_CONFIG_OLD = {
+    "AttachStderr": False, "AttachStdin": False, "AttachStdout": False, "Domainname": "",
+    "Hostname": "", "Image": "", "OpenStdin": False, "StdinOnce": False, "Tty": False,
+}
+
+
+def images_in_use(store: Store) -> list:
+    """A row per container: (id, id of its image, whether it runs, number of its top layer)."""
+    rows = []
+    for c in record_list(store):
+        # ["layers/init/diff", "layers/<number in base 36>/diff" of the top layer, ...]
+        names = c.document["Layers"][1:2]
+        layer = int(names[0].split("/")[1], 36) if names else 0
+        rows.append((c.id, c.image, c.is_running or c.state == "starting", layer))
+    return rows
+
+
+def _workers(store: Store) -> Callable:
+    """How the images section gets a process that unpacks a layer."""
+    return lambda role, request, fds: launcher_call(store, role, request, fds)
+
+
+def _platform_arg(request: Request, name: str, since: str) -> dict | None:
+    """The one platform that a query names as JSON; None where it names none, or may not yet."""
+    texts = [text for text in request.query.get(name, ()) if text]
+    if not texts or version_tuple(request.version) < version_tuple(since):
+        return None
+    if len(texts) > 1:
+        raise InvalidParameter("multiple platform parameters are not supported")
+    if texts[0][0] != "{":
+        return platform_parse(texts[0])
+    try:
+        found = json_parse(texts[0])
+        words = [found.get(key) or "" for key in ("os", "architecture", "variant")]
+        return platform_parse("/".join(word for word in words if word))
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidParameter(f"failed to parse platform: {texts[0]}") from None
+
+
+# --- look ---
+
+@route("GET", "/images/json")
+def get_images(engine: Any, request: Request) -> list:
+    """All images that fit the filters, the newest first."""
+    filters = request.filters()
+    version = version_tuple(request.version)
+    if version < (1, 41) and request.arg("filter"):
+        filters.setdefault("reference", []).append(request.arg("filter"))
+    store = engine.store
+    images = image_list(store, filters, lambda: images_in_use(store),
+                        shared_size=version >= (1, 42) and request.flag("shared-size"))
+    return [image_for_version(image, version) for image in images]
+
+
+def image_for_version(image: dict, version: tuple) -> dict:
+    """An image of a list in the form that an API version (as a tuple) had."""
+    if version < (1, 43) and not (image["RepoTags"] or image["RepoDigests"]):
+        image = {**image, "RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}
+    older = {field: value(image) for gone, field, value in IMAGE_OLD
+             if version < version_tuple(gone)}
+    return {**image, **older}
+
+
+@route("GET", "/images/{name}/json")
+def get_image(engine: Any, request: Request) -> dict:
+    """All that is known of one image."""
+    platform = _platform_arg(request, "platform", "1.49")
+    if platform and request.flag("manifests"):
+        raise InvalidParameter("conflicting options: manifests and platform options cannot both "
+                               "be set")
+    image = image_inspect(engine.store, request.params["name"], platform)
+    return inspect_for_version(image, version_tuple(request.version))
+
+
+def inspect_for_version(image: dict, version: tuple) -> dict:
+    """An inspected image in the form that an API version (as a tuple) had."""
+    if version < (1, 50):
+        config = {**IMAGE_CONFIG_OLD, **image["Config"]}
+        image = {**image, "Config": dict(sorted(config.items()))}
+    if version < (1, 45):
+        empty = dict.fromkeys(("Cmd", "Entrypoint", "Env", "Labels", "OnBuild", "Volumes"))
+        image = {**image, "Container": "", "ContainerConfig": {
+            **IMAGE_CONFIG_OLD, **empty, "User": "", "WorkingDir": ""}}
+    if version < (1, 44):
+        image = {**image, "VirtualSize": image["Size"], "Created": image.get("Created", TIME_ZERO)}
+    return image
+
+
+@route("GET", "/images/{name}/history")
+def get_image_history(engine: Any, request: Request) -> list:
+    """The steps that made the image, the last one first."""
+    platform = _platform_arg(request, "platform", "1.48")
+    return image_history(engine.store, request.params["name"], platform)
+
+
+# --- change ---
+
+@route("POST", "/images/{name}/tag")
+def post_image_tag(engine: Any, request: Request) -> Response:
+    """201: the name `repo:tag` means the image now."""
+    target = request.arg("repo")
+    if request.arg("tag"):
+        target += ":" + request.arg("tag")
+    image_tag(engine.store, request.params["name"], target)
+    return Response(201)
+
+
+@route("DELETE", "/images/{name}")
+def delete_image(engine: Any, request: Request) -> list:
+    """What was untagged and deleted: [{"Untagged": "a:1"}, {"Deleted": "sha256:..."}]."""
+    store, ref = engine.store, request.params["name"]
+    if not ref.strip():
+        raise InvalidParameter("image name cannot be blank")
+    platform = _platform_arg(request, "platforms", "1.50")
+    if platform:
+        image_platform_check(image_get(store, ref), ref, platform)
+    return image_remove(store, ref, lambda: images_in_use(store), force=request.flag("force"))
+
+
+@route("POST", "/images/prune")
+def post_images_prune(engine: Any, request: Request) -> dict:
+    """What was removed, and how many bytes that freed."""
+    store = engine.store
+    return image_prune(store, request.filters(), lambda: images_in_use(store))
+
+
+# --- archives ---
+
+def _line(message: dict) -> bytes:
+    return json_text(message).encode("utf-8", "surrogateescape") + b"\r\n"
+
+
+def _error_line(error: Exception) -> bytes:
+    text = error_text(error)
+    return _line({"errorDetail": {"message": text}, "error": text})
+
+
+@route("POST", "/images/create")
+def post_image_create(engine: Any, request: Request) -> Stream:
+    """Progress of an import; its last line has the new image's id as `status`."""
+    if request.arg("fromImage"):
+        raise Unsupported("pulling images: not supported by this engine")
+    source = request.arg("fromSrc")
+    if source != "-":
+        raise Unsupported("importing from a URL: not supported by this engine")
+    platform, name = request.arg("platform"), None
+    if request.arg("repo"):
+        tag = request.arg("tag")
+        name = reference_parse(request.arg("repo") + (f":{tag}" if tag else ""))
+        if name.digest:
+            raise InvalidParameter("cannot import digest reference")
+    image = image_import(
+        engine.store, request.body.read, name=name, changes=request.query.get("changes", ()),
+        message=request.arg("message") or "Imported from " + source,
+        platform=platform_parse(platform) if platform else None,
+        run_worker=_workers(engine.store))
+    return Stream([_line({"status": image})])
+
+
+@route("POST", "/images/load")
+def post_images_load(engine: Any, request: Request) -> Stream:
+    """Progress, and a line for each image: {"stream": "Loaded image: a:1\\n"}."""
+    platform = _platform_arg(request, "platform", "1.48")
+    quiet, store = request.flag("quiet", True), engine.store
+    source = request.body.reader or request.body        # a file that can seek is not copied
+
+    def lines() -> Iterator[bytes]:
+        try:
+            for message in images_load(store, source, platform=platform, quiet=quiet,
+                                       run_worker=_workers(store)):
+                yield _line(message)
+        except (EngineError, OSError) as error:
+            yield _error_line(error)
+    return Stream(lines())
+
+
+def _save(engine: Any, names: list, request: Request) -> Stream:
+    platform = _platform_arg(request, "platform", "1.48")
+    chunks = images_save(engine.store, names, platform)
+    first = next(chunks, b"")       # what is not there is an error with a status
+
+    def whole() -> Iterator[bytes]:
+        yield first
+        yield from chunks
+    return Stream(whole(), "application/x-tar")
+
+
+@route("GET", "/images/get")
+def get_images_get(engine: Any, request: Request) -> Stream:
+    """One archive of all images that `names` lists."""
+    return _save(engine, request.query.get("names", []), request)
+
+
+@route("GET", "/images/{name}/get")
+def get_image_get(engine: Any, request: Request) -> Stream:
+    """An archive of one image."""
+    return _save(engine, [request.params["name"]], request)
 
 
 # =============================================================================
@@ -17770,7 +17981,7 @@ def cmd_import(client: Any, args: Any) -> int:
     if source == "-":
         body: Any = sys.stdin.buffer
     elif os.path.isdir(source):
-        body = ChunkReader(archive_directory(source))
+        body = ChunkReader(tree_pack(source))
     else:
         body = _archive_open(source)
     progress_show(client.lines("POST", "/images/create", query, body))
@@ -18300,6 +18511,17 @@ def cmd_system_df(client: Any, args: Any) -> int:
     """Asks for the disk usage, which answers with one clear error so far."""
     client.get("/system/df")
     return 0
+
+
+@command("system prune", usage="[OPTIONS]", nargs=(0, 0),
+         help="Remove all that nobody uses (not supported yet)",
+         flags=(Flag("-a --all", help="Remove every unused image"),
+                Flag("--filter", "filter", help="Remove only what fits a condition"),
+                Flag("-f --force", help="Do not ask"),
+                Flag("--volumes", help="Remove unused anonymous volumes too")))
+def cmd_system_prune(client: Any, args: Any) -> int:
+    """Names the commands that do it for each kind of object."""
+    raise Unsupported("system prune: not supported yet; use container prune and image prune")
 
 
 # =============================================================================
