@@ -4074,10 +4074,10 @@ def process_name(name: str) -> None:
 # `mount_attrs` before it is attached; Linux < 5.12 has no mount_setattr(2), there the same call
 # works after the attach only (by mount(2), through /proc/self/fd).
 #
-# Overlay: one `lowerdir+` for each layer (Linux 6.5). Before that the layers are one value, at
+# Overlay: one `lowerdir+` for each layer (Linux 6.7). Before that the layers are one value, at
 # most 255 bytes long, so they are named relative to the directory that they share; what does not
 # fit either raises NeedsLegacyMount, and the init calls `overlay_mount_legacy`, mount(2) with its
-# page of options.
+# page of options. On Linux < 6.5 the kernel finds fault with options only at the end, wordlessly.
 #
 # Order in an init: make the mount tree private (mount_propagation), attach the root on "/",
 # everything else inside it, `root_pivot`. Needs Linux 5.2 (fsopen); sysfs-like listings are read
@@ -4412,8 +4412,10 @@ def overlay_mount(lowers: list[str], upper: str | None = None, work: str | None 
         fd = mount_clone(lowers[0])                 # overlayfs wants two layers at least
         try:
             mount_attrs(fd, set=attrs | MOUNT_ATTR_RDONLY, propagation=MS_PRIVATE)
-        except BaseException:
+        except BaseException as failure:
             os.close(fd)
+            if isinstance(failure, OSError) and failure.errno == errno.ENOSYS:
+                raise NeedsLegacyMount("a detached mount cannot be made read-only") from None
             raise
         return fd
     # Descriptors that stand for paths, until it is mounted.
@@ -4435,17 +4437,10 @@ def overlay_mount(lowers: list[str], upper: str | None = None, work: str | None 
 
 def _overlay_lowers(fs: int, lowers: list[str], held: list[int], attrs: int) -> int:
     """Add the layers, by `lowerdir+` or all in one value, and mount."""
-    try:
+    if overlay_adds_layers():
         for path in lowers:
-            sys_fsconfig(
-                fs, FSCONFIG_SET_STRING, "lowerdir+", _overlay_name(path, held), 0, path=path
-            )
+            _fs_set(fs, f"lowerdir+={_overlay_name(path, held)}", path)
         return _fs_mount(fs, attrs, "overlay")
-    except OSError as refused:
-        # A layer that is wrong is told at CREATE; here the kernel does not know the key (Linux
-        # < 6.5).
-        if refused.errno != errno.EINVAL or refused.filename not in lowers:
-            raise
     directory = os.path.dirname(lowers[0]) if len(lowers) == 1 else os.path.commonpath(lowers)
     names = [os.path.relpath(path, directory) for path in lowers]
     value = ":".join(names)
@@ -4459,6 +4454,34 @@ def _overlay_lowers(fs: int, lowers: list[str], held: list[int], attrs: int) -> 
         return _fs_mount(fs, attrs, "overlay")
     finally:
         os.fchdir(here)
+
+
+def overlay_adds_layers() -> bool:
+    """This kernel's overlay takes layers one by one (Linux 6.7); asked once in a process's life."""
+    try:
+        return overlay_adds_layers.known            # type: ignore[attr-defined]
+    except AttributeError:
+        overlay_adds_layers.known = _overlay_knows()    # type: ignore[attr-defined]
+        return overlay_adds_layers.known            # type: ignore[attr-defined]
+
+
+def _overlay_knows() -> bool:
+    """Try it on a file system that is never made.
+
+    Before 6.5 overlay's options are collected unread, so nonsense is accepted too, and only CREATE
+    would fail, with a line in the kernel's log each time.
+    """
+    for key, value, answer in (("nonsense", "1", False), ("lowerdir+", "/", True)):
+        fs = sys_fsopen("overlay", FSOPEN_CLOEXEC, path="overlay")
+        try:
+            sys_fsconfig(fs, FSCONFIG_SET_STRING, key, value, 0)
+            return answer
+        except OSError as refused:
+            if refused.errno != errno.EINVAL:
+                raise
+        finally:
+            os.close(fs)
+    return False
 
 
 def _is_odd(path: str) -> bool:

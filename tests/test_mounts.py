@@ -179,7 +179,11 @@ def test_overlay_with_odd_names(here, name):
 def test_overlay_without_upper_cannot_be_written(here):
     lowers = [layer(here, "a", one="top"), layer(here, "b", two="low")]
     for some in (lowers, lowers[:1]):
-        fd = engine.overlay_mount(some)
+        try:
+            fd = engine.overlay_mount(some)
+        except engine.NeedsLegacyMount:
+            assert some == lowers[:1]               # Linux < 5.12 has no mount_setattr
+            continue
         assert read_at(fd, "one") == "top"
         with pytest.raises(OSError) as caught:
             os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
@@ -190,6 +194,8 @@ def test_overlay_without_upper_cannot_be_written(here):
 @pytest.mark.root
 def test_overlay_of_128_layers_and_no_more(here):
     lowers = [layer(here, f"layers/{n}/diff", **{f"f{n}": str(n)}) for n in range(128)]
+    if not engine.overlay_adds_layers():
+        pytest.skip("an older kernel: see the legacy mount below")
     fd = engine.overlay_mount(lowers, layer(here, "u"), layer(here, "w"))
     assert len(os.listdir(f"/proc/self/fd/{fd}")) == 128
     os.close(fd)
@@ -198,14 +204,8 @@ def test_overlay_of_128_layers_and_no_more(here):
 
 
 def older_kernel(monkeypatch):
-    """A kernel that does not know lowerdir+ (Linux < 6.5)."""
-    real = engine.sys_fsconfig
-
-    def fsconfig(fs, command, key, *rest, **more):
-        if key == "lowerdir+":
-            raise OSError(errno.EINVAL, "fsconfig: Invalid argument", more.get("path"))
-        return real(fs, command, key, *rest, **more)
-    monkeypatch.setattr(engine, "sys_fsconfig", fsconfig)
+    """A kernel that does not know lowerdir+ (Linux < 6.7)."""
+    monkeypatch.setattr(engine, "overlay_adds_layers", lambda: False)
 
 
 @pytest.mark.root
