@@ -207,14 +207,14 @@ class undo_on_error:
     def __init__(self) -> None:
         self._undo: list = []
 
-    def callback(self, function, *args) -> None:
+    def callback(self, function: Callable, *args) -> None:
         """Run `function(*args)` if the block fails later."""
         self._undo.append((function, args))
 
     def __enter__(self) -> undo_on_error:
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None:
             return
         for function, args in reversed(self._undo):
@@ -3143,7 +3143,7 @@ DATA_ROOT = "/var/lib/engine"
 RUN_ROOT = "/run/engine"
 
 
-def sha256(data: bytes = b""):
+def sha256(data: bytes = b"") -> Any:
     """A SHA-256 object as hashlib's, without the 3 ms of importing hashlib."""
     try:
         from _sha256 import sha256 as new
@@ -3336,13 +3336,14 @@ def _is_dir_at(parent: int, name: str) -> bool:
 # store -- the SQLite database: schema, migrations, transactions; the data and run roots
 # =============================================================================
 # Runs in: all roles.
-# Metadata is in one SQLite database in WAL mode under the data root; bytes lie beside it. Any number
-# of processes use it at once and none is special. What holds:
-#   - bytes are durable before the row that names them is committed, and are deleted after it is gone;
+# Metadata is in one SQLite database in WAL mode under the data root; bytes lie beside it. Any
+# number of processes use it at once and none is special. What holds:
+#   - bytes are durable before the row that names them is committed, and are deleted after it is
+#     gone;
 #   - every write is one BEGIN IMMEDIATE; `durable` (synchronous=FULL) for what a user made, NORMAL
 #     for what the kernel can tell again;
-#   - a connection belongs to one process and one thread: it is looked up by both and is never closed,
-#     as the last close costs a checkpoint with four syncs;
+#   - a connection belongs to one process and one thread: it is looked up by both and is never
+#     closed, as the last close costs a checkpoint with four syncs;
 #   - migrations only add, since monitors of an older build go on writing.
 # Documents (configurations) are JSON columns; what is filtered or changed alone is a column.
 # Times are integers: nanoseconds since the epoch, 0 for never.
@@ -3444,7 +3445,7 @@ class Store:
         return path
 
     @property
-    def db(self):
+    def db(self) -> Any:
         """This process's and thread's connection (sqlite3.Connection in autocommit mode)."""
         from _thread import get_ident
         key = os.getpid(), get_ident()
@@ -3457,7 +3458,7 @@ class Store:
         """All rows of a query as tuples."""
         return self.db.execute(sql, args).fetchall()
 
-    def row(self, sql: str, *args):
+    def row(self, sql: str, *args) -> tuple | None:
         """The first row of a query as a tuple, or None."""
         return self.db.execute(sql, args).fetchone()
 
@@ -3481,17 +3482,17 @@ class Store:
 class _Write:
     __slots__ = ("_db", "_durable")
 
-    def __init__(self, db, durable: bool) -> None:
+    def __init__(self, db: Any, durable: bool) -> None:
         self._db = db
         self._durable = durable
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         # PRAGMA synchronous is refused inside a transaction, so it comes first.
         self._db.execute("PRAGMA synchronous=" + ("FULL" if self._durable else "NORMAL"))
         self._db.execute("BEGIN IMMEDIATE")
         return self._db
 
-    def __exit__(self, kind, failure, trace) -> None:
+    def __exit__(self, kind: object, failure: object, trace: object) -> None:
         if kind is None:
             try:
                 self._db.execute("COMMIT")
@@ -3513,7 +3514,7 @@ def _store_refused(store: Store, refused: OSError) -> EngineError:
     return EngineError(f"cannot use {where}: {refused.strerror}")
 
 
-def sqlite_module():
+def sqlite_module() -> Any:
     """The C part of sqlite3 (its Python part would import datetime); EngineError when missing."""
     try:
         import _sqlite3
@@ -3523,7 +3524,7 @@ def sqlite_module():
     return _sqlite3
 
 
-def _store_connect(store: Store):
+def _store_connect(store: Store) -> Any:
     sqlite = sqlite_module()
     path = store.path("engine.db")
     if not (os.path.exists(path) and os.path.isdir(store.run_path("locks"))):
@@ -3559,7 +3560,7 @@ def _is_read_only(path: str) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
-def _store_create(db) -> None:
+def _store_create(db: Any) -> None:
     # WAL needs shared memory beside the file; where that is refused the old journal serves.
     if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
         db.execute("PRAGMA journal_mode=TRUNCATE")
@@ -3572,7 +3573,7 @@ def _store_create(db) -> None:
     db.execute("COMMIT")
 
 
-def _store_claim(store: Store, db) -> None:
+def _store_claim(store: Store, db: Any) -> None:
     """Note boot and run root in use; refuse a second run root while the first is alive."""
     mine = boot_id() + " " + store.run
     row = db.execute("SELECT value FROM meta WHERE key='run'").fetchone()
@@ -3587,7 +3588,7 @@ def _store_claim(store: Store, db) -> None:
         db.execute("INSERT OR REPLACE INTO meta VALUES('run', ?)", (mine,))
 
 
-def _monitors_answer(db, run: str) -> bool:
+def _monitors_answer(db: Any, run: str) -> bool:
     query = "SELECT id FROM containers WHERE state IN ('starting','running','paused')"
     for (container,) in db.execute(query):
         sock = unix_connect(f"{run}/containers/{container}", "monitor.sock")
@@ -3597,7 +3598,8 @@ def _monitors_answer(db, run: str) -> bool:
     return False
 
 
-def unix_connect(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET):
+def unix_connect(directory: str, name: str,
+                 kind: int = _socket.SOCK_SEQPACKET) -> _socket.socket | None:
     """A socket connected to directory/name, or None where nobody listens.
 
     Goes through /proc/self/fd, as a socket's path may be 107 bytes at most (unix(7)).
@@ -3617,7 +3619,8 @@ def unix_connect(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET):
         os.close(at)
 
 
-def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET, mode: int = 0o600):
+def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET,
+                mode: int = 0o600) -> _socket.socket:
     """A listening socket at directory/name; one that is left there is replaced."""
     at = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -3888,10 +3891,10 @@ def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
 # paths -- paths that cannot leave a root, and watching a directory
 # =============================================================================
 # Runs in: all roles.
-# A path that somebody else may have shaped (an image's tree, a running container's) is never joined
-# and opened: it is opened by the kernel relative to a descriptor that it cannot leave. What is missing
-# is made one name at a time below the last directory that exists.
-# Watching uses inotify(7): one descriptor, one directory.
+# A path that somebody else may have shaped (an image's tree, a running container's) is never
+# joined and opened: it is opened by the kernel relative to a descriptor that it cannot leave. What
+# is missing is made one name at a time below the last directory that exists. Watching uses
+# inotify(7): one descriptor, one directory.
 
 O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -6551,10 +6554,11 @@ def loopback_up() -> None:
 # events -- the journal of what happened; any process appends, any process follows
 # =============================================================================
 # Runs in: all roles.
-# One line of JSON per event in RUN/events/<n>.jsonl, appended under a lock by whoever did the thing,
-# read by whoever wants to know. A file is closed to new lines at 1 MiB and the last 8 are kept, so the
-# journal is bounded; it is gone at reboot, as Docker's is. A line is Docker's event message.
-# A reader remembers (file, offset), so it sees each line once, however many writers there are.
+# One line of JSON per event in RUN/events/<n>.jsonl, appended under a lock by whoever did the
+# thing, read by whoever wants to know. A file is closed to new lines at 1 MiB and the last 8 are
+# kept, so the journal is bounded; it is gone at reboot, as Docker's is. A line is Docker's event
+# message. A reader remembers (file, offset), so it sees each line once, however many writers there
+# are.
 
 EVENTS_FILE_SIZE = 1 << 20
 EVENTS_FILES = 8
@@ -6593,7 +6597,8 @@ def _event_files(directory: str) -> list:
                   if name.endswith(".jsonl") and name[:-6].isdigit())
 
 
-def event_follow(store: Store, since: int | None, until: int | None, stop_fd: int = -1):
+def event_follow(store: Store, since: int | None, until: int | None,
+                 stop_fd: int = -1) -> Iterator[dict]:
     """Yield events (dicts) from `since` to `until` (ns since the epoch), in the order they were written.
 
     since=None begins with what comes now. until=None never ends by itself; a time in the past ends
@@ -7780,8 +7785,9 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
 #     queued before the new process has finished booting.
 #   - The name of the socket is a hash over what a fork would inherit and nobody could see (build,
 #     namespaces, uid, bounding set, ...): who differs gets a launcher of its own.
-#   - A request is one SEQPACKET message: JSON with a role, and descriptors. The accepted connection
-#     goes to the forked child, which answers on it; the launcher answers nothing and waits for nobody.
+#   - A request is one SEQPACKET message: JSON with a role, and descriptors. The accepted
+#     connection goes to the forked child, which answers on it; the launcher answers nothing and
+#     waits for nobody.
 #   - It holds no database. When a monitor dies without having finished, it forks the role `repair`
 #     with the same request; its own death touches no container.
 #   - Children of the launcher live in the cgroup leaf engine/launcher, so that the end of the ssh
@@ -7794,7 +7800,7 @@ LAUNCHER_LOG_SIZE = 1 << 20   # bytes; a larger launcher.log is started anew
 ROLES: dict = {}              # name -> function(request, conn, fds); filled by @role
 
 
-def role(name: str):
+def role(name: str) -> Callable:
     """Decorator: run this function in a process forked by the launcher.
 
     It gets the request (dict), the connection to answer on (socket) and the descriptors that came
@@ -7829,7 +7835,8 @@ def launcher_name() -> str:
     return f"launcher-{sha256('|'.join(parts).encode()).hexdigest()[:12]}.sock"
 
 
-def launcher_call(store: Store, role: str, message: dict, fds=()):
+def launcher_call(store: Store, role: str, message: dict,
+                  fds: list[int] | tuple = ()) -> _socket.socket:
     """Ask for a process in `role`; returns the connection (socket) that it answers on.
 
     `message` is JSON, at most 64 KiB; larger documents go by descriptor. Raises Unavailable when
@@ -7847,7 +7854,7 @@ def launcher_call(store: Store, role: str, message: dict, fds=()):
     raise Unavailable(f"the launcher does not answer: see {store.run_path('launcher.log')}")
 
 
-def launcher_request(store: Store, role: str, message: dict, fds=()) -> dict:
+def launcher_request(store: Store, role: str, message: dict, fds: list[int] | tuple = ()) -> dict:
     """Run `role` and return its one answer; raises the EngineError that the answer carries."""
     sock = launcher_call(store, role, message, fds)
     try:
@@ -7856,7 +7863,7 @@ def launcher_request(store: Store, role: str, message: dict, fds=()) -> dict:
         sock.close()
 
 
-def answer_read(sock, died: str) -> dict:
+def answer_read(sock: _socket.socket, died: str) -> dict:
     """One JSON answer from a SEQPACKET socket; EngineError(died) at its end, or the error in it."""
     try:
         text = sock.recv(1 << 16)
@@ -7875,7 +7882,7 @@ def error_answer(failure: EngineError) -> dict:
     return {"error": str(failure), "status": failure.status, "exit": failure.exit}
 
 
-def answer_send(sock, answer: dict) -> None:
+def answer_send(sock: _socket.socket, answer: dict) -> None:
     """Send one JSON answer; who asked may be gone by now, which is no error."""
     try:
         sock.send(json_text(answer).encode())
@@ -7883,7 +7890,7 @@ def answer_send(sock, answer: dict) -> None:
         pass
 
 
-def _launcher_start(store: Store, name: str):
+def _launcher_start(store: Store, name: str) -> _socket.socket:
     store.roots_make()
     with store.lock(name + ".lock"):
         sock = unix_connect(store.run, name)
@@ -7897,7 +7904,7 @@ def _launcher_start(store: Store, name: str):
     return sock
 
 
-def _launcher_spawn(store: Store, name: str, listener) -> None:
+def _launcher_spawn(store: Store, name: str, listener: _socket.socket) -> None:
     # posix_spawn, not fork: the daemon that calls this may have threads.
     log = store.run_path("launcher.log")
     fresh = os.path.exists(log) and os.path.getsize(log) > LAUNCHER_LOG_SIZE
@@ -8003,7 +8010,7 @@ def _launcher_preload() -> None:
 PRELOADS: list = []           # functions that warm a section up in the launcher; filled by @preload
 
 
-def preload(function):
+def preload(function: Callable) -> Callable:
     """Decorator: the launcher calls this once before it serves, so that its forks need not."""
     PRELOADS.append(function)
     return function
@@ -8014,7 +8021,7 @@ class Launcher:
 
     __slots__ = ("_run", "_name", "_listener", "_children", "_wake")
 
-    def __init__(self, run: str, name: str, listener) -> None:
+    def __init__(self, run: str, name: str, listener: _socket.socket) -> None:
         self._run = run
         self._name = name
         self._listener = listener
@@ -8083,7 +8090,7 @@ class Launcher:
             for fd in fds:
                 os.close(fd)
 
-    def _fork(self, text: bytes, conn, fds: list) -> None:
+    def _fork(self, text: bytes, conn: _socket.socket | None, fds: list) -> None:
         pid = os.fork()
         if pid:
             self._children[pid] = text
@@ -8095,7 +8102,7 @@ class Launcher:
         finally:
             os._exit(code)
 
-    def _become(self, text: bytes, conn, fds: list) -> None:
+    def _become(self, text: bytes, conn: _socket.socket | None, fds: list) -> None:
         import signal
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -8123,18 +8130,20 @@ class Launcher:
 # init -- inside the container: from clone to execve
 # =============================================================================
 # Runs in: init.
-# What happens in a new process between clone(2) and execve(2), as a tuple of small steps whose order is
-# the content. There are two such lists: INIT_STEPS for a container's first process, and EXEC_STEPS for
-# one that joins it; they share whatever comes after the root is entered.
+# What happens in a new process between clone(2) and execve(2), as a tuple of small steps whose
+# order is the content. There are two such lists: INIT_STEPS for a container's first process, and
+# EXEC_STEPS for one that joins it; they share whatever comes after the root is entered.
 #   - The process is a fork of the monitor. It imports nothing and, once it can see the container's
-#     files, could not: imports_freeze() empties the import machinery, so that no file of the container
-#     is ever run as the host's root.
+#     files, could not: imports_freeze() empties the import machinery, so that no file of the
+#     container is ever run as the host's root.
 #   - It reads its documents (config.json) itself, so that the garbage of parsing dies with it.
-#   - Files of the container are opened relative to the root's descriptor by openat2(RESOLVE_IN_ROOT).
-#   - It talks to the monitor over one SEQPACKET socket: "ready" (with the pty's master), or an error;
-#     then it waits for "go". The socket closes at execve, so its end tells that the program runs.
-#   - A program that was found and cannot be executed is told as Docker's runtime tells it: one line on
-#     the container's stderr and exit code 255.
+#   - Files of the container are opened relative to the root's descriptor by
+#     openat2(RESOLVE_IN_ROOT).
+#   - It talks to the monitor over one SEQPACKET socket: "ready" (with the pty's master), or an
+#     error; then it waits for "go". The socket closes at execve, so its end tells that the program
+#     runs.
+#   - A program that was found and cannot be executed is told as Docker's runtime tells it: one
+#     line on the container's stderr and exit code 255.
 # Refs: runtime-spec config.md and config-linux.md, pivot_root(2), capabilities(7), credentials(7).
 
 # fmt: off
@@ -8532,7 +8541,7 @@ def _is_dir(mode: int) -> bool:
     return mode & S_IFMT == S_IFDIR
 
 
-# ---- who the process is ---------------------------------------------------------------------------
+# ---- who the process is
 
 def _table_read(path: str) -> list:
     """The lines of /etc/passwd or /etc/group as lists of fields; [] when there is no such file.
@@ -8724,7 +8733,7 @@ def init_program(birth: Birth) -> None:
     raise init_refuse(f'exec: "{name}": executable file not found in $PATH', 127)
 
 
-def _program_check(path: str):
+def _program_check(path: str) -> tuple | None:
     """None when the path can be executed, else (why not, exit code)."""
     try:
         mode = os.stat(path).st_mode
@@ -8814,7 +8823,7 @@ def status_code(status: int) -> int:
     return os.WEXITSTATUS(status)
 
 
-# ---- a second process beside the first -------------------------------------------------------------
+# ---- a second process beside the first
 
 def exec_read(birth: Birth) -> None:
     """The document of an exec, from the memfd that came with the request."""
@@ -8881,15 +8890,17 @@ EXEC_STEPS = (
 # runtime -- from a start plan to a waiting init, and a second process beside it
 # =============================================================================
 # Runs in: monitor.
-# The half of a container's birth that stays outside. The monitor calls it; what runs inside is section
-# init. A new process is born in four moves:
+# The half of a container's birth that stays outside. The monitor calls it; what runs inside is
+# section init. A new process is born in four moves:
 #   1. everything it will need is made and opened (cgroup, root mount, pipes, namespaces to join);
 #   2. one clone(2) with all namespace flags; while the child mounts, the parent has nothing to do;
-#   3. "ready" comes back with the terminal: its namespaces are pinned by descriptors, since a container's
-#      mounts and network are then torn down when we close them, not while somebody waits for its exit;
-#   4. "go", and the program runs.
-# A pid namespace is entered by the parent for the length of the clone: setns(2) changes it for children
-# only, so one process less is needed than by entering it in the child.
+#   3. "ready" comes back with the terminal: its namespaces are pinned by descriptors, since a
+#      container's
+#      mounts and network are then torn down when we close them, not while somebody waits for its
+#      exit;
+#   4. "go", and the program runs. A pid namespace is entered by the parent for the length of the
+#      clone: setns(2) changes it for children only, so one process less is needed than by entering
+#      it in the child.
 
 PINNED = ("mount", "network", "pid", "ipc", "uts", "cgroup")     # namespaces of a running container
 
@@ -9054,7 +9065,7 @@ def _stdio_open(birth: Birth, born: Born, open_stdin: bool) -> None:
     birth.stdio = (read, out, err)
 
 
-def _ready_wait(channel, born: Born) -> None:
+def _ready_wait(channel: _socket.socket, born: Born) -> None:
     while True:
         text, fds = fds_recv(channel, 1 << 16, 1)
         if not text:
@@ -9565,12 +9576,12 @@ def _log_wait(path: str, fds: list, watch: Watch, follow: int, until: int) -> bo
 # compression -- gzip, zstd, xz and bzip2 as streams, told apart by their first bytes
 # =============================================================================
 # Runs in: api, cli, worker.   Refs: RFC 1952, RFC 8878, the xz file format
-# A stream is a function read(size) -> bytes that gives at most `size` bytes, and b"" at the end. Every
-# function here takes one and gives one, holds at most a MiB of plain text (plus the format's own
-# window), and stops in the middle of a bomb as soon as nobody reads on. All formats may consist of
-# several members; zero padding behind the last is ignored, other garbage is an error. Damage is one
-# InvalidParameter, never zlib's, lzma's or the C library's own exception. Writing is not needed here:
-# blobs are kept as they came.
+# A stream is a function read(size) -> bytes that gives at most `size` bytes, and b"" at the end.
+# Every function here takes one and gives one, holds at most a MiB of plain text (plus the format's
+# own window), and stops in the middle of a bomb as soon as nobody reads on. All formats may
+# consist of several members; zero padding behind the last is ignored, other garbage is an error.
+# Damage is one InvalidParameter, never zlib's, lzma's or the C library's own exception. Writing is
+# not needed here: blobs are kept as they came.
 
 COMPRESSIONS = (                # (name, the first bytes); told by content, never by file name
     ("gzip",  b"\x1f\x8b\x08"),
@@ -9805,15 +9816,16 @@ def _next_member(data: bytes, read: Callable) -> bytes:
 # archives -- tar as streams: read and write, every dialect, hostile input
 # =============================================================================
 # Runs in: api, cli, worker.   Refs: pax(1), tar(5), GNU tar manual "Sparse Formats", Go archive/tar
-# TarReader walks a stream once, forwards, with at most half a MiB of it in hand: entries() yields a TarEntry
-# per file, and before the next one is asked for its content may be taken by read() or pieces(); what is left
-# is skipped. Names are bytes, as a tar has no encoding, and stand as they came: who opens them makes them safe
-# (section trees). Understood: v7, ustar, star, GNU (long names, sparse, base-256), pax (records of one
-# file and global ones, xattrs, sparse 0.0, 0.1 and 1.0). tarfile is not used: it is four times slower, and
-# in Debian 12 it has no safe filter. Every size that a header claims is bounded before it is believed; all
-# damage is InvalidParameter with one clear line.
-# The writer is pure: tar_header() gives the bytes before a content, tar_padding() those after it. It writes
-# ustar, and pax records only for what ustar cannot say, in sorted order: same entries, same bytes.
+# TarReader walks a stream once, forwards, with at most half a MiB of it in hand: entries() yields
+# a TarEntry per file, and before the next one is asked for its content may be taken by read() or
+# pieces(); what is left is skipped. Names are bytes, as a tar has no encoding, and stand as they
+# came: who opens them makes them safe (section trees). Understood: v7, ustar, star, GNU (long
+# names, sparse, base-256), pax (records of one file and global ones, xattrs, sparse 0.0, 0.1 and
+# 1.0). tarfile is not used: it is four times slower, and in Debian 12 it has no safe filter. Every
+# size that a header claims is bounded before it is believed; all damage is InvalidParameter with
+# one clear line. The writer is pure: tar_header() gives the bytes before a content, tar_padding()
+# those after it. It writes ustar, and pax records only for what ustar cannot say, in sorted order:
+# same entries, same bytes.
 
 TAR_BLOCK = 512
 TAR_END = bytes(1024)
@@ -10256,18 +10268,19 @@ def _pax_time_text(ns: int) -> bytes:
 # =============================================================================
 # trees -- a tar becomes a directory and back, by descriptors: nothing leaves the root
 # =============================================================================
-# Runs in: api, cli, worker.   Refs: image-spec layer.md, openat2(2), kernel overlayfs.rst, moby go-archive
-# Unpacking never joins strings into a path. A name is made relative and cleaned; the directory that it is
-# in is walked to from the root's descriptor with O_NOFOLLOW, a component at a time, and kept open for the
-# next entry. A component that is a link (tars of whole systems write through lib -> usr/lib) is resolved by
-# the kernel with RESOLVE_IN_ROOT. The last component is only ever created anew (O_EXCL): what stood there is
-# removed first, so a link in its place is never followed. `..` above the root, also in a hard link's
-# target, is refused as Docker does; links may point anywhere, as nobody follows them here.
-# Order: contents, owner (which clears setuid and capabilities), mode, xattrs, times; the times of
-# directories last of all, as every new child changes them. Later entries win.
-# Whiteouts become what overlayfs reads: `.wh.x` a character device 0/0 named x, `.wh..wh..opq` the xattr
-# trusted.overlay.opaque=y. Xattrs of that name space are never taken from an archive: a redirect in
-# them would show other parts of the layers below.
+# Runs in: api, cli, worker.   Refs: image-spec layer.md, openat2(2), kernel overlayfs.rst, moby
+# go-archive
+# Unpacking never joins strings into a path. A name is made relative and cleaned; the directory
+# that it is in is walked to from the root's descriptor with O_NOFOLLOW, a component at a time, and
+# kept open for the next entry. A component that is a link (tars of whole systems write through lib
+# -> usr/lib) is resolved by the kernel with RESOLVE_IN_ROOT. The last component is only ever
+# created anew (O_EXCL): what stood there is removed first, so a link in its place is never
+# followed. `..` above the root, also in a hard link's target, is refused as Docker does; links may
+# point anywhere, as nobody follows them here. Order: contents, owner (which clears setuid and
+# capabilities), mode, xattrs, times; the times of directories last of all, as every new child
+# changes them. Later entries win. Whiteouts become what overlayfs reads: `.wh.x` a character
+# device 0/0 named x, `.wh..wh..opq` the xattr trusted.overlay.opaque=y. Xattrs of that name space
+# are never taken from an archive: a redirect in them would show other parts of the layers below.
 
 OVERLAY_XATTR = "trusted.overlay."
 WHITEOUT_PREFIX = b".wh."               # image-spec layer.md: "a/.wh.b" hides a/b of the layers below
@@ -10411,7 +10424,8 @@ class _Unpacker:
         except IsADirectoryError:
             tree_remove(f"/proc/self/fd/{at}/{os.fsdecode(leaf)}")
 
-    def directory(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes) -> None:
+    def directory(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes,
+                  name: bytes) -> None:
         hides = False
         try:
             os.mkdir(leaf, 0o700, dir_fd=at)
@@ -10500,7 +10514,8 @@ class _Unpacker:
         if there.f_bavail * there.f_frsize < TREE_ROOM:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def hard_link(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes) -> None:
+    def hard_link(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes,
+                  name: bytes) -> None:
         try:
             target = name_clean(entry.link)
         except InvalidParameter:
@@ -10517,7 +10532,8 @@ class _Unpacker:
         except PermissionError:             # EPERM: a directory (link(2))
             raise InvalidParameter(f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"') from None
 
-    def symlink(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, _name: bytes) -> None:
+    def symlink(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes,
+                _name: bytes) -> None:
         try:
             os.symlink(entry.link, leaf, dir_fd=at)
         except FileExistsError:
@@ -10994,21 +11010,23 @@ def state_show(c: Container) -> dict:
 # monitor -- one watcher process per container: stdio, exec, wait, exit
 # =============================================================================
 # Runs in: monitor, and who talks to it.
-# One process per container, forked by the launcher. It makes the container's first process, waits for
-# it, carries its stdio to the log and to attached clients, serves attach, exec, wait, stop, kill, pause
-# and resize on a SEQPACKET socket, and writes the container's end into the store. It is the only
-# owner: daemon, launcher and commands come and go.
+# One process per container, forked by the launcher. It makes the container's first process, waits
+# for it, carries its stdio to the log and to attached clients, serves attach, exec, wait, stop,
+# kill, pause and resize on a SEQPACKET socket, and writes the container's end into the store. It
+# is the only owner: daemon, launcher and commands come and go.
 #   - armed: it was forked for an attach or a wait, holds those clients and has no process yet. It
-#     ends when the last client is gone. `start` is a message to it; after the end it is armed again.
-#   - It imports nothing, starts no thread, collects no garbage: what it touches, it pays for in pages
-#     that it would else share with the launcher.
+#     ends when the last client is gone. `start` is a message to it; after the end it is armed
+#     again.
+#   - It imports nothing, starts no thread, collects no garbage: what it touches, it pays for in
+#     pages that it would else share with the launcher.
 #   - One loop over epoll. Clients are never waited for: what a client does not take is queued, and
-#     above QUEUE_SIZE the container's output is not read until it does. Control messages always are.
+#     above QUEUE_SIZE the container's output is not read until it does. Control messages always
+#     are.
 #   - The order at the end: log flushed, row written (or deleted, directory moved to tmp/), events,
 #     waiters and clients answered, and only then namespaces closed, cgroup and files removed. The
 #     socket's name goes last but for the process itself: who finds no socket reads a final row.
-#   - It outlives upgrades of engine.pyz, so the statements of MONITOR_SQL and the verbs of MONITOR_VERBS
-#     are only added to, never changed.
+#   - It outlives upgrades of engine.pyz, so the statements of MONITOR_SQL and the verbs of
+#     MONITOR_VERBS are only added to, never changed.
 
 QUEUE_SIZE = 1 << 20            # bytes that one client may be behind
 STDIO_READ = 1 << 16
@@ -11031,7 +11049,7 @@ class NoMonitor(EngineError):
     """No process answers for this container."""
 
 
-def monitor_connect(store: Store, id: str, start: bool = False):
+def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socket | None:
     """A connection to a container's monitor, or None; with `start` one is forked if there is none."""
     directory = store.run_path("containers", id)
     sock = unix_connect(directory, "monitor.sock")
@@ -11046,7 +11064,8 @@ def monitor_connect(store: Store, id: str, start: bool = False):
     return sock
 
 
-def monitor_call(store: Store, id: str, message: dict, fds=(), start: bool = False) -> dict:
+def monitor_call(store: Store, id: str, message: dict, fds: list[int] | tuple = (),
+                 start: bool = False) -> dict:
     """The monitor's answer to one message; raises the EngineError that it carries, or NoMonitor."""
     text = json_text(message).encode("utf-8", "surrogateescape")
     for _ in range(5):
@@ -11395,7 +11414,7 @@ class Monitor:
                  "_timers", "_trash", "_waiters", "_wake", "cgroup", "deadline", "id", "main",
                  "paused", "store", "user_stopped")
 
-    def __init__(self, store: Store, id: str, conn) -> None:
+    def __init__(self, store: Store, id: str, conn: _socket.socket | None) -> None:
         self.store = store
         self.id = id
         self._handlers: dict = {}
@@ -11435,7 +11454,7 @@ class Monitor:
 
     # ---- the loop
 
-    def watch(self, fd: int, mask: int, handler) -> None:
+    def watch(self, fd: int, mask: int, handler: Callable) -> None:
         """Call handler(events) when the descriptor is ready."""
         known = self._handlers.get(fd)
         if known is None:
@@ -11474,7 +11493,7 @@ class Monitor:
             for _, function in due:
                 function()
 
-    def after(self, seconds: float, function) -> None:
+    def after(self, seconds: float, function: Callable) -> None:
         """Call the function later."""
         self._timers.append((time.monotonic() + seconds, function))
 
@@ -11504,20 +11523,20 @@ class Monitor:
             return
         self._conn_add(sock)
 
-    def _conn_add(self, sock) -> None:
+    def _conn_add(self, sock: _socket.socket) -> None:
         sock.setblocking(True)
         fd = sock.fileno()
         self._conns[fd] = sock
         self.watch(fd, EPOLLIN, lambda events: self._conn_ready(sock))
 
-    def _conn_close(self, sock) -> None:
+    def _conn_close(self, sock: _socket.socket) -> None:
         self.unwatch(sock.fileno())
         self._conns.pop(sock.fileno(), None)
         if sock in self._stops:
             self._stops.remove(sock)
         sock.close()
 
-    def _conn_ready(self, sock) -> None:
+    def _conn_ready(self, sock: _socket.socket) -> None:
         try:
             text, fds = fds_recv(sock, 1 << 18, 4)
         except OSError:
@@ -11664,7 +11683,7 @@ class Monitor:
         self._waiters.append((condition, fd, head))
         self.watch(fd, 0, lambda events: self._waiter_gone(fd))
 
-    def stop_add(self, sock, number: int, timeout: float) -> None:
+    def stop_add(self, sock: _socket.socket, number: int, timeout: float) -> None:
         """Signal the process, kill it when it does not end in time, and answer when it has."""
         self.user_stopped = True
         self._stops.append(sock)
@@ -11781,7 +11800,7 @@ class Monitor:
         return self._execs[id]
 
 
-def _signal_note(number: int, frame) -> None:
+def _signal_note(number: int, frame: object) -> None:
     """SIGCHLD is read from the wake-up pipe; this only keeps it from being ignored."""
 
 
@@ -11790,18 +11809,18 @@ def _runs_or_refuse(monitor: Monitor) -> None:
         raise Conflict(f"container {monitor.id} is not running")
 
 
-def verb_hello(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_hello(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """{"ok", "pid", "state"}: armed, running or paused."""
     state = ("paused" if monitor.paused else "running") if monitor.runs else "armed"
     return {"ok": True, "pid": os.getpid(), "state": state}
 
 
-def verb_start(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_start(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Start the container by message["plan"]."""
     return monitor.start(message["plan"])
 
 
-def verb_attach(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_attach(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """The descriptor becomes a client of the container's streams."""
     client = Attached(monitor.main, fds[0], message)
     fds[0] = -1
@@ -11812,14 +11831,14 @@ def verb_attach(monitor: Monitor, message: dict, fds: list, sock) -> dict:
     return {"ok": True}
 
 
-def verb_wait(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_wait(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Whoever holds the other end of the descriptor is told how the process ends."""
     monitor.wait_add(message["condition"], fds[0], message.get("head", "").encode("latin-1"))
     fds[0] = -1
     return {"ok": True}
 
 
-def verb_kill(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_kill(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Send message["signal"] to the first process."""
     _runs_or_refuse(monitor)
     if message.get("stopped") or message["signal"] == 9:
@@ -11828,7 +11847,7 @@ def verb_kill(monitor: Monitor, message: dict, fds: list, sock) -> dict:
     return {"ok": True}
 
 
-def verb_stop(monitor: Monitor, message: dict, fds: list, sock) -> dict | None:
+def verb_stop(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict | None:
     """Signal, wait, kill; the answer comes when the process has ended."""
     if not monitor.runs:
         return {"ok": True}
@@ -11836,7 +11855,7 @@ def verb_stop(monitor: Monitor, message: dict, fds: list, sock) -> dict | None:
     return None
 
 
-def verb_pause(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_pause(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Freeze the container."""
     _runs_or_refuse(monitor)
     if monitor.paused:
@@ -11845,7 +11864,7 @@ def verb_pause(monitor: Monitor, message: dict, fds: list, sock) -> dict:
     return {"ok": True}
 
 
-def verb_unpause(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_unpause(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Thaw the container."""
     _runs_or_refuse(monitor)
     if not monitor.paused:
@@ -11854,13 +11873,13 @@ def verb_unpause(monitor: Monitor, message: dict, fds: list, sock) -> dict:
     return {"ok": True}
 
 
-def verb_resize(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_resize(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Set the size of the container's terminal."""
     _runs_or_refuse(monitor)
     return _resize(monitor.main, message)
 
 
-def verb_exec_resize(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_exec_resize(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Set the size of a second process's terminal."""
     return _resize(monitor.exec_find(message["id"]), message)
 
@@ -11871,7 +11890,7 @@ def _resize(stdio: Stdio, message: dict) -> dict:
     return {"ok": True}
 
 
-def verb_exec(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_exec(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Start a second process: fds are its document and, unless detached, its client."""
     client = fds[1] if len(fds) > 1 else -1
     if client >= 0:
@@ -11885,7 +11904,7 @@ def verb_exec(monitor: Monitor, message: dict, fds: list, sock) -> dict:
     return {"ok": True, "pid": pid}
 
 
-def verb_rename(monitor: Monitor, message: dict, fds: list, sock) -> dict:
+def verb_rename(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Take note of the container's new name."""
     monitor.rename(message["name"])
     return {"ok": True}
@@ -11909,7 +11928,7 @@ MONITOR_VERBS = {
 
 
 @role("monitor")
-def monitor_main(request: dict, conn, fds: list) -> None:
+def monitor_main(request: dict, conn: _socket.socket, fds: list) -> None:
     """The role of a container's monitor: answers that it serves, then serves."""
     sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     monitor = Monitor(Store(request["data"], request["run"]), request["id"], conn)
@@ -18551,9 +18570,9 @@ def cmd_system_prune(client: Any, args: Any) -> int:
 # main -- one program, five roles: cli, launcher, monitor, init, worker
 # =============================================================================
 # Runs in: all roles.
-# `main` hands over to the role: the command line for people, `--role=launcher` for the one process that
-# this program executes itself. Monitors, workers and inits are forks of the launcher and never come
-# through here.
+# `main` hands over to the role: the command line for people, `--role=launcher` for the one process
+# that this program executes itself. Monitors, workers and inits are forks of the launcher and
+# never come through here.
 #
 # engine.pyz starts in its own __main__ (build_zipapp.py), which loads the byte code of this file and
 # calls `main_exit`. That ends by os._exit: finalising the interpreter costs 2 ms, and what must be on
