@@ -10653,8 +10653,8 @@ def name_shown(name: bytes) -> str:
     return repr(name[:200].decode("utf-8", "backslashreplace"))[1:-1]
 
 
-def tree_pack(root: str, write: Callable, *, overlay: bool = False) -> None:
-    """Write a directory's content as a tar: sorted, so the same tree gives the same bytes.
+def tree_pack(root: str, *, overlay: bool = False) -> Iterator[bytes]:
+    """A directory's content as a tar, piece by piece: sorted, so the same tree gives the same bytes.
 
     The directory itself is no entry; sockets are left out. `overlay` turns overlayfs's whiteouts and opaque
     directories back into those of a layer. EngineError where a file shrinks meanwhile.
@@ -10673,18 +10673,18 @@ def tree_pack(root: str, write: Callable, *, overlay: bool = False) -> None:
             if there.st_mode & _S_IFMT == _S_IFDIR:
                 fd = os.open(leaf, _DIR_FLAGS, dir_fd=at)
                 levels.append((fd, prefix + leaf + b"/", iter(sorted(os.listdir(b"/proc/self/fd/%d" % fd)))))
-            _pack_entry(at, prefix, leaf, there, write, seen if there.st_nlink > 1 else None, overlay)
+            yield from _pack_entry(at, prefix, leaf, there, seen if there.st_nlink > 1 else None, overlay)
     finally:
         for level in levels:
             os.close(level[0])
-    write(TAR_END)
+    yield TAR_END
 
 
-def _pack_entry(at: int, prefix: bytes, leaf: bytes, there: os.stat_result, write: Callable,
-                seen: dict | None, overlay: bool) -> None:
+def _pack_entry(at: int, prefix: bytes, leaf: bytes, there: os.stat_result, seen: dict | None,
+                overlay: bool) -> Iterator[bytes]:
     kind = there.st_mode & _S_IFMT
     if overlay and kind == _S_IFCHR and there.st_rdev == 0:
-        write(tar_header(TarEntry(prefix + WHITEOUT_PREFIX + leaf, mode=0, mtime=there.st_mtime_ns)))
+        yield tar_header(TarEntry(prefix + WHITEOUT_PREFIX + leaf, mode=0, mtime=there.st_mtime_ns))
         return
     kinds = {_S_IFREG: TAR_FILE, _S_IFDIR: TAR_DIR, _S_IFLNK: TAR_SYMLINK, _S_IFCHR: TAR_CHAR,
              _S_IFBLK: TAR_DISK, _S_IFIFO: TAR_FIFO}
@@ -10696,7 +10696,7 @@ def _pack_entry(at: int, prefix: bytes, leaf: bytes, there: os.stat_result, writ
         first = seen.setdefault((there.st_dev, there.st_ino), entry.name)
         if first != entry.name:
             entry.kind, entry.link = TAR_LINK, first
-            write(tar_header(entry))
+            yield tar_header(entry)
             return
     where = b"/proc/self/fd/%d/%s" % (at, leaf)
     entry.xattrs = _xattrs_kept(where)
@@ -10707,26 +10707,26 @@ def _pack_entry(at: int, prefix: bytes, leaf: bytes, there: os.stat_result, writ
     if kind == _S_IFREG:
         fd = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
         try:
-            file_pack(fd, entry, write)
+            yield from file_pack(fd, entry)
         finally:
             os.close(fd)
         return
-    write(tar_header(entry))
+    yield tar_header(entry)
     if overlay and kind == _S_IFDIR and _is_opaque(where):
-        write(tar_header(TarEntry(entry.name + b"/" + WHITEOUT_OPAQUE, mode=0, mtime=there.st_mtime_ns)))
+        yield tar_header(TarEntry(entry.name + b"/" + WHITEOUT_OPAQUE, mode=0, mtime=there.st_mtime_ns))
 
 
-def file_pack(fd: int, entry: TarEntry, write: Callable) -> None:
+def file_pack(fd: int, entry: TarEntry) -> Iterator[bytes]:
     """Header, content and padding of an open regular file; its size becomes the entry's."""
     entry.size = entry.stored = left = os.fstat(fd).st_size
-    write(tar_header(entry))
+    yield tar_header(entry)
     while left:
         data = os.read(fd, min(left, STREAM_CHUNK))
         if not data:
             raise EngineError(f"{name_shown(entry.name)} became shorter while it was read")
-        write(data)
+        yield data
         left -= len(data)
-    write(tar_padding(entry.size))
+    yield tar_padding(entry.size)
 
 
 def _xattrs_kept(where: bytes) -> dict:
@@ -10753,21 +10753,1927 @@ def _is_opaque(where: bytes) -> bool:
 
 
 # =============================================================================
-# blobs -- content-addressed store: put, verify, get, collect
+# blobs -- content-addressed store: put, verify, get, lease
 # =============================================================================
-# Runs in: api, cli, worker.
+# Runs in: api, cli, worker.   Refs: image-spec descriptor.md
+# A blob is a file blobs/sha256/<hex> with exactly the bytes that have that digest, as they were received: a
+# manifest, a config, a compressed or plain layer. It is written beside, hashed on the way, compared, synced
+# and renamed; so what has the name is whole, also after a power cut. It never changes.
+# Nothing counts references: who adds content (load, import, pull) holds a content_lease, a shared lock, from
+# before the first byte until the rows that name it all are committed; who removes unnamed content takes
+# the same lock alone, and where that is refused leaves it to a later collection. The lease's descriptor goes
+# to workers too, so the lock lasts as long as any of them writes. Half-done things are in one directory of
+# tmp/ per lease; the first lease after a crash removes those of the dead.
+
+BLOB_DOCUMENT_MAX = 4 << 20     # bytes of a manifest or config, as registries bound them
+LEASE_PREFIX = "content-"       # of what is below tmp/ and of no use without a lease
+
+
+def hasher() -> Any:
+    """A SHA-256 object for much data: OpenSSL's, which uses the processor's own instructions."""
+    try:
+        from _hashlib import openssl_sha256
+        return openssl_sha256(usedforsecurity=False)
+    except ImportError:
+        return sha256()
+
+
+def digest_of(data: bytes) -> str:
+    """"sha256:<hex>" of some bytes."""
+    return "sha256:" + sha256(data).hexdigest()
+
+
+def blob_path(store: Store, digest: str) -> str:
+    """Where the blob is or would be; InvalidParameter for what is no sha256 digest."""
+    if digest_check(digest)[:7] != "sha256:":
+        raise InvalidParameter("unsupported digest algorithm")
+    return store.path("blobs", "sha256", digest[7:])
+
+
+def blob_size(store: Store, digest: str) -> int:
+    """Its size in bytes; NotFound where the store has no such blob."""
+    try:
+        return os.stat(blob_path(store, digest)).st_size
+    except FileNotFoundError:
+        raise NotFound(f"content digest {digest}: not found") from None
+
+
+def blob_open(store: Store, digest: str) -> int:
+    """A descriptor to read it; NotFound where the store has no such blob."""
+    try:
+        return os.open(blob_path(store, digest), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(f"content digest {digest}: not found") from None
+
+
+def blob_document(store: Store, digest: str) -> bytes:
+    """The bytes of a manifest or config."""
+    if blob_size(store, digest) > BLOB_DOCUMENT_MAX:
+        raise InvalidParameter(f"content digest {digest}: too large for a document")
+    return file_read(blob_path(store, digest))
+
+
+def blob_put(lease: content_lease, read: Callable, digest: str = "", size: int = -1) -> tuple:
+    """Store what a stream gives; (its digest, its size).
+
+    With `digest` or `size` given, anything else is InvalidParameter, and is not kept.
+    """
+    store = lease.store
+    beside = f"{lease.directory}/{os.urandom(8).hex()}"
+    digester, total = hasher(), 0
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with no_space("store the content"):
+            while True:
+                data = read(STREAM_CHUNK)
+                if not data:
+                    break
+                total += len(data)
+                if total > size >= 0:
+                    break
+                digester.update(data)
+                write_all(fd, data)
+            got = "sha256:" + digester.hexdigest()
+            if size not in (-1, total):
+                raise InvalidParameter(f"content of {digest or got} has a wrong size: expected {size}")
+            if digest not in ("", got):
+                raise InvalidParameter(f"content digest mismatch: expected {digest}, got {got}")
+            os.fdatasync(fd)
+        os.rename(beside, blob_path(store, got))
+    except BaseException:
+        os.unlink(beside)
+        raise
+    finally:
+        os.close(fd)
+    return got, total
+
+
+def blob_put_bytes(lease: content_lease, data: bytes) -> str:
+    """Store a document; its digest. One that is there already is not written again."""
+    digest = digest_of(data)
+    try:
+        if blob_size(lease.store, digest) == len(data):
+            return digest
+    except NotFound:
+        pass
+    parts = [data]
+    return blob_put(lease, lambda _size: parts.pop() if parts else b"")[0]
+
+
+def blob_remove(store: Store, digest: str) -> None:
+    """Remove the blob, if it is there."""
+    try:
+        os.unlink(blob_path(store, digest))
+    except FileNotFoundError:
+        pass
+
+
+def file_stream(fd: int, left: int = -1) -> Callable:
+    """A stream over a descriptor from where it stands; with `left`, over so many bytes only."""
+    def read(size: int) -> bytes:
+        nonlocal left
+        if left >= 0:
+            size = min(size, left)
+        data = os.read(fd, size)
+        if left > 0:
+            left -= len(data)
+        return data
+    return read
+
+
+class no_space:
+    """Context manager: ENOSPC and its like inside become one EngineError that says what for."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, failure: object, trace: object) -> None:
+        if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
+                                                              errno.EROFS):
+            raise EngineError(f"cannot {self.what}: {(failure.strerror or '').lower()}") from None
+
+
+class content_lease:
+    """Context manager: while it lasts, no content that is named by no row yet is collected.
+
+    `directory` is for what is half done and goes away with it; `fd` is the lock itself.
+    """
+
+    __slots__ = ("directory", "fd", "store")
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.fd = -1
+        self.directory = ""
+
+    def __enter__(self) -> content_lease:
+        import fcntl
+        self.store.roots_make()
+        fd = os.open(self.store.run_path("locks", "content"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _leases_forget(self.store)      # nobody else is at work: what lies there is of the dead
+            except BlockingIOError:
+                pass
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            directory = self.store.path("tmp", LEASE_PREFIX + os.urandom(8).hex())
+            with no_space("write below the data root"):
+                os.mkdir(directory, 0o700)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.fd, self.directory = fd, directory
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        tree_remove(self.directory)
+        os.close(self.fd)
+
+
+class content_alone:
+    """Context manager whose value is True while nobody holds a lease, nor can get one; else False."""
+
+    __slots__ = ("_fd", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._fd = -1
+
+    def __enter__(self) -> bool:
+        import fcntl
+        self._store.roots_make()
+        self._fd = os.open(self._store.run_path("locks", "content"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        _leases_forget(self._store)
+        return True
+
+    def __exit__(self, *failure: object) -> None:
+        os.close(self._fd)
+
+
+def _leases_forget(store: Store) -> None:
+    for name in os.listdir(store.path("tmp")):
+        if name.startswith(LEASE_PREFIX):
+            tree_remove(store.path("tmp", name))
 
 
 # =============================================================================
-# layers -- archive <-> directory, diff; overlay snapshots
+# layers -- one unpacked tree per chain id: registered once, in parallel, collected
 # =============================================================================
-# Runs in: api, cli, worker.
+# Runs in: api, cli; unpacking in worker.   Refs: image-spec config.md "Layer ChainID"
+# A layer is a row and a directory layers/<n in base 36>/diff, short so that 128 of them fit into the page of
+# options that mount(2) takes. It is named by its chain id (what it holds depends on nothing else than its
+# diff id; the chain says on what it lies). Registering: lock the chain ids, in sorted order, so that two
+# processes that need the same layer share one unpacking and never wait for each other in a circle; unpack
+# each into the lease's directory; sync the file system once; then, in one transaction, insert the rows and
+# rename the directories into place. A crash before the commit leaves directories without rows, which the
+# next owner of the number, or the collection, removes. Workers are asked for through `run_worker`, whose
+# contract is launcher_call's without the store; without it layers are unpacked here, one after another.
+# A layer's bytes are hashed while they are unpacked: what does not have the diff id is not kept.
+
+MEDIA_LAYER = "application/vnd.oci.image.layer.v1.tar"
+MEDIA_COMPRESSED = {"": "", "gzip": "+gzip", "zstd": "+zstd"}
+_WORKER_POLL = 64               # pieces between two looks whether the requester still waits
+
+
+class LayerItem:
+    """A layer to be there: its chain, and `fetch`, which puts its blob into the store if it is needed.
+
+    fetch() gives (digest, size, media type) of the blob and is called at most once.
+    """
+
+    __slots__ = ("blob", "chain_id", "diff_id", "fetch", "media_type", "parent", "size", "stored")
+
+    def __init__(self, diff_id: str, parent: str, fetch: Callable) -> None:
+        self.diff_id = digest_check(diff_id)
+        self.parent = parent
+        self.chain_id = chain_id(parent, diff_id)
+        self.fetch = fetch
+        self.blob = ""
+        self.stored = 0                     # bytes of the blob
+        self.media_type = ""
+        self.size = 0                       # bytes of the files
+
+
+def chain_id(parent: str, diff_id: str) -> str:
+    """The chain id of a layer upon the chain `parent` ("" for none)."""
+    return digest_of(f"{parent} {diff_id}".encode()) if parent else diff_id
+
+
+def chain_ids(diff_ids: list) -> list:
+    """The chain ids of an image's layers, lowest first."""
+    found: list = []
+    for diff_id in diff_ids:
+        found.append(chain_id(found[-1] if found else "", diff_id))
+    return found
+
+
+def layer_name(number: int) -> str:
+    """The directory of a layer below layers/: its number in base 36."""
+    digits = ""
+    while number or not digits:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits
+
+
+def layer_number(store: Store, chain: str) -> int:
+    """The row number of a chain id, 0 where the store has no such layer."""
+    row = store.row("SELECT n FROM layers WHERE chain_id=?", chain)
+    return row[0] if row else 0
+
+
+def layer_stack(store: Store, number: int) -> list:
+    """[(n, chain id, diff id, size, blob, blob size, media type)] from this layer down to the lowest."""
+    return store.rows(
+        "WITH RECURSIVE up(n, parent, depth) AS (SELECT n, parent, 0 FROM layers WHERE n=? UNION ALL"
+        " SELECT l.n, l.parent, depth + 1 FROM layers l JOIN up ON l.n=up.parent)"
+        " SELECT l.n, l.chain_id, l.diff_id, l.size, l.blob, l.blob_size, l.media_type"
+        " FROM up JOIN layers l ON l.n=up.n ORDER BY depth", number)
+
+
+def layer_directories(store: Store, number: int) -> list:
+    """The absolute directories to be overlaid, topmost first."""
+    return [store.path("layers", layer_name(row[0]), "diff") for row in layer_stack(store, number)]
+
+
+def layers_register(lease: content_lease, items: list, workers: int = 0,
+                    run_worker: Callable | None = None) -> None:
+    """Have all these layers in the store: items are LayerItems, each after its parent.
+
+    `workers` bounds how many unpack at once (0: one a processor). Raises what fetching or unpacking
+    raises; then none of those that were missing is registered.
+    """
+    store = lease.store
+    missing = _layers_missing(store, items)
+    if not missing:
+        return
+    locks: list = []
+    try:
+        for chain in sorted({item.chain_id for item in missing}):
+            lock = store.lock("layer-" + chain[7:])
+            lock.__enter__()
+            locks.append((lock, chain))
+        missing = _layers_missing(store, missing)
+        _layers_unpack(lease, missing, workers or len(os.sched_getaffinity(0)), run_worker)
+        if missing:
+            _layers_commit(lease, missing)
+    finally:
+        for lock, chain in locks:
+            # The name goes while the lock is held; who waits for it sees that and takes a new one.
+            os.unlink(store.run_path("locks", "layer-" + chain[7:]))
+            lock.__exit__()
+
+
+def _layers_missing(store: Store, items: list) -> list:
+    missing: dict = {}
+    for item in items:
+        if item.chain_id not in missing and not layer_number(store, item.chain_id):
+            missing[item.chain_id] = item
+    return list(missing.values())
+
+
+def _layers_unpack(lease: content_lease, items: list, workers: int, run_worker: Callable | None) -> None:
+    """Fetch each blob; unpack it here, or let workers do it while the next one is fetched."""
+    busy: dict = {}                         # a worker's connection: its item
+    try:
+        for index, item in enumerate(items):
+            item.blob, item.stored, item.media_type = item.fetch()
+            top = f"{lease.directory}/{index}"
+            os.mkdir(top, 0o711)
+            os.mkdir(top + "/diff", 0o755)
+            os.chmod(top + "/diff", 0o755)
+            request = {"root": top + "/diff", "blob": item.blob, "diff_id": item.diff_id}
+            fd = blob_open(lease.store, item.blob)
+            try:
+                if run_worker is None:
+                    item.size = layer_unpack(request, file_stream(fd))
+                else:
+                    while len(busy) >= workers:
+                        _worker_answer(busy)
+                    busy[run_worker("extract", request, (fd, lease.fd))] = item
+            finally:
+                os.close(fd)
+        while busy:
+            _worker_answer(busy)
+    except BaseException:
+        # The others are let end before their directory is removed under them.
+        for sock in busy:
+            sock.shutdown(_socket.SHUT_RDWR)
+            sock.recv(1)
+            sock.close()
+        raise
+
+
+def _worker_answer(busy: dict) -> None:
+    """Wait for one of the workers and take over what it says."""
+    import select
+    poller = select.poll()
+    sockets = {}
+    for sock in busy:
+        poller.register(sock, select.POLLIN)
+        sockets[sock.fileno()] = sock
+    sock = sockets[poller.poll()[0][0]]
+    item = busy.pop(sock)
+    try:
+        item.size = answer_read(sock, "the process that unpacked a layer died")["size"]
+    finally:
+        sock.close()
+
+
+def _layers_commit(lease: content_lease, items: list) -> None:
+    store = lease.store
+    with no_space("store the layers"):
+        _sync_around(lease.directory)
+        now = time_now()
+        with store.write() as db:
+            for index, item in enumerate(items):
+                number = db.execute(
+                    "INSERT INTO layers(chain_id, diff_id, parent, blob, blob_size, media_type, size, created)"
+                    " VALUES(?, ?, (SELECT n FROM layers WHERE chain_id=?), ?, ?, ?, ?, ?)",
+                    (item.chain_id, item.diff_id, item.parent, item.blob, item.stored, item.media_type,
+                     item.size, now)).lastrowid
+                place = store.path("layers", layer_name(number))
+                if os.path.lexists(place):      # of a commit that a crash undid
+                    os.rename(place, f"{lease.directory}/stale-{number}")
+                os.rename(f"{lease.directory}/{index}", place)
+            dir_sync(store.path("layers"))
+
+
+def _sync_around(directory: str) -> None:
+    """syncfs(2) on the file system of a directory. Not sys_syncfs: this may take seconds, and the
+    daemon's other threads run meanwhile, as CDLL gives up the GIL."""
+    import ctypes
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), directory)
+    finally:
+        os.close(fd)
+
+
+def layer_unpack(request: dict, read: Callable) -> int:
+    """Unpack a layer's blob into request["root"]; the sum of its files' sizes.
+
+    InvalidParameter unless the plain bytes have request["diff_id"]. They are not hashed again where the
+    blob itself, which was verified, is plain and has that digest.
+    """
+    name, plain = decompressed(read)
+    if not name and request["blob"] == request["diff_id"]:
+        return tree_unpack(request["root"], plain)
+    digester = hasher()
+
+    def hashed(size: int) -> bytes:
+        data = plain(size)
+        digester.update(data)
+        return data
+
+    size = tree_unpack(request["root"], hashed)
+    got = "sha256:" + digester.hexdigest()
+    if got != request["diff_id"]:
+        raise InvalidParameter(f'invalid diffID for layer: expected "{request["diff_id"]}", got "{got}"')
+    return size
+
+
+@role("extract")
+def worker_extract(request: dict, conn: Any, fds: list) -> None:
+    """The worker: fds are the blob and the lease. Ends when nobody waits for it any more."""
+    import select
+    poller = select.poll()
+    poller.register(conn, 0)                # POLLHUP and POLLERR are always reported
+    blob = file_stream(fds[0])
+    count = 0
+
+    def read(size: int) -> bytes:
+        nonlocal count
+        count += 1
+        if count % _WORKER_POLL == 0 and poller.poll(0):
+            raise Unavailable("nobody waits for this layer any more")
+        return blob(size)
+
+    answer_send(conn, {"size": layer_unpack(request, read)})
 
 
 # =============================================================================
-# images -- manifests, configs, tags, load, save, import, history, prune
+# images -- what is named: tags, list, inspect, history, remove, prune
 # =============================================================================
-# Runs in: api, cli.
+# Runs in: api, cli.   Refs: image-spec config.md, moby v28.5.2 daemon/images
+# An image is a row: its id is the digest of its config, whose text stands in the row and as a blob; `manifest` is
+# the blob that lists config and layers, exactly as received, or made here where an archive had none; `layer` is
+# the top row of its layers. A tag is a row as well: "docker.io/library/busybox:latest" or "...@sha256:...", so
+# removing one can never touch another. What Docker calls dangling has no tag.
+# Nothing here knows containers: who removes passes `in_use`, a function giving a row per container, (container
+# id, image id, True while it runs, number of its top layer), asked inside the transaction that deletes.
+# Layers and blobs that nothing names go after the commit, and only while nobody holds a lease on content.
+
+MEDIA_CONFIG = "application/vnd.oci.image.config.v1+json"
+MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+IMAGE_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
+PRUNE_FILTERS = ("dangling", "label", "label!", "until")
+#: Fields of a config that API 1.50 and 1.51 show even where an image does not set them.
+IMAGE_CONFIG_SHOWN = {"Cmd": None, "Entrypoint": None, "Env": None, "Labels": None, "OnBuild": None, "User": "",
+                      "Volumes": None, "WorkingDir": ""}
+#: The other fields that are an image's, not a container's; left out where empty.
+IMAGE_CONFIG_MORE = ("ArgsEscaped", "ExposedPorts", "Healthcheck", "Shell", "StopSignal")
+
+
+class Image:
+    """A row of images; `config` is the parsed document, `created` in ns (0: not told)."""
+
+    __slots__ = ("added", "config", "created", "id", "layer", "manifest", "size")
+
+    def __init__(self, row: tuple) -> None:
+        self.id, self.manifest, self.layer, self.size, self.created, self.added, text = row
+        self.layer = self.layer or 0
+        self.config = json_parse(text)
+
+    @property
+    def settings(self) -> dict:
+        """The part that containers start from: {"Cmd": [...], "Env": [...], ...}."""
+        return self.config.get("config") or {}
+
+    @property
+    def labels(self) -> dict:
+        return self.settings.get("Labels") or {}
+
+    @property
+    def platform(self) -> dict:
+        return {"os": self.config.get("os") or "linux", "architecture": self.config.get("architecture") or "",
+                "variant": self.config.get("variant") or ""}
+
+
+_IMAGE_COLUMNS = "id, manifest, layer, size, created, added, config"
+
+
+def image_config_parse(data: bytes) -> dict:
+    """The config document of an image; InvalidParameter unless it has the fields that all else relies on."""
+    try:
+        config = json_parse(data)
+    except ValueError as error:
+        raise InvalidParameter(f"invalid image config: {error}") from None
+    if not isinstance(config, dict):
+        raise InvalidParameter("invalid image config: not an object")
+    rootfs = config.get("rootfs")
+    if not isinstance(rootfs, dict):
+        raise InvalidParameter("invalid image JSON, no RootFS key")
+    shapes = ((rootfs.get("diff_ids"), list), (config.get("config"), dict), (config.get("history"), list),
+              (config.get("created"), str), (config.get("os"), str), (config.get("architecture"), str))
+    settings = config.get("config") or {}
+    if isinstance(settings, dict):
+        shapes += tuple((settings.get(key), list) for key in ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell"))
+        shapes += tuple((settings.get(key), dict) for key in ("Labels", "Volumes", "ExposedPorts", "Healthcheck"))
+        shapes += tuple((settings.get(key), str) for key in ("User", "WorkingDir", "StopSignal"))
+    for value, shape in shapes:
+        if value is not None and not isinstance(value, shape):
+            raise InvalidParameter("invalid image config: a field has the wrong type")
+        if isinstance(value, list) and value is not config.get("history") \
+                and not all(isinstance(item, str) for item in value):
+            raise InvalidParameter("invalid image config: a field has the wrong type")
+    if not all(isinstance(item, dict) for item in config.get("history") or ()) \
+            or not all(isinstance(item, str) for item in (settings.get("Labels") or {}).values()):
+        raise InvalidParameter("invalid image config: a field has the wrong type")
+    for diff_id in rootfs.get("diff_ids") or ():
+        digest_check(diff_id)
+    return config
+
+
+def image_diff_ids(config: dict) -> list:
+    """The diff ids of an image's layers, lowest first."""
+    return config["rootfs"].get("diff_ids") or []
+
+
+def image_create(lease: content_lease, config: bytes, *, manifest: str = "", names: Iterable[str] = (),
+                 tagged: int = 0) -> str:
+    """Add an image whose layers are registered, and let `names` (full references) mean it; its id.
+
+    Without a manifest one is made from the layers' blobs. `tagged` is the time of tagging, 0 for what
+    Docker does not count as one (load).
+    """
+    store = lease.store
+    document = image_config_parse(config)
+    image = blob_put_bytes(lease, config)
+    chains = chain_ids(image_diff_ids(document))
+    top = layer_number(store, chains[-1]) if chains else 0
+    if chains and not top:
+        raise EngineError(f"layer {chains[-1]} does not exist")
+    stack = layer_stack(store, top)
+    if not manifest:
+        manifest = blob_put_bytes(lease, manifest_make(config, stack))
+    with store.write() as db:
+        db.execute(f"INSERT OR IGNORE INTO images({_IMAGE_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?)",
+                   (image, manifest, top or None, sum(row[3] for row in stack), _created_ns(document), time_now(),
+                    config.decode("utf-8")))
+        for name in names:
+            db.execute("INSERT OR REPLACE INTO tags VALUES(?, ?, ?)", (name, image, tagged))
+    return image
+
+
+def manifest_make(config: bytes, stack: list) -> bytes:
+    """An OCI manifest over a config and layers as layer_stack() gives them."""
+    return json_text({
+        "schemaVersion": 2,
+        "mediaType": MEDIA_MANIFEST,
+        "config": {"mediaType": MEDIA_CONFIG, "digest": digest_of(config), "size": len(config)},
+        "layers": [{"mediaType": media, "digest": blob, "size": size}
+                   for _n, _chain, _diff, _files, blob, size, media in reversed(stack)],
+    }).encode()
+
+
+def _created_ns(config: dict) -> int:
+    try:
+        return time_parse(config.get("created") or "")
+    except InvalidParameter:
+        return 0
+
+
+# -- finding ------------------------------------------------------------------
+
+def image_get(store: Store, ref: str) -> Image:
+    """The image that a name, name:tag, name@digest, id or start of an id means.
+
+    NotFound "No such image: busybox:latest", InvalidParameter for what can be no name.
+    """
+    row = None
+    if len(ref) == 64 and is_hex(ref):
+        ref = "sha256:" + ref
+    if ref.startswith("sha256:") and len(ref) == 71:
+        digest_check(ref)
+        row, shown = _image_row(store, ref), ref
+    else:
+        name = reference_tagged(reference_parse(ref))
+        shown = name.familiar
+        tag = store.row("SELECT image FROM tags WHERE name=?", _tag_key(name))
+        row = _image_row(store, tag[0]) if tag else _image_by_prefix(store, ref)
+    if not row:
+        raise NotFound(f"No such image: {shown}")
+    return Image(row)
+
+
+def image_platform_check(image: Image, ref: str, platform: dict) -> None:
+    """NotFound in Docker's words unless the image is for that platform."""
+    if not platform_rank(image.platform, platform):
+        raise NotFound(f"image with reference {ref} was found but its platform ({platform_text(image.platform)})"
+                       f" does not match the specified platform ({platform_text(platform)})")
+
+
+def platform_rank(have: dict, want: dict) -> int:
+    """How well an image's platform serves: 0 not at all, more is better; no variant serves all.
+
+    An ARM processor runs what was built for older ones (containerd platforms).
+    """
+    if (have.get("os") or "linux") != want["os"]:
+        return 0
+    architecture, variant = have.get("architecture") or "", have.get("variant") or ""
+    wanted = want["variant"]
+    if architecture == want["architecture"]:
+        if variant == wanted or not wanted and (architecture, variant) in (("arm64", "v8"), ("amd64", "v1")):
+            return 100
+        if not variant:
+            return 50
+        if architecture == "arm" and variant < (wanted or "v7"):
+            return 10 + int(variant[1:2] or 0)
+        return 0 if wanted or architecture == "arm" else 1
+    return 0
+
+
+def image_tags(store: Store, image: str) -> tuple:
+    """(["busybox:latest", ...], ["busybox@sha256:...", ...]) of an image, sorted."""
+    names = [reference_parse(row[0]) for row in
+             store.rows("SELECT name FROM tags WHERE image=? ORDER BY name", image)]
+    return ([name.familiar for name in names if not name.digest], [name.familiar for name in names if name.digest])
+
+
+def _tag_key(name: Reference) -> str:
+    """A reference as a row has it; a digest says more than a tag beside it."""
+    return f"{name.name}@{name.digest}" if name.digest else f"{name.name}:{name.tag}"
+
+
+def _image_row(store: Store, image: str) -> tuple | None:
+    return store.row(f"SELECT {_IMAGE_COLUMNS} FROM images WHERE id=?", image)
+
+
+def _image_by_prefix(store: Store, text: str) -> tuple | None:
+    prefix = text[7:] if text.startswith("sha256:") else text
+    if not prefix or not is_hex(prefix) or len(prefix) > 64:
+        return None
+    rows = store.rows(f"SELECT {_IMAGE_COLUMNS} FROM images WHERE id GLOB ? LIMIT 2", f"sha256:{prefix}*")
+    return rows[0] if len(rows) == 1 else None
+
+
+def _images_all(store: Store) -> list:
+    return [Image(row) for row in store.rows(f"SELECT {_IMAGE_COLUMNS} FROM images")]
+
+
+# -- showing ------------------------------------------------------------------
+
+def image_list(store: Store, filters: dict, in_use: Callable, *, shared_size: bool = False) -> list:
+    """What GET /images/json shows, newest first."""
+    filters_check(filters, IMAGE_FILTERS)
+    dangling = filter_bool(filters, "dangling", False)
+    images = _images_all(store)
+    before, since = _time_window(store, filters)
+    counts: dict = {}
+    for row in in_use():
+        counts[row[1]] = counts.get(row[1], 0) + 1
+    shared = _layers_shared(store, images) if shared_size else {}
+    names: dict = {}
+    for name, image in store.rows("SELECT name, image FROM tags ORDER BY name"):
+        names.setdefault(image, []).append(reference_parse(name))
+    found = []
+    for image in images:
+        if (before is not None and not 0 < image.created < before
+                or since is not None and not image.created > since
+                or not filter_labels(filters, image.labels)
+                or filters.get("label!") and filter_labels(filters, image.labels, "label!")):
+            continue
+        shown = [name for name in names.get(image.id, ()) if _reference_matches(filters, name)]
+        tags = [name.familiar for name in shown if not name.digest]
+        if not shown:
+            if "reference" in filters or "dangling" in filters and not dangling:
+                continue
+        elif dangling and tags:
+            continue
+        found.append({
+            "Containers": counts.get(image.id, 0),
+            "Created": image.created // SECOND,
+            "Id": image.id,
+            "Labels": image.labels or None,
+            "ParentId": "",
+            "RepoDigests": [name.familiar for name in shown if name.digest],
+            "RepoTags": tags,
+            "SharedSize": shared.get(image.id, 0) if shared_size else -1,
+            "Size": image.size,
+        })
+    found.sort(key=lambda summary: (-summary["Created"], summary["RepoTags"], summary["Id"]))
+    return found
+
+
+def _time_window(store: Store, filters: dict) -> tuple:
+    """(before, since) in ns, None where not asked: several values narrow it."""
+    before = [image_get(store, ref).created for ref in filters.get("before") or ()]
+    since = [image_get(store, ref).created for ref in filters.get("since") or ()]
+    for text in filters.get("until") or ():
+        before.append(_until_ns(text))
+    return min(before) if before else None, max(since) if since else None
+
+
+def _until_ns(text: str) -> int:
+    try:
+        return time_parse(text)
+    except InvalidParameter as refused:
+        raise InvalidParameter(f"invalid value for 'until' filter: {refused}") from None
+
+
+def _reference_matches(filters: dict, name: Reference) -> bool:
+    """Whether a pattern of the `reference` filter matches the familiar name, with or without its tag."""
+    patterns = filters.get("reference")
+    return not patterns or any(_path_match(text, target) for text in patterns
+                               for target in (name.familiar, name.familiar_name, reference_full(name), name.name))
+
+
+def _path_match(text: str, name: str) -> bool:
+    """Go's path.Match: `*` and `?` do not cross a slash, `[a-z]` and `[^a]`, backslash escapes."""
+    out, at = "", 0
+    while at < len(text):
+        char, at = text[at], at + 1
+        if char == "*":
+            out += "[^/]*"
+        elif char == "?":
+            out += "[^/]"
+        elif char == "[":
+            end = text.find("]", at + 1)
+            if end < 0:
+                raise InvalidParameter("syntax error in pattern")
+            inside = text[at:end].replace("\\", "").replace("[", "\\[")
+            out, at = out + f"[{inside}]", end + 1
+        elif char == "\\":
+            if at == len(text):
+                raise InvalidParameter("syntax error in pattern")
+            out, at = out + "\\" + text[at], at + 1
+        else:
+            out += char if char.isalnum() or char in "/_" else "\\" + char
+    import re
+    try:
+        return re.fullmatch(out, name) is not None
+    except re.error:
+        raise InvalidParameter("syntax error in pattern") from None
+
+
+def _layers_shared(store: Store, images: list) -> dict:
+    """{image id: bytes of its layers that another image has as well}."""
+    users: dict = {}
+    stacks = {}
+    for image in images:
+        stacks[image.id] = layer_stack(store, image.layer)
+        for row in stacks[image.id]:
+            users[row[0]] = users.get(row[0], 0) + 1
+    return {image: sum(row[3] for row in stack if users[row[0]] > 1) for image, stack in stacks.items()}
+
+
+def image_inspect(store: Store, ref: str, platform: dict | None = None) -> dict:
+    """What GET /images/{name}/json shows (API 1.51)."""
+    image = image_get(store, ref)
+    if platform:
+        image_platform_check(image, ref, platform)
+    config, history = image.config, image.config.get("history") or []
+    tags, digests = image_tags(store, image.id)
+    stamp = store.row("SELECT max(updated) FROM tags WHERE image=?", image.id)[0]
+    shown = {
+        "Id": image.id,
+        "RepoTags": tags,
+        "RepoDigests": digests,
+        "Parent": "",
+        "Comment": config.get("comment") or (history[-1].get("comment") or "" if history else ""),
+        "Created": _created_text(image),
+        "DockerVersion": config.get("docker_version") or "",
+        "Author": config.get("author") or "",
+        "Architecture": image.platform["architecture"],
+        "Variant": image.platform["variant"],
+        "Os": image.platform["os"],
+        "OsVersion": config.get("os.version") or "",
+        "Size": image.size,
+        "GraphDriver": _graph_driver(store, image.layer),
+        "RootFS": {"Type": config["rootfs"].get("type") or "layers", "Layers": image_diff_ids(config)},
+        "Metadata": {"LastTagTime": time_rfc3339(stamp or None)},
+        "Config": image_config_shown(image.settings),
+    }
+    for key in ("Created", "Variant", "OsVersion"):
+        if not shown[key]:
+            del shown[key]
+    if not shown["RootFS"]["Layers"]:
+        del shown["RootFS"]["Layers"]
+    return shown
+
+
+def image_config_shown(settings: dict) -> dict:
+    """An image's Config as API 1.51 shows it: sorted, some fields always there, others if set."""
+    shown = {key: settings.get(key) or empty for key, empty in IMAGE_CONFIG_SHOWN.items()}
+    shown.update((key, settings[key]) for key in IMAGE_CONFIG_MORE if settings.get(key))
+    return dict(sorted(shown.items()))
+
+
+def _created_text(image: Image) -> str:
+    text = image.config.get("created") or ""
+    return time_rfc3339(image.created) if text.endswith("Z") and image.created else text
+
+
+def _graph_driver(store: Store, layer: int) -> dict:
+    directories = layer_directories(store, layer)
+    if not directories:
+        return {"Data": None, "Name": "overlay2"}
+    top = directories[0][:-len("/diff")]
+    data = {"LowerDir": ":".join(directories[1:]), "MergedDir": top + "/merged", "UpperDir": directories[0],
+            "WorkDir": top + "/work"}
+    if len(directories) == 1:
+        del data["LowerDir"]
+    return {"Data": data, "Name": "overlay2"}
+
+
+def image_history(store: Store, ref: str, platform: dict | None = None) -> list:
+    """What GET /images/{name}/history shows, newest first."""
+    image = image_get(store, ref)
+    if platform:
+        image_platform_check(image, ref, platform)
+    sizes = [row[3] for row in layer_stack(store, image.layer)]
+    shown = []
+    for step in image.config.get("history") or ():
+        size = 0
+        if not step.get("empty_layer"):
+            if not sizes:
+                raise EngineError("too many non-empty layers in History section")
+            size = sizes.pop()
+        shown.append({"Comment": step.get("comment") or "", "Created": _created_ns(step) // SECOND,
+                      "CreatedBy": step.get("created_by") or "", "Id": "<missing>", "Size": size, "Tags": None})
+    shown.reverse()
+    if shown:
+        shown[0]["Id"] = image.id
+        shown[0]["Tags"] = image_tags(store, image.id)[0] or None
+    return shown
+
+
+# -- changing -----------------------------------------------------------------
+
+def image_event(store: Store, action: str, image: str, labels: dict, name: str = "") -> None:
+    """Tell the journal what happened to an image; the name defaults to the id, as Docker's."""
+    event_emit(store, "image", action, image, {**labels, "name": name or image})
+
+
+def image_tag(store: Store, ref: str, target: str) -> None:
+    """Let `target` ("repo" or "repo:tag") mean the image too; it leaves the image that it meant before."""
+    image = image_get(store, ref)
+    name = reference_parse(target)
+    if name.digest:
+        raise InvalidParameter("refusing to create a tag with a digest reference")
+    name = reference_tagged(name)
+    if name.familiar_name == "sha256":
+        raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
+    with store.write() as db:
+        if not db.execute("SELECT 1 FROM images WHERE id=?", (image.id,)).fetchone():
+            raise NotFound(f"No such image: {ref}")
+        db.execute("INSERT OR REPLACE INTO tags VALUES(?, ?, ?)", (_tag_key(name), image.id, time_now()))
+    image_event(store, "tag", image.id, image.labels, name.familiar)
+
+
+def image_remove(store: Store, ref: str, in_use: Callable, *, force: bool = False) -> list:
+    """Untag or delete as DELETE /images/{name}: [{"Untagged": "x:1"}, {"Deleted": "sha256:..."}, ...].
+
+    Conflict in Docker's words where containers or other names hold the image.
+    """
+    image = image_get(store, ref)
+    with content_alone(store) as alone:
+        with store.write() as db:
+            untagged, deleted = _remove_rows(db, image, ref, in_use(), force)
+            freed = _layers_unnamed(db, in_use()) if alone and deleted else []
+        for name in untagged:
+            image_event(store, "untag", image.id, image.labels if not deleted else {})
+        report = [{"Untagged": name} for name in untagged]
+        if deleted:
+            image_event(store, "delete", image.id, {})
+            report.append({"Deleted": image.id})
+            report += [{"Deleted": chain} for _n, chain, _size in freed]
+            if alone:
+                content_drop(store, freed)
+    return report
+
+
+def _remove_rows(db: Any, image: Image, ref: str, uses: list, force: bool) -> tuple:
+    """Delete the rows that `ref` stands for; (familiar names untagged, whether the image went)."""
+    names = [reference_parse(row[0]) for row in
+             db.execute("SELECT name FROM tags WHERE image=? ORDER BY name", (image.id,))]
+    users = [row for row in uses if row[1] == image.id]
+    running = [row for row in users if row[2]]
+    if not (image.id.startswith(ref) or image.id[7:].startswith(ref)):
+        if not force and users and _is_single(names):
+            raise Conflict(f"conflict: unable to remove repository reference {quote(ref)} (must force) - container"
+                           f" {id_short(users[0][0])} is using its referenced image {id_short(image.id[7:])}")
+        gone = _names_of(reference_tagged(reference_parse(ref)), names)
+        _untag(db, gone)
+        rest = [name for name in names if name not in gone]
+        # Docker leaves an image quietly that is still named or used; only its name was asked for.
+        if rest or running or users and not force:
+            return [name.familiar for name in gone], False
+    else:
+        gone = names
+        _conflict_check(image, names, users, running, force)
+        _untag(db, names)
+    db.execute("DELETE FROM images WHERE id=?", (image.id,))
+    return [name.familiar for name in gone], True
+
+
+def _conflict_check(image: Image, names: list, users: list, running: list, force: bool) -> None:
+    short = id_short(image.id[7:])
+    if running:
+        raise Conflict(f"conflict: unable to delete {short} (cannot be forced) - image is being used by running"
+                       f" container {id_short(running[0][0])}")
+    if force:
+        return
+    if names and not _is_single(names):
+        raise Conflict(f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple"
+                       " repositories")
+    if users:
+        raise Conflict(f"conflict: unable to delete {short} (must be forced) - image is being used by stopped"
+                       f" container {id_short(users[0][0])}")
+
+
+def _is_single(names: list) -> bool:
+    """One name, or one tag and digests of the same repository."""
+    tags = [name for name in names if not name.digest]
+    return len(names) == 1 or len(names) > 1 and len(tags) <= 1 and len({name.name for name in names}) == 1
+
+
+def _names_of(wanted: Reference, names: list) -> list:
+    """The rows that go with a name: with the last tag of a repository go its digests, too."""
+    key = _tag_key(wanted)
+    gone = [name for name in names if _tag_key(name) == key]
+    if not wanted.digest and not any(name.name == wanted.name and not name.digest and name not in gone
+                                     for name in names):
+        gone += [name for name in names if name.digest and name.name == wanted.name]
+    return gone
+
+
+def _untag(db: Any, names: list) -> None:
+    db.executemany("DELETE FROM tags WHERE name=?", [(_tag_key(name),) for name in names])
+
+
+def image_prune(store: Store, filters: dict, in_use: Callable) -> dict:
+    """{"ImagesDeleted": [...] or None, "SpaceReclaimed": bytes} as POST /images/prune.
+
+    Dangling images only, unless filters say dangling=false: then all that no container uses.
+    """
+    filters_check(filters, PRUNE_FILTERS)
+    dangling = filter_bool(filters, "dangling", True)
+    if len(filters.get("until") or ()) > 1:
+        raise InvalidParameter("more than one until filter specified")
+    until = _until_ns(filters["until"][0]) if filters.get("until") else None
+    sizes = dict(store.rows("SELECT chain_id, size FROM layers"))
+    deleted: list = []
+    for image in _images_all(store):
+        tags, digests = image_tags(store, image.id)
+        if (dangling and tags or until is not None and image.created > until
+                or not filter_labels(filters, image.labels)
+                or filters.get("label!") and filter_labels(filters, image.labels, "label!")):
+            continue
+        for ref in tags + digests or [image.id]:
+            try:
+                deleted += image_remove(store, ref, in_use)
+            except (Conflict, NotFound):
+                continue
+    freed = sum(sizes.get(row.get("Deleted", ""), 0) for row in deleted)
+    event_emit(store, "image", "prune", "", {"reclaimed": str(freed)})
+    return {"ImagesDeleted": deleted or None, "SpaceReclaimed": freed}
+
+
+# -- collecting ---------------------------------------------------------------
+
+def content_collect(store: Store, in_use: Callable) -> int:
+    """Remove layers, blobs and directories that no row names; bytes of layers freed.
+
+    Does nothing while somebody adds content: the next collection finds the same.
+    """
+    with content_alone(store) as alone:
+        if not alone:
+            return 0
+        with store.write() as db:
+            freed = _layers_unnamed(db, in_use())
+        content_drop(store, freed)
+        known = {layer_name(row[0]) for row in store.rows("SELECT n FROM layers")}
+        for name in os.listdir(store.path("layers")):
+            if name not in known:
+                _directory_drop(store, name)
+    return sum(row[2] for row in freed)
+
+
+def _layers_unnamed(db: Any, uses: list) -> list:
+    """Delete the rows of layers that no image, container or other layer needs: [(n, chain id, size)]."""
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS used_layers(n INTEGER PRIMARY KEY)")
+    db.execute("DELETE FROM used_layers")
+    db.executemany("INSERT OR IGNORE INTO used_layers VALUES(?)", [(row[3],) for row in uses if row[3]])
+    db.execute("INSERT OR IGNORE INTO used_layers SELECT layer FROM images WHERE layer IS NOT NULL")
+    freed: list = []
+    while True:
+        rows = db.execute("SELECT n, chain_id, size FROM layers WHERE n NOT IN (SELECT n FROM used_layers) AND n NOT"
+                          " IN (SELECT parent FROM layers WHERE parent IS NOT NULL)").fetchall()
+        if not rows:
+            return freed
+        db.executemany("DELETE FROM layers WHERE n=?", [(row[0],) for row in rows])
+        freed += rows
+
+
+def content_drop(store: Store, freed: list) -> None:
+    """Remove the directories of deleted layers, and every blob that nothing names."""
+    for number, _chain, _size in freed:
+        _directory_drop(store, layer_name(number))
+    named = {row[0] for row in store.rows("SELECT blob FROM layers")}
+    for image, manifest in store.rows("SELECT id, manifest FROM images"):
+        named |= {image, manifest}
+        named |= manifest_blobs(store, manifest)
+    for name in os.listdir(store.path("blobs", "sha256")):
+        if "sha256:" + name not in named:
+            os.unlink(store.path("blobs", "sha256", name))
+
+
+def manifest_blobs(store: Store, manifest: str) -> set:
+    """The digests of the layers that a stored manifest lists; none where it is gone."""
+    try:
+        layers = json_parse(blob_document(store, manifest)).get("layers") or ()
+        return {layer["digest"] for layer in layers}
+    except (NotFound, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _directory_drop(store: Store, name: str) -> None:
+    """Out of the way first: half a layer must never stand under its number."""
+    away = store.path("tmp", f"{LEASE_PREFIX}{name}-{os.urandom(4).hex()}")
+    try:
+        os.rename(store.path("layers", name), away)
+    except FileNotFoundError:
+        return
+    tree_remove(away)
+
+
+# =============================================================================
+# images_archive -- images as files: load, save, import
+# =============================================================================
+# Runs in: api, cli; unpacking in worker.   Refs: image-spec image-layout.md, moby v28.5.2 image/tarexport
+# Two kinds of archive are read, and one is written that is both: docker-archive (manifest.json names configs, layers
+# and tags) and OCI layout (index.json, blobs by digest). manifest.json decides where both are; index.json then still
+# gives the manifest whose config it is, so that its bytes, and its digest, live on.
+# A file that can seek is only indexed, and what is needed of it read from its place; a pipe, or a compressed
+# archive, is spooled into the lease's directory, every file hashed on the way. Both give _Members.
+# Nothing is named before all is there: layers are registered together, then each image's rows are one
+# transaction. Layers keep the bytes they came with (gzip, zstd, plain); xz and bzip2, which no media type
+# stands for, are stored plain.
+
+ARCHIVE_FILES_MAX = 100_000
+MANIFEST_TYPES = (MEDIA_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
+INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+CONFIG_TYPES = (MEDIA_CONFIG, "application/vnd.docker.container.image.v1+json")
+IMAGE_NAME = "io.containerd.image.name"
+REF_NAME = "org.opencontainers.image.ref.name"
+_LINKS_MAX = 16
+_INDEX_DEPTH_MAX = 4
+
+
+class _Member:
+    """A file of an archive: where its bytes are, and their digest once it is known."""
+
+    __slots__ = ("at", "digest", "fd", "path", "size")
+
+    def __init__(self, size: int, *, fd: int = -1, at: int = 0, path: str = "", digest: str = "") -> None:
+        self.size = size
+        self.fd = fd            # of the archive, with the offset in `at`; or
+        self.at = at
+        self.path = path        # a spooled file
+        self.digest = digest
+
+    def stream(self) -> tuple:
+        """(stream of the bytes, descriptor to be closed or -1)."""
+        if self.path:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            return file_stream(fd), fd
+        at, end = self.at, self.at + self.size
+
+        def read(size: int) -> bytes:
+            nonlocal at
+            data = os.pread(self.fd, min(size, end - at), at)
+            at += len(data)
+            return data
+
+        return read, -1
+
+    def document(self) -> bytes:
+        if self.size > BLOB_DOCUMENT_MAX:
+            raise InvalidParameter("invalid archive: a document is too large")
+        read, fd = self.stream()
+        try:
+            parts = []
+            while True:
+                parts.append(read(STREAM_CHUNK))
+                if not parts[-1]:
+                    return b"".join(parts)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def store(self, lease: content_lease, digest: str = "", *, as_layer: bool = True) -> tuple:
+        """Put it into the store as a blob; (digest, size, media type of a layer)."""
+        read, fd = self.stream()
+        try:
+            head, read = stream_peek(read, COMPRESSION_SNIFF)
+            kind = compression_of(head)
+            if as_layer and kind not in MEDIA_COMPRESSED and not digest:
+                read, kind = decompressed(read)[1], ""
+            got, size = blob_put(lease, read, digest)
+            return got, size, MEDIA_LAYER + MEDIA_COMPRESSED.get(kind, "")
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
+class _Archive:
+    """The files of an archive by their cleaned names."""
+
+    def __init__(self) -> None:
+        self.members: dict = {}
+        self.links: dict = {}
+
+    def find(self, name: str) -> _Member | None:
+        """The file of that name, links inside the archive followed."""
+        key = name_clean(name.encode("utf-8", "surrogateescape"))
+        for _ in range(_LINKS_MAX):
+            if key in self.members:
+                return self.members[key]
+            if key not in self.links:
+                return None
+            key = self.links[key]
+        return None
+
+    def blob(self, digest: str) -> _Member | None:
+        """A blob of an OCI layout, by its digest."""
+        algorithm, _, encoded = digest_check(digest).partition(":")
+        return self.find(f"blobs/{algorithm}/{encoded}")
+
+    def add(self, reader: TarReader, entry: TarEntry, take: Callable) -> None:
+        name = name_clean(entry.name)
+        if entry.kind == TAR_FILE:
+            self.links.pop(name, None)
+            self.members[name] = take(reader, entry)
+        elif entry.kind in (TAR_LINK, TAR_SYMLINK):
+            base = name.rpartition(b"/")[0] + b"/" if entry.kind == TAR_SYMLINK and entry.link[:1] != b"/" else b"/"
+            self.members.pop(name, None)
+            self.links[name] = name_clean(b"/" + base + entry.link)
+        if len(self.members) + len(self.links) > ARCHIVE_FILES_MAX:
+            raise InvalidParameter("invalid archive: too many files")
+
+
+def _archive_open(lease: content_lease, source: Any) -> _Archive:
+    """Index a plain file that can seek, spool anything else."""
+    fd = _file_of(source)
+    if fd < 0:
+        return _archive_spool(lease, decompressed(source.read)[1])
+    start = os.lseek(fd, 0, os.SEEK_CUR)
+    if compression_of(os.pread(fd, COMPRESSION_SNIFF, start)):
+        return _archive_spool(lease, decompressed(file_stream(fd))[1])
+    end = os.fstat(fd).st_size
+    archive = _Archive()
+    reader = TarReader(file_stream(fd), lambda count: os.lseek(fd, count, os.SEEK_CUR))
+
+    def place(reader: TarReader, entry: TarEntry) -> _Member:
+        member = _Member(entry.stored, fd=fd, at=start + reader.position)
+        if member.at + member.size > end or entry.sparse is not None:
+            raise InvalidParameter("invalid tar archive: " + ("unexpected EOF" if entry.sparse is None else
+                                                              "a sparse file"))
+        return member
+
+    for entry in reader.entries():
+        archive.add(reader, entry, place)
+    return archive
+
+
+def _file_of(source: Any) -> int:
+    """The descriptor of a regular file behind a file object, else -1."""
+    try:
+        fd = source.fileno()
+        return fd if os.fstat(fd).st_mode & 0o170000 == 0o100000 else -1
+    except (AttributeError, OSError, ValueError):
+        return -1
+
+
+def _archive_spool(lease: content_lease, read: Callable) -> _Archive:
+    archive = _Archive()
+
+    def spool(reader: TarReader, entry: TarEntry) -> _Member:
+        if entry.sparse is not None:
+            raise InvalidParameter("invalid tar archive: a sparse file")
+        path, digester = f"{lease.directory}/member-{len(archive.members)}-{os.urandom(4).hex()}", hasher()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            for _offset, data in reader.pieces(entry):
+                digester.update(data)
+                write_all(fd, data)
+        finally:
+            os.close(fd)
+        return _Member(entry.size, path=path, digest="sha256:" + digester.hexdigest())
+
+    with no_space("read the archive"):
+        reader = TarReader(read)
+        for entry in reader.entries():
+            archive.add(reader, entry, spool)
+        reader.drain()
+    return archive
+
+
+# -- load ---------------------------------------------------------------------
+
+class _Plan:
+    """An image to be loaded: its config's bytes, its layers' members, its names, its own manifest if any."""
+
+    __slots__ = ("config", "document", "items", "layers", "manifest", "names")
+
+    def __init__(self, config: bytes, layers: list, names: list, manifest: bytes = b"") -> None:
+        self.config = config
+        self.document = image_config_parse(config)
+        self.layers = layers    # [(member or None, digest or "", media type or "")], lowest first
+        self.names = names      # References with a tag
+        self.manifest = manifest
+        self.items: list = []
+        expected = image_diff_ids(self.document)
+        if len(layers) != len(expected):
+            raise InvalidParameter(f"invalid manifest, layers length mismatch: expected {len(layers)},"
+                                   f" got {len(expected)}")
+        if self.document.get("os") not in (None, "", "linux"):
+            raise InvalidParameter(f"cannot load {self.document['os']} image on linux")
+
+    @property
+    def platform(self) -> dict:
+        return {"os": self.document.get("os") or "linux", "architecture": self.document.get("architecture") or "",
+                "variant": self.document.get("variant") or ""}
+
+
+def images_load(store: Store, source: Any, *, platform: dict | None = None, quiet: bool = True,
+                run_worker: Callable | None = None) -> Iterator[dict]:
+    """Load every image of an archive (a file object, seekable or not); Docker's messages, in order.
+
+    {"stream": "Loaded image: busybox:latest\\n"}, and progress of layers unless quiet. Raises
+    InvalidParameter for a damaged or foreign archive; then nothing of it is kept.
+    """
+    try:
+        with content_lease(store) as lease:
+            archive = _archive_open(lease, source)
+            plans = _plans(archive, platform)
+            yield from _layers_load(lease, plans, quiet, run_worker)
+            for plan in plans:
+                yield from _image_load(lease, plan)
+    except BaseException:
+        content_collect_later(store)
+        raise
+
+
+def _layers_load(lease: content_lease, plans: list, quiet: bool, run_worker: Callable | None) -> Iterator[dict]:
+    items: list = []
+    for plan in plans:
+        parent = ""
+        for diff_id, (member, digest, media) in zip(image_diff_ids(plan.document), plan.layers):
+            item = LayerItem(diff_id, parent, _fetcher(lease, member, digest, media, diff_id))
+            parent = item.chain_id
+            plan.items.append(item)
+            new = not layer_number(lease.store, item.chain_id)
+            if new and not quiet and member:
+                items.append((item, member))
+                yield _layer_progress(item, 0, member.size)
+    layers_register(lease, [item for plan in plans for item in plan.items], run_worker=run_worker)
+    for item, member in items:
+        yield _layer_progress(item, member.size, member.size)
+
+
+def _fetcher(lease: content_lease, member: _Member | None, digest: str, media: str, diff_id: str) -> Callable:
+    def fetch() -> tuple:
+        if member is None:
+            raise InvalidParameter(f"invalid archive: layer {digest or diff_id} is missing")
+        got, size, told = member.store(lease, digest)
+        return got, size, media or told
+    return fetch
+
+
+def _layer_progress(item: LayerItem, current: int, total: int) -> dict:
+    return {"status": "Loading layer", "progressDetail": {"current": current, "total": total},
+            "id": id_short(item.diff_id[7:])}
+
+
+def _image_load(lease: content_lease, plan: _Plan) -> Iterator[dict]:
+    store = lease.store
+    manifest = ""
+    if plan.manifest:
+        # Layers that were there before, perhaps compressed in another way, did not need these blobs; the
+        # manifest does, for `save` and `push` to give the same bytes.
+        for member, digest, _media in plan.layers:
+            if member and not _blob_is_there(store, digest):
+                member.store(lease, digest)
+        manifest = blob_put_bytes(lease, plan.manifest)
+    names = [reference_full(name) for name in plan.names]
+    before = {name: store.row("SELECT image FROM tags WHERE name=?", name) for name in names}
+    image = image_create(lease, plan.config, manifest=manifest, names=names)
+    for name, full in zip(plan.names, names):
+        if before[full] and before[full][0] != image:
+            yield {"stream": f"The image {name.familiar} already exists, renaming the old one with ID"
+                             f" {before[full][0]} to empty string\n"}
+        yield {"stream": f"Loaded image: {name.familiar}\n"}
+    if not names:
+        yield {"stream": f"Loaded image ID: {image}\n"}
+    image_event(store, "load", image, (plan.document.get("config") or {}).get("Labels") or {})
+
+
+def _blob_is_there(store: Store, digest: str) -> bool:
+    try:
+        blob_size(store, digest)
+        return True
+    except NotFound:
+        return False
+
+
+def _plans(archive: _Archive, platform: dict | None) -> list:
+    manifest = archive.find("manifest.json")
+    if manifest:
+        plans = _plans_docker(archive, _document(manifest, "manifest.json"))
+        plans = [plan for plan in plans if not platform or platform_rank(plan.platform, platform)]
+    elif archive.find("index.json"):
+        plans = _plans_oci(archive, platform)
+    else:
+        raise InvalidParameter("invalid archive: does not contain a manifest.json")
+    if platform and not plans:
+        raise NotFound(f"no image for platform {platform_text(platform)} in the archive")
+    return plans
+
+
+def _document(member: _Member, name: str) -> Any:
+    try:
+        return json_parse(member.document())
+    except ValueError as error:
+        raise InvalidParameter(f"invalid archive: failed to decode {name}: {error}") from None
+
+
+def _plans_docker(archive: _Archive, rows: Any) -> list:
+    if rows is None:
+        raise InvalidParameter("invalid manifest, manifest cannot be null (but can be [])")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InvalidParameter("invalid archive: failed to decode manifest.json: not a list of objects")
+    manifests = _manifests_by_config(archive)
+    plans = []
+    for row in rows:
+        names, layers = row.get("RepoTags") or [], row.get("Layers") or []
+        if not all(isinstance(text, str) for text in [*names, *layers, row.get("Config")]):
+            raise InvalidParameter("invalid archive: failed to decode manifest.json: a field has the wrong type")
+        config = archive.find(row["Config"])
+        if config is None:
+            raise InvalidParameter(f"invalid archive: {name_shown(row['Config'].encode())} is missing")
+        data = config.document()
+        listed = [(archive.find(name), "", "") for name in layers]
+        own, described = manifests.get(digest_of(data), (b"", []))
+        if own and len(described) == len(listed):
+            listed = [(member or archive.blob(layer["digest"]), layer["digest"], layer["mediaType"])
+                      for (member, _digest, _media), layer in zip(listed, described)]
+        else:
+            own = b""
+        plans.append(_Plan(data, listed, [_tag_parse(name) for name in names], own))
+    return plans
+
+
+def _tag_parse(text: str) -> Reference:
+    name = reference_parse(text)
+    if not name.tag:
+        raise InvalidParameter(f"invalid tag {quote(text)}")
+    return Reference(name.domain, name.path, name.tag)
+
+
+def _manifests_by_config(archive: _Archive) -> dict:
+    """{config digest: (manifest bytes, its layer descriptors)} that index.json knows; {} if anything is odd.
+
+    Only those whose blobs are all in the archive: Docker 25 writes some over layers that are not.
+    """
+    found: dict = {}
+    index = archive.find("index.json")
+    if not index:
+        return found
+    try:
+        for descriptor in _document(index, "index.json").get("manifests") or ():
+            member = archive.blob(descriptor["digest"])
+            if descriptor.get("mediaType") not in MANIFEST_TYPES or member is None:
+                continue
+            data = member.document()
+            config, layers = _manifest_parse(data, descriptor)
+            if all(archive.blob(layer["digest"]) for layer in layers):
+                found[config["digest"]] = (data, layers)
+    except (InvalidParameter, AttributeError, KeyError, TypeError):
+        return {}
+    return found
+
+
+def _manifest_parse(data: bytes, descriptor: dict) -> tuple:
+    """(config descriptor, layer descriptors) of a manifest, verified against its own descriptor."""
+    if digest_of(data) != descriptor["digest"]:
+        raise InvalidParameter(f"content digest mismatch: expected {descriptor['digest']}, got {digest_of(data)}")
+    try:
+        manifest = json_parse(data)
+        config, layers = manifest["config"], manifest["layers"]
+        for part in [config, *layers]:
+            digest_check(part["digest"])
+            if not isinstance(part["mediaType"], str) or not isinstance(part["size"], int):
+                raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise InvalidParameter(f"invalid manifest {descriptor['digest']}") from None
+    if config["mediaType"] not in CONFIG_TYPES:
+        raise InvalidParameter(f"{descriptor['digest']} is no container image: its config is {config['mediaType']!r}")
+    return config, layers
+
+
+def _plans_oci(archive: _Archive, platform: dict | None) -> list:
+    index = _document(archive.find("index.json"), "index.json")
+    groups: dict = {}
+    for descriptor in _descriptors(index, "index.json"):
+        groups.setdefault(_oci_name(descriptor) or descriptor["digest"], []).append(descriptor)
+    plans: dict = {}
+    for descriptors in groups.values():
+        chosen = _platform_choose(archive, descriptors, platform or platform_host(), bool(platform), 0)
+        for descriptor in chosen:
+            name = _oci_name(descriptors[0])
+            plan = plans.get(descriptor["digest"])
+            if plan is None:
+                plan = plans[descriptor["digest"]] = _plan_oci(archive, descriptor)
+            if name:
+                plan.names.append(_tag_parse(name))
+    return list(plans.values())
+
+
+def _descriptors(index: Any, name: str) -> list:
+    found = index.get("manifests") if isinstance(index, dict) else None
+    if not isinstance(found, list):
+        raise InvalidParameter(f"invalid archive: failed to decode {name}: no list of manifests")
+    for descriptor in found:
+        if not isinstance(descriptor, dict) or not isinstance(descriptor.get("digest"), str) \
+                or not isinstance(descriptor.get("annotations") or {}, dict) \
+                or not isinstance(descriptor.get("platform") or {}, dict):
+            raise InvalidParameter(f"invalid archive: failed to decode {name}: a field has the wrong type")
+    # What buildkit says about an image (provenance, bills of material) is no image.
+    return [descriptor for descriptor in found
+            if "vnd.docker.reference.type" not in (descriptor.get("annotations") or {})]
+
+
+def _oci_name(descriptor: dict) -> str:
+    """A full reference: containerd's annotation, or OCI's where it is more than a bare tag."""
+    notes = descriptor.get("annotations") or {}
+    name = notes.get(IMAGE_NAME) or notes.get(REF_NAME)
+    if not isinstance(name, str) or not (":" in name or "/" in name):
+        return ""
+    return reference_full(reference_tagged(reference_parse(name)))
+
+
+def _platform_choose(archive: _Archive, descriptors: list, want: dict, strict: bool, depth: int) -> list:
+    """The manifests of one name that are for `want`: one, or all where they tell no platform."""
+    if depth > _INDEX_DEPTH_MAX:
+        raise InvalidParameter("invalid archive: indexes are nested too deeply")
+    flat = []
+    for descriptor in descriptors:
+        if descriptor.get("mediaType") in INDEX_TYPES:
+            member = archive.blob(descriptor["digest"])
+            if member is None:
+                raise InvalidParameter(f"invalid archive: {descriptor['digest']} is missing")
+            data = member.document()
+            if digest_of(data) != descriptor["digest"]:
+                raise InvalidParameter(f"content digest mismatch: expected {descriptor['digest']},"
+                                       f" got {digest_of(data)}")
+            try:
+                inner = _descriptors(json_parse(data), descriptor["digest"])
+            except ValueError:
+                raise InvalidParameter(f"invalid index {descriptor['digest']}") from None
+            flat += _platform_choose(archive, inner, want, strict, depth + 1)
+        elif archive.blob(descriptor["digest"]):
+            flat.append(descriptor)
+    if not flat and descriptors:
+        raise NotFound(f"no matching manifest for {platform_text(want)} in the manifest list entries")
+    told = [descriptor for descriptor in flat if descriptor.get("platform")]
+    if len(told) < len(flat) or len(flat) == 1 and not strict and not depth:
+        return flat
+    ranked = max(told, key=lambda descriptor: platform_rank(_platform_of(descriptor), want), default=None)
+    if ranked is None or not platform_rank(_platform_of(ranked), want):
+        raise NotFound(f"no matching manifest for {platform_text(want)} in the manifest list entries")
+    return [ranked]
+
+
+def _platform_of(descriptor: dict) -> dict:
+    told = descriptor.get("platform") or {}
+    return {key: told.get(key) if isinstance(told.get(key), str) else "" for key in ("os", "architecture", "variant")}
+
+
+def _plan_oci(archive: _Archive, descriptor: dict) -> _Plan:
+    data = archive.blob(descriptor["digest"]).document()
+    config, layers = _manifest_parse(data, descriptor)
+    member = archive.blob(config["digest"])
+    if member is None:
+        raise InvalidParameter(f"invalid archive: {config['digest']} is missing")
+    document = member.document()
+    if digest_of(document) != config["digest"]:
+        raise InvalidParameter(f"content digest mismatch: expected {config['digest']}, got {digest_of(document)}")
+    return _Plan(document, [(archive.blob(layer["digest"]), layer["digest"], layer["mediaType"]) for layer in layers],
+                 [], data)
+
+
+# -- save ---------------------------------------------------------------------
+
+def images_save(store: Store, refs: list, platform: dict | None = None) -> Iterator[bytes]:
+    """One archive of images, docker-archive and OCI layout at once, piece by piece; the same each time.
+
+    A name without a tag means all tags of its repository. Raises before the first piece is asked for
+    where an image is missing.
+    """
+    chosen = _save_choose(store, refs, platform)
+    documents, blobs = _save_documents(store, chosen)
+    return _save_pieces(store, chosen, documents, blobs)
+
+
+def _save_choose(store: Store, refs: list, platform: dict | None) -> dict:
+    """{image id: (Image, [References with a tag])}, in the order asked for."""
+    chosen: dict = {}
+    for ref in refs:
+        names: list = []
+        try:
+            name = reference_parse(ref)
+            if not name.tag and not name.digest:
+                names = [row[0] for row in store.rows("SELECT name FROM tags WHERE name GLOB ? ORDER BY name",
+                                                      _glob_escape(name.name) + ":*")]
+            elif name.tag and not name.digest and store.row("SELECT 1 FROM tags WHERE name=?", reference_full(name)):
+                names = [reference_full(name)]
+        except InvalidParameter:
+            pass                            # a full id is no name
+        for name in names or [ref]:
+            image = image_get(store, name)
+            if platform and not platform_rank(image.platform, platform):
+                raise NotFound(f"no suitable export target found for platform {platform_text(platform)}")
+            tags = chosen.setdefault(image.id, (image, []))[1]
+            if names and reference_parse(name) not in tags:
+                tags.append(reference_parse(name))
+    return chosen
+
+
+def _glob_escape(text: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in text)
+
+
+def _save_documents(store: Store, chosen: dict) -> tuple:
+    """({name: bytes} of the documents, {digest: size} of the blobs)."""
+    manifests, rows, index, repositories, blobs = {}, [], [], {}, {}
+    for image, tags in chosen.values():
+        data = blob_document(store, image.manifest)
+        manifest = json_parse(data)
+        parts = [manifest["config"], *manifest["layers"]]
+        blobs.update((part["digest"], blob_size(store, part["digest"])) for part in parts)
+        manifests[image.manifest] = data
+        paths = ["blobs/" + layer["digest"].replace(":", "/") for layer in manifest["layers"]]
+        diff_ids = image_diff_ids(image.config)
+        rows.append({"Config": "blobs/" + image.id.replace(":", "/"), "RepoTags": [name.familiar for name in tags] or None,
+                     "Layers": paths, "LayerSources": dict(sorted(zip(diff_ids, manifest["layers"])))})
+        descriptor = {"mediaType": manifest.get("mediaType") or MEDIA_MANIFEST, "digest": image.manifest,
+                      "size": len(data)}
+        index += [{**descriptor, "annotations": {IMAGE_NAME: reference_full(name), REF_NAME: name.tag}}
+                  for name in tags] or [descriptor]
+        for name in tags:
+            last = manifest["layers"][-1]["digest"][7:] if paths else ""
+            repositories.setdefault(name.familiar_name, {})[name.tag] = last
+    documents = {"index.json": json_text({"schemaVersion": 2, "mediaType": INDEX_TYPES[0], "manifests": index}),
+                 "manifest.json": json_text(rows) + "\n", "oci-layout": '{"imageLayoutVersion": "1.0.0"}'}
+    if repositories:
+        documents["repositories"] = json_text(repositories) + "\n"
+    found = {name: text.encode() for name, text in documents.items()}
+    found.update((f"blobs/sha256/{digest[7:]}", data) for digest, data in manifests.items())
+    return found, blobs
+
+
+def _save_pieces(store: Store, chosen: dict, documents: dict, blobs: dict) -> Iterator[bytes]:
+    names = {f"blobs/sha256/{digest[7:]}": digest for digest in blobs}
+    for name in sorted(["blobs", "blobs/sha256", *documents, *names]):
+        entry = TarEntry(name.encode())
+        if name in ("blobs", "blobs/sha256"):
+            entry.kind, entry.mode = TAR_DIR, 0o755
+            yield tar_header(entry)
+        elif name in documents:
+            data = documents[name]
+            entry.size = entry.stored = len(data)
+            yield tar_header(entry) + data + tar_padding(len(data))
+        else:
+            fd = blob_open(store, names[name])
+            try:
+                yield from file_pack(fd, entry)
+            finally:
+                os.close(fd)
+    yield TAR_END
+    for image, _tags in chosen.values():
+        image_event(store, "save", image.id, image.labels)
+
+
+# -- import -------------------------------------------------------------------
+
+def image_import(store: Store, read: Callable, *, name: Reference | None = None, message: str = "",
+                 changes: Iterable[str] = (), platform: dict | None = None, run_worker: Callable | None = None) -> str:
+    """Make an image of one layer out of a tar of a root directory, compressed or not; its id."""
+    platform = platform or platform_host()
+    if platform["os"] != "linux":
+        raise InvalidParameter(f'operating system "{platform["os"]}" is not supported')
+    settings = changes_apply({}, changes)
+    created = time_rfc3339(time_now())
+    try:
+        with content_lease(store) as lease:
+            blob, size, media, diff_id = _layer_take(lease, read)
+            item = LayerItem(diff_id, "", lambda: (blob, size, media))
+            layers_register(lease, [item], run_worker=run_worker)
+            config = {"architecture": platform["architecture"], "comment": message, "config": settings,
+                      "created": created, "docker_version": DOCKER_VERSION,
+                      "history": [{"created": created, "comment": message}], "os": platform["os"],
+                      "rootfs": {"type": "layers", "diff_ids": [diff_id]}, "variant": platform["variant"]}
+            for key in ("comment", "variant"):
+                if not config[key]:
+                    del config[key]
+            full = [reference_full(reference_tagged(name))] if name else []
+            image = image_create(lease, json_text(config).encode(), names=full, tagged=time_now())
+    except BaseException:
+        content_collect_later(store)
+        raise
+    if name:
+        image_event(store, "tag", image, settings.get("Labels") or {}, reference_tagged(name).familiar)
+    image_event(store, "import", image, settings.get("Labels") or {})
+    return image
+
+
+def _layer_take(lease: content_lease, read: Callable) -> tuple:
+    """Store a layer as it comes; (blob, size, media type, diff id)."""
+    head, read = stream_peek(read, COMPRESSION_SNIFF)
+    kind = compression_of(head)
+    if kind not in MEDIA_COMPRESSED:
+        read, kind = decompressed(read)[1], ""
+    blob, size = blob_put(lease, read)
+    media = MEDIA_LAYER + MEDIA_COMPRESSED[kind]
+    if not kind:
+        return blob, size, media, blob
+    digester = hasher()
+    fd = blob_open(lease.store, blob)
+    try:
+        plain = decompressed(file_stream(fd))[1]
+        while True:
+            data = plain(STREAM_CHUNK)
+            if not data:
+                return blob, size, media, "sha256:" + digester.hexdigest()
+            digester.update(data)
+    finally:
+        os.close(fd)
+
+
+def content_collect_later(store: Store) -> None:
+    """After a failure: blobs that were stored for nothing go at once, if nobody else is at work."""
+    with content_alone(store) as alone:
+        if alone:
+            content_drop(store, [])
+
+
+# =============================================================================
+# changes -- lines of a Dockerfile that change an image's configuration: -c, --change
+# =============================================================================
+# Runs in: api, cli.   Refs: Dockerfile reference, moby v28.5.2 builder/dockerfile, buildkit instructions
+# `import`, `commit` and `from-host` take instructions that only change the configuration. They are applied in
+# order to one dict in Docker's spelling; variables come from the Env that is there by then, and nowhere
+# else. A text may hold several lines and comments, as it is a small Dockerfile.
+
+#: Which may be in ONBUILD beside all others, with the words that refuse it.
+ONBUILD_REFUSED = {"ONBUILD": "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed",
+                   "MAINTAINER": "MAINTAINER isn't allowed as an ONBUILD trigger",
+                   "FROM": "FROM isn't allowed as an ONBUILD trigger"}
+HEALTH_FLAGS = {"interval": "Interval", "timeout": "Timeout", "start-period": "StartPeriod",
+                "start-interval": "StartInterval"}
+HEALTH_FLAG_MIN = 1_000_000             # ns, for what is not 0
+
+
+def changes_apply(settings: dict, changes: Iterable[str]) -> dict:
+    """The settings ({"Cmd": [...], "Env": [...], ...}) with the instructions applied; a new dict.
+
+    InvalidParameter in Docker's words.
+    """
+    settings = {key: (value.copy() if isinstance(value, (dict, list)) else value) for key, value in settings.items()}
+    lines = _lines("\n".join(changes))
+    for word, _rest in lines:
+        if word.upper() not in CHANGES:
+            raise InvalidParameter(f"{word} is not a valid change command")
+    state = {"cmd_set": False}
+    for word, rest in lines:
+        CHANGES[word.upper()](settings, rest, state)
+    return settings
+
+
+def _lines(text: str) -> list:
+    """[(word, rest)] of each instruction: comments left out, continued lines joined."""
+    found, open_line = [], ""
+    for line in text.split("\n"):
+        line = line.rstrip("\r")
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if line.rstrip(" \t").endswith("\\"):
+            open_line += line.rstrip(" \t")[:-1]
+            continue
+        word, _, rest = (open_line + line).strip().partition(" ")
+        open_line = ""
+        if "\t" in word:
+            word, _, rest = (word + " " + rest).partition("\t")
+        found.append((word, rest.strip()))
+    if open_line.strip():
+        word, _, rest = open_line.strip().partition(" ")
+        found.append((word, rest.strip()))
+    return found
+
+
+def _environ(settings: dict) -> dict:
+    return key_values(settings.get("Env") or ())
+
+
+def _expand(settings: dict, text: str) -> str:
+    """A text without its quotes, its variables replaced; white space in it stays as it is."""
+    kept, quoted, escaped = "", "", False
+    for char in text:
+        kept += "\\" + char if char in " \t" and not quoted and not escaped else char
+        escaped = char == "\\" and not escaped and quoted != "'"
+        if char in "\"'" and quoted in ("", char) and not kept.endswith("\\" + char):
+            quoted = "" if quoted else char
+    return "".join(shell_split(kept, _environ(settings)))
+
+
+def _json_words(text: str) -> list | None:
+    """The words of the JSON form, None where the text is not one."""
+    if text[:1] != "[":
+        return None
+    words, is_shell = command_parse(text)
+    return None if is_shell else words
+
+
+def _raw_words(text: str) -> list:
+    """Words with their quotes and backslashes still in them."""
+    words, word, quoted, at = [], "", "", 0
+    while at < len(text):
+        char, at = text[at], at + 1
+        if char == "\\" and quoted != "'" and at < len(text):
+            word, at = word + char + text[at], at + 1
+        elif quoted:
+            word, quoted = word + char, "" if char == quoted else quoted
+        elif char in " \t":
+            words, word = (words + [word], "") if word else (words, "")
+        else:
+            word, quoted = word + char, char if char in "\"'" else ""
+    return words + [word] if word else words
+
+
+def _pairs(settings: dict, text: str, name: str) -> list:
+    """[(key, value)] of ENV and LABEL: "a=1 b=2", or the old form "a the rest"."""
+    words = _raw_words(text)
+    if not words:
+        raise InvalidParameter(f"{name} requires at least one argument")
+    if "=" not in words[0]:
+        if len(words) < 2:
+            raise InvalidParameter(f"{name} must have two arguments")
+        key, _, value = text.replace("\t", " ", 1).partition(" ")
+        pairs = [(key, value.strip())]
+    else:
+        for word in words:
+            if "=" not in word:
+                raise InvalidParameter(f"Syntax error - can't find = in {quote(word)}. Must be of the form: name=value")
+        pairs = [(word.partition("=")[0], word.partition("=")[2]) for word in words]
+    pairs = [(_expand(settings, key), _expand(settings, value)) for key, value in pairs]
+    if not all(key for key, _value in pairs):
+        raise InvalidParameter(f"{name} names can not be blank")
+    return pairs
+
+
+def _one(rest: str, name: str) -> str:
+    if not rest:
+        raise InvalidParameter(f"{name} requires exactly one argument")
+    return rest
+
+
+def _change_cmd(settings: dict, rest: str, state: dict) -> None:
+    settings["Cmd"] = command_parse(rest)[0]
+    state["cmd_set"] = bool(settings["Cmd"])
+
+
+def _change_entrypoint(settings: dict, rest: str, state: dict) -> None:
+    settings["Entrypoint"] = command_parse(rest)[0]
+    if not state["cmd_set"]:                # the old Cmd was made for the old Entrypoint
+        settings.pop("Cmd", None)
+
+
+def _change_env(settings: dict, rest: str, _state: dict) -> None:
+    pairs = _pairs(settings, rest, "ENV")
+    settings["Env"] = env_merge(settings.get("Env") or [], [f"{key}={value}" for key, value in pairs])
+
+
+def _change_expose(settings: dict, rest: str, _state: dict) -> None:
+    words = shell_split(rest, _environ(settings))
+    if not words:
+        raise InvalidParameter("EXPOSE requires at least one argument")
+    ports = settings.setdefault("ExposedPorts", {})
+    for word in words:
+        span, _, proto = word.partition("/")
+        proto = proto.lower() or "tcp"
+        first, _, last = span.rpartition(":")[2].partition("-")
+        numbers = [int(text) if text.isdigit() and int(text) < 65536 else -1 for text in (first, last or first)]
+        if min(numbers) < 0 or numbers[0] > numbers[1]:
+            raise InvalidParameter(f"invalid containerPort: {span}")
+        if proto not in ("tcp", "udp", "sctp"):
+            raise InvalidParameter(f"invalid proto: {proto}")
+        ports.update((f"{port}/{proto}", {}) for port in range(numbers[0], numbers[1] + 1))
+
+
+def _change_healthcheck(settings: dict, rest: str, _state: dict) -> None:
+    health: dict = {}
+    words = rest.split(None, 1)
+    while words and words[0].startswith("--"):
+        _health_flag(health, words[0])
+        words = words[1].split(None, 1) if len(words) > 1 else []
+    if not words:
+        raise InvalidParameter("HEALTHCHECK requires at least one argument")
+    kind, command = words[0].upper(), words[1] if len(words) > 1 else ""
+    if kind == "NONE":
+        if command:
+            raise InvalidParameter("HEALTHCHECK NONE takes no arguments")
+        health = {"Test": ["NONE"]}
+    elif kind == "CMD":
+        listed = _json_words(command)
+        if not command or listed == []:
+            raise InvalidParameter("Missing command after HEALTHCHECK CMD")
+        health["Test"] = ["CMD", *listed] if listed else ["CMD-SHELL", command]
+    else:
+        raise InvalidParameter(f"Unknown type {quote(kind)} in HEALTHCHECK (try CMD)")
+    settings["Healthcheck"] = health
+
+
+def _health_flag(health: dict, word: str) -> None:
+    name, equals, value = word[2:].partition("=")
+    if name not in HEALTH_FLAGS and name != "retries":
+        raise InvalidParameter(f"unknown flag: --{name}")
+    if not equals:
+        raise InvalidParameter(f"missing a value on flag: --{name}")
+    if name == "retries":
+        if not value.lstrip("-+").isdigit():
+            raise InvalidParameter(f'strconv.ParseInt: parsing {quote(value)}: invalid syntax')
+        if int(value) < 0:
+            raise InvalidParameter(f"--retries cannot be negative ({int(value)})")
+        health["Retries"] = int(value)
+        return
+    ns = duration_parse(value)
+    if 0 < ns < HEALTH_FLAG_MIN or ns < 0:
+        raise InvalidParameter(f'Interval "{name}" cannot be less than {duration_text(HEALTH_FLAG_MIN)}')
+    health[HEALTH_FLAGS[name]] = ns
+
+
+def _change_label(settings: dict, rest: str, _state: dict) -> None:
+    settings.setdefault("Labels", {}).update(_pairs(settings, rest, "LABEL"))
+
+
+def _change_onbuild(settings: dict, rest: str, _state: dict) -> None:
+    if not rest:
+        raise InvalidParameter("ONBUILD requires at least one argument")
+    refused = ONBUILD_REFUSED.get(rest.split(None, 1)[0].upper())
+    if refused:
+        raise InvalidParameter(refused)
+    settings.setdefault("OnBuild", []).append(rest)
+
+
+def _change_stopsignal(settings: dict, rest: str, _state: dict) -> None:
+    word = _expand(settings, _one(rest, "STOPSIGNAL"))
+    signal_number(word)
+    settings["StopSignal"] = word
+
+
+def _change_user(settings: dict, rest: str, _state: dict) -> None:
+    settings["User"] = _expand(settings, _one(rest, "USER"))
+
+
+def _change_volume(settings: dict, rest: str, _state: dict) -> None:
+    words = _json_words(rest)
+    if words is None:
+        words = rest.split()
+    if not words:
+        raise InvalidParameter("VOLUME requires at least one argument")
+    for word in words:
+        path = _expand(settings, word).strip()
+        if not path:
+            raise InvalidParameter("VOLUME specified can not be an empty string")
+        settings.setdefault("Volumes", {})[path] = {}
+
+
+def _change_workdir(settings: dict, rest: str, _state: dict) -> None:
+    path = _expand(settings, _one(rest, "WORKDIR"))
+    path = os.path.normpath(os.path.join("/", settings.get("WorkingDir") or "", path))
+    settings["WorkingDir"] = "/" + path.lstrip("/")            # POSIX lets "//" stand
+
+
+# fmt: off
+CHANGES = {
+    "CMD":         _change_cmd,
+    "ENTRYPOINT":  _change_entrypoint,
+    "ENV":         _change_env,
+    "EXPOSE":      _change_expose,
+    "HEALTHCHECK": _change_healthcheck,
+    "LABEL":       _change_label,
+    "ONBUILD":     _change_onbuild,
+    "STOPSIGNAL":  _change_stopsignal,
+    "USER":        _change_user,
+    "VOLUME":      _change_volume,
+    "WORKDIR":     _change_workdir,
+}
+# fmt: on
 
 
 # =============================================================================

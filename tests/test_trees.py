@@ -135,12 +135,10 @@ def test_packed_is_unpacked(root, tmp_path):
     source = tmp_path / "out"
     sample(source)
     try:
-        first, second = io.BytesIO(), io.BytesIO()
-        engine.tree_pack(str(source), first.write)
-        engine.tree_pack(str(source), second.write)
-        assert first.getvalue() == second.getvalue()
-        assert subprocess.run(["tar", "-t"], input=first.getvalue(), stdout=subprocess.PIPE).returncode == 0
-        unpack(root, first.getvalue())
+        packed = b"".join(engine.tree_pack(str(source)))
+        assert packed == b"".join(engine.tree_pack(str(source)))
+        assert subprocess.run(["tar", "-t"], input=packed, stdout=subprocess.PIPE).returncode == 0
+        unpack(root, packed)
         assert tree(root) == tree(source)
     finally:
         engine.tree_remove(str(source))
@@ -242,9 +240,8 @@ def test_whiteouts(root):
     for name in ("d", "again", "own"):
         assert os.getxattr(root / name, "trusted.overlay.opaque") == b"y"
     assert (root / "f").read_bytes() + (root / "g").read_bytes() == b"fg"
-    packed = io.BytesIO()
-    engine.tree_pack(str(root), packed.write, overlay=True)
-    with tarfile.open(fileobj=io.BytesIO(packed.getvalue())) as tar:
+    packed = b"".join(engine.tree_pack(str(root), overlay=True))
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         assert sorted(tar.getnames()) == [".wh.top", "again", "again/.wh..wh..opq", "d", "d/.wh..wh..opq",
                                           "d/.wh.gone", "f", "g", "own", "own/.wh..wh..opq"]
 
