@@ -9576,12 +9576,12 @@ def _log_wait(path: str, fds: list, watch: Watch, follow: int, until: int) -> bo
 # compression -- gzip, zstd, xz and bzip2 as streams, told apart by their first bytes
 # =============================================================================
 # Runs in: api, cli, worker.   Refs: RFC 1952, RFC 8878, the xz file format
-# A stream is a function read(size) -> bytes that gives at most `size` bytes, and b"" at the end.
-# Every function here takes one and gives one, holds at most a MiB of plain text (plus the format's
-# own window), and stops in the middle of a bomb as soon as nobody reads on. All formats may
-# consist of several members; zero padding behind the last is ignored, other garbage is an error.
-# Damage is one InvalidParameter, never zlib's, lzma's or the C library's own exception. Writing is
-# not needed here: blobs are kept as they came.
+# A stream is a function read(size) -> bytes that gives at most `size` bytes, and b"" at the end. Every
+# function here takes one and gives one, holds at most a MiB of plain text (plus the format's own
+# window), and stops in the middle of a bomb as soon as nobody reads on. All formats may consist of
+# several members; zero padding behind the last is ignored, other garbage is an error. Damage is one
+# InvalidParameter, never zlib's, lzma's or the C library's own exception. Writing is not needed here:
+# blobs are kept as they came.
 
 COMPRESSIONS = (                # (name, the first bytes); told by content, never by file name
     ("gzip",  b"\x1f\x8b\x08"),
@@ -9816,16 +9816,15 @@ def _next_member(data: bytes, read: Callable) -> bytes:
 # archives -- tar as streams: read and write, every dialect, hostile input
 # =============================================================================
 # Runs in: api, cli, worker.   Refs: pax(1), tar(5), GNU tar manual "Sparse Formats", Go archive/tar
-# TarReader walks a stream once, forwards, with at most half a MiB of it in hand: entries() yields
-# a TarEntry per file, and before the next one is asked for its content may be taken by read() or
-# pieces(); what is left is skipped. Names are bytes, as a tar has no encoding, and stand as they
-# came: who opens them makes them safe (section trees). Understood: v7, ustar, star, GNU (long
-# names, sparse, base-256), pax (records of one file and global ones, xattrs, sparse 0.0, 0.1 and
-# 1.0). tarfile is not used: it is four times slower, and in Debian 12 it has no safe filter. Every
-# size that a header claims is bounded before it is believed; all damage is InvalidParameter with
-# one clear line. The writer is pure: tar_header() gives the bytes before a content, tar_padding()
-# those after it. It writes ustar, and pax records only for what ustar cannot say, in sorted order:
-# same entries, same bytes.
+# TarReader walks a stream once, forwards, with at most half a MiB of it in hand: entries() yields a TarEntry
+# per file, and before the next one is asked for its content may be taken by read() or pieces(); what is left
+# is skipped. Names are bytes, as a tar has no encoding, and stand as they came: who opens them makes them safe
+# (section trees). Understood: v7, ustar, star, GNU (long names, sparse, base-256), pax (records of one
+# file and global ones, xattrs, sparse 0.0, 0.1 and 1.0). tarfile is not used: it is four times slower, and
+# in Debian 12 it has no safe filter. Every size that a header claims is bounded before it is believed; all
+# damage is InvalidParameter with one clear line.
+# The writer is pure: tar_header() gives the bytes before a content, tar_padding() those after it. It writes
+# ustar, and pax records only for what ustar cannot say, in sorted order: same entries, same bytes.
 
 TAR_BLOCK = 512
 TAR_END = bytes(1024)
@@ -10268,19 +10267,18 @@ def _pax_time_text(ns: int) -> bytes:
 # =============================================================================
 # trees -- a tar becomes a directory and back, by descriptors: nothing leaves the root
 # =============================================================================
-# Runs in: api, cli, worker.   Refs: image-spec layer.md, openat2(2), kernel overlayfs.rst, moby
-# go-archive
-# Unpacking never joins strings into a path. A name is made relative and cleaned; the directory
-# that it is in is walked to from the root's descriptor with O_NOFOLLOW, a component at a time, and
-# kept open for the next entry. A component that is a link (tars of whole systems write through lib
-# -> usr/lib) is resolved by the kernel with RESOLVE_IN_ROOT. The last component is only ever
-# created anew (O_EXCL): what stood there is removed first, so a link in its place is never
-# followed. `..` above the root, also in a hard link's target, is refused as Docker does; links may
-# point anywhere, as nobody follows them here. Order: contents, owner (which clears setuid and
-# capabilities), mode, xattrs, times; the times of directories last of all, as every new child
-# changes them. Later entries win. Whiteouts become what overlayfs reads: `.wh.x` a character
-# device 0/0 named x, `.wh..wh..opq` the xattr trusted.overlay.opaque=y. Xattrs of that name space
-# are never taken from an archive: a redirect in them would show other parts of the layers below.
+# Runs in: api, cli, worker.   Refs: image-spec layer.md, openat2(2), kernel overlayfs.rst, moby go-archive
+# Unpacking never joins strings into a path. A name is made relative and cleaned; the directory that it is
+# in is walked to from the root's descriptor with O_NOFOLLOW, a component at a time, and kept open for the
+# next entry. A component that is a link (tars of whole systems write through lib -> usr/lib) is resolved by
+# the kernel with RESOLVE_IN_ROOT. The last component is only ever created anew (O_EXCL): what stood there is
+# removed first, so a link in its place is never followed. `..` above the root, also in a hard link's
+# target, is refused as Docker does; links may point anywhere, as nobody follows them here.
+# Order: contents, owner (which clears setuid and capabilities), mode, xattrs, times; the times of
+# directories last of all, as every new child changes them. Later entries win.
+# Whiteouts become what overlayfs reads: `.wh.x` a character device 0/0 named x, `.wh..wh..opq` the xattr
+# trusted.overlay.opaque=y. Xattrs of that name space are never taken from an archive: a redirect in
+# them would show other parts of the layers below.
 
 OVERLAY_XATTR = "trusted.overlay."
 WHITEOUT_PREFIX = b".wh."               # image-spec layer.md: "a/.wh.b" hides a/b of the layers below
@@ -10424,8 +10422,7 @@ class _Unpacker:
         except IsADirectoryError:
             tree_remove(f"/proc/self/fd/{at}/{os.fsdecode(leaf)}")
 
-    def directory(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes,
-                  name: bytes) -> None:
+    def directory(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes) -> None:
         hides = False
         try:
             os.mkdir(leaf, 0o700, dir_fd=at)
@@ -10514,8 +10511,7 @@ class _Unpacker:
         if there.f_bavail * there.f_frsize < TREE_ROOM:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def hard_link(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes,
-                  name: bytes) -> None:
+    def hard_link(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes) -> None:
         try:
             target = name_clean(entry.link)
         except InvalidParameter:
@@ -10532,8 +10528,7 @@ class _Unpacker:
         except PermissionError:             # EPERM: a directory (link(2))
             raise InvalidParameter(f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"') from None
 
-    def symlink(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes,
-                _name: bytes) -> None:
+    def symlink(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, _name: bytes) -> None:
         try:
             os.symlink(entry.link, leaf, dir_fd=at)
         except FileExistsError:
