@@ -20151,30 +20151,18 @@ _later_register()
 
 FORMAT_FLAG = Flag("-f --format", kind="string", help=HELP_FORMAT)
 
-# fmt: off
-_CLIENT_LINES = (("Version", "Version"), ("API version", "ApiVersion"), ("Go version", "GoVersion"),
-                 ("Git commit", "GitCommit"), ("Built", "BuildTime"))
 #: fields whose names in JSON and in Go differ
 GO_NAMES = (("ApiVersion", "APIVersion"), ("CpuCfsPeriod", "CPUCfsPeriod"),
             ("CpuCfsQuota", "CPUCfsQuota"), ("HttpProxy", "HTTPProxy"),
             ("HttpsProxy", "HTTPSProxy"))
+# fmt: off
+_CLIENT_LINES = (("Version", "Version"), ("API version", "ApiVersion"), ("Go version", "GoVersion"),
+                 ("Git commit", "GitCommit"), ("Built", "BuildTime"))
 _ENGINE_LINES = (("Go version", "GoVersion"), ("Git commit", "GitCommit"), ("Built", "BuildTime"))
+#: details of the Engine that the layout shows in lines of its own, or not at all
+_ENGINE_SHOWN = ("ApiVersion", "Arch", "BuildTime", "Experimental", "GitCommit", "GoVersion",
+                 "KernelVersion", "MinAPIVersion", "Os")
 # fmt: on
-
-
-def client_version(server: dict | None) -> dict:
-    """What this client is, in the shape of the `Client` part of `version --format json`.
-
-    Client and engine are one file, so what the engine says of itself holds for the client too.
-    """
-    known = server or {}
-    return {
-        "Platform": {"Name": f"engine.pyz {VERSION}"},
-        "Version": DOCKER_VERSION, "ApiVersion": API_VERSION, "DefaultAPIVersion": API_VERSION,
-        "GitCommit": VERSION, "GoVersion": "python" + sys.version.partition(" ")[0],
-        "Os": "linux", "Arch": platform_host()["architecture"],
-        "BuildTime": known.get("BuildTime", ""), "Context": "default",
-    }
 
 
 def _build_time(text: str) -> str:
@@ -20188,10 +20176,25 @@ def _build_time(text: str) -> str:
     return time.asctime(time.gmtime(seconds))
 
 
+def client_version(server: dict | None) -> dict:
+    """What this client is, in the shape of the `Client` part of `version --format json`.
+
+    Client and engine are one file, so what the engine says of itself holds for the client too.
+    """
+    known = server or {}
+    return {
+        "Platform": {"Name": f"engine.pyz {VERSION}"},
+        "Version": DOCKER_VERSION, "ApiVersion": API_VERSION, "DefaultAPIVersion": API_VERSION,
+        "GitCommit": "", "GoVersion": "",
+        "Os": "linux", "Arch": platform_host()["architecture"],
+        "BuildTime": _build_time(known.get("BuildTime", "")), "Context": "default",
+    }
+
+
 def version_text(client: dict, server: dict | None) -> str:
-    """The layout of `version`."""
+    """The layout of `version`; what has no value (a Go version) has no line."""
     lines = [f"Client: {client['Platform']['Name']}"]
-    lines.extend(f" {label}:\t{client[key]}" for label, key in _CLIENT_LINES)
+    lines.extend(f" {label}:\t{client[key]}" for label, key in _CLIENT_LINES if client[key])
     lines.append(f" OS/Arch:\t{client['Os']}/{client['Arch']}")
     lines.append(f" Context:\t{client['Context']}")
     if server is not None:
@@ -20208,9 +20211,11 @@ def _component_lines(name: str, details: dict) -> list:
     if name != "Engine":
         return [f"  {key}:\t{value}" for key, value in sorted(details.items())]
     return [f"  API version:\t{details['ApiVersion']} (minimum version {details['MinAPIVersion']})",
-            *(f"  {label}:\t{details.get(key, '')}" for label, key in _ENGINE_LINES),
+            *(f"  {label}:\t{details[key]}" for label, key in _ENGINE_LINES if details.get(key)),
             f"  OS/Arch:\t{details['Os']}/{details['Arch']}",
-            f"  Experimental:\t{details.get('Experimental', 'false')}"]
+            f"  Experimental:\t{details.get('Experimental', 'false')}",
+            *(f"  {key}:\t{value}" for key, value in sorted(details.items())
+              if key not in _ENGINE_SHOWN)]
 
 
 def _server_version(server: dict) -> dict:

@@ -8,8 +8,17 @@ import engine
 import pytest
 
 ID = "sha256:" + "4f53cda1" * 8
-SUMMARY = {"Containers": 2, "Created": 1, "Id": ID, "Labels": None, "ParentId": "", "RepoDigests": [],
-           "RepoTags": [], "SharedSize": -1, "Size": 5}  # fmt: skip
+SUMMARY = {
+    "Containers": 2,
+    "Created": 1,
+    "Id": ID,
+    "Labels": None,
+    "ParentId": "",
+    "RepoDigests": [],
+    "RepoTags": [],
+    "SharedSize": -1,
+    "Size": 5,
+}
 INSPECT = {"Id": ID, "Size": 5, "Config": {"Cmd": ["sh"], "Env": None}}
 
 
@@ -37,9 +46,6 @@ def asked(monkeypatch):
             return answer() if callable(answer) else answer
 
         monkeypatch.setattr(engine, name, function, raising=False)
-
-    def refuse():
-        raise engine.NotFound("No such image: nope:latest")
 
     replace("image_list", [SUMMARY])
     replace("image_inspect", INSPECT)

@@ -29,6 +29,7 @@ SERVER = {
                 "Os": "linux",
                 "Arch": "amd64",
                 "Experimental": "false",
+                "PythonVersion": "3.11.2",
             },
         },
         {"Name": "runc", "Version": "built in", "Details": {"GitCommit": "", "B": "1"}},
@@ -131,6 +132,7 @@ def test_version(run):
         "  API version:      1.51 (minimum version 1.24)\n  Go version:       python3.11.2\n"
         "  Git commit:       abc\n  Built:            Thu May  7 21:09:36 2026\n"
         "  OS/Arch:          linux/amd64\n  Experimental:     false\n"
+        "  PythonVersion:    3.11.2\n"
         " runc:\n  Version:          built in\n  B:                1\n  GitCommit:        \n"
     )
 
