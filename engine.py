@@ -46,6 +46,7 @@ CONTENT     bytes that have a digest
     harvest         an image made of the host's own programs: ELF closure and data files
 OBJECTS     the things users name
     records         containers as rows: names, state transitions by compare-and-set
+    stdio           a process's streams between pipes or a pty, a log, and attached clients
     monitor         one watcher process per container: stdio, exec, wait, exit
     processes       what `top` shows: ps without a ps, from /proc
     repair          what a process that died left half done, put in order by the next one
@@ -12908,85 +12909,23 @@ def state_show(c: Container) -> dict:
 
 
 # =============================================================================
-# monitor -- one watcher process per container: stdio, exec, wait, exit
+# stdio -- a process's streams between pipes or a pty, a log, and attached clients
 # =============================================================================
-# Runs in: monitor, and who talks to it.
-# One process per container, forked by the launcher. It makes the container's first process, waits
-# for it, carries its stdio to the log and to attached clients, serves attach, exec, wait, stop,
-# kill, pause and resize on a SEQPACKET socket, and writes the container's end into the store. It
-# is the only owner: daemon, launcher and commands come and go.
-#   - armed: it was forked for an attach or a wait, holds those clients and has no process yet. It
-#     ends when the last client is gone. `start` is a message to it; after the end it is armed
-#     again.
-#   - It imports nothing, starts no thread, collects no garbage: what it touches, it pays for in
-#     pages that it would else share with the launcher.
-#   - One loop over epoll. Clients are never waited for: what a client does not take is queued, and
-#     above QUEUE_SIZE the container's output is not read until it does. Control messages always
-#     are.
-#   - The order at the end: log flushed, row written (or deleted, directory moved to tmp/), events,
-#     waiters and clients answered, and only then namespaces closed, cgroup and files removed. The
-#     socket's name goes last but for the process itself: who finds no socket reads a final row.
-#   - It outlives upgrades of engine.pyz, so the statements of MONITOR_SQL and the verbs of
-#     MONITOR_VERBS are only added to, never changed.
+# Runs in: monitor.   Refs: pty(7), pipe(7), moby container/stream/attach.go
+#
+# One Stdio per process, the container's first or one executed beside it; any number of clients. What
+# the process writes goes to the log and to every client; what a client types goes to the process.
+#   - Nobody is waited for: sockets and pipes are non-blocking. What a client does not take is queued
+#     for it; above QUEUE_SIZE the process's output is not read until it does.
+#   - The detach keys are looked for on terminals only, in the client's input, as Docker does.
+#   - A client's half close ends the process's stdin when stdin was made for one client (StdinOnce);
+#     output still goes to it. A client that is gone altogether takes nothing with it.
+# The loop is the monitor's: watch(fd, mask, handler) and unwatch(fd) are all that is asked of it.
 
 QUEUE_SIZE = 1 << 20            # bytes that one client may be behind
 STDIO_READ = 1 << 16
-LINGER = 60.0                   # s that a client has to take what is queued after the end
 EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP = 1, 4, 8, 16
 DETACH_KEYS = "ctrl-p,ctrl-q"
-
-MONITOR_SQL = {
-    "running": "UPDATE containers SET state='running', pid=?, started=?, boot_id=?, exit_code=0,"
-               " oom_killed=0, error='', owner='', stopped=0 WHERE id=?",
-    "exited":  "UPDATE containers SET state='exited', pid=0, finished=?, exit_code=?, oom_killed=?,"
-               " stopped=?, owner='' WHERE id=?",
-    "paused":  "UPDATE containers SET state='paused' WHERE id=? AND state='running'",
-    "resumed": "UPDATE containers SET state='running' WHERE id=? AND state='paused'",
-    "gone":    "DELETE FROM containers WHERE id=?",
-}
-
-
-class NoMonitor(EngineError):
-    """No process answers for this container."""
-
-
-def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socket | None:
-    """A connection to a container's monitor, or None; with `start` one is forked if there is none."""
-    directory = store.run_path("containers", id)
-    sock = unix_connect(directory, "monitor.sock")
-    if sock is not None or not start:
-        return sock
-    dir_ensure(directory, 0o700)
-    with lock_file(directory + "/lock"):
-        sock = unix_connect(directory, "monitor.sock")
-        if sock is None:
-            sock = launcher_call(store, "monitor", {"id": id})
-            answer_read(sock, f"the monitor did not start: see {store.run_path('launcher.log')}")
-    return sock
-
-
-def monitor_call(store: Store, id: str, message: dict, fds: list[int] | tuple = (),
-                 start: bool = False) -> dict:
-    """The monitor's answer to one message; raises the EngineError that it carries, or NoMonitor."""
-    text = json_text(message).encode("utf-8", "surrogateescape")
-    for _ in range(5):
-        sock = monitor_connect(store, id, start)
-        if sock is None:
-            break
-        try:
-            fds_send(sock, text, fds)
-            answer = sock.recv(1 << 16)
-        except (BrokenPipeError, ConnectionResetError):
-            answer = b""
-        finally:
-            sock.close()
-        if answer:
-            reply = json_parse(answer)
-            if "error" in reply:
-                raise error_for(reply.get("status", 500), reply["error"], reply.get("exit"))
-            return reply
-        # It closed without an answer: it was just ending. The next turn finds its end recorded.
-    raise NoMonitor(f"no monitor answers for container {id}")
 
 
 def detach_keys_parse(text: str) -> bytes:
@@ -13306,6 +13245,84 @@ class Stdio:
         """Let the clients go, each when it has taken what is queued for it."""
         for client in list(self.clients):
             client.end()
+
+
+# =============================================================================
+# monitor -- one watcher process per container: stdio, exec, wait, exit
+# =============================================================================
+# Runs in: monitor, and who talks to it.
+# One process per container, forked by the launcher. It makes the container's first process, waits
+# for it, carries its stdio to the log and to attached clients, serves attach, exec, wait, stop,
+# kill, pause and resize on a SEQPACKET socket, and writes the container's end into the store. It
+# is the only owner: daemon, launcher and commands come and go.
+#   - armed: it was forked for an attach or a wait, holds those clients and has no process yet. It
+#     ends when the last client is gone. `start` is a message to it; after the end it is armed
+#     again.
+#   - It imports nothing, starts no thread, collects no garbage: what it touches, it pays for in
+#     pages that it would else share with the launcher.
+#   - One loop over epoll. Clients are never waited for: what a client does not take is queued, and
+#     above QUEUE_SIZE the container's output is not read until it does. Control messages always
+#     are.
+#   - The order at the end: log flushed, row written (or deleted, directory moved to tmp/), events,
+#     waiters and clients answered, and only then namespaces closed, cgroup and files removed. The
+#     socket's name goes last but for the process itself: who finds no socket reads a final row.
+#   - It outlives upgrades of engine.pyz, so the statements of MONITOR_SQL and the verbs of
+#     MONITOR_VERBS are only added to, never changed.
+
+LINGER = 60.0                   # s that a client has to take what is queued after the end
+
+MONITOR_SQL = {
+    "running": "UPDATE containers SET state='running', pid=?, started=?, boot_id=?, exit_code=0,"
+               " oom_killed=0, error='', owner='', stopped=0 WHERE id=?",
+    "exited":  "UPDATE containers SET state='exited', pid=0, finished=?, exit_code=?, oom_killed=?,"
+               " stopped=?, owner='' WHERE id=?",
+    "paused":  "UPDATE containers SET state='paused' WHERE id=? AND state='running'",
+    "resumed": "UPDATE containers SET state='running' WHERE id=? AND state='paused'",
+    "gone":    "DELETE FROM containers WHERE id=?",
+}
+
+
+class NoMonitor(EngineError):
+    """No process answers for this container."""
+
+
+def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socket | None:
+    """A connection to a container's monitor, or None; with `start` one is forked if there is none."""
+    directory = store.run_path("containers", id)
+    sock = unix_connect(directory, "monitor.sock")
+    if sock is not None or not start:
+        return sock
+    dir_ensure(directory, 0o700)
+    with lock_file(directory + "/lock"):
+        sock = unix_connect(directory, "monitor.sock")
+        if sock is None:
+            sock = launcher_call(store, "monitor", {"id": id})
+            answer_read(sock, f"the monitor did not start: see {store.run_path('launcher.log')}")
+    return sock
+
+
+def monitor_call(store: Store, id: str, message: dict, fds: list[int] | tuple = (),
+                 start: bool = False) -> dict:
+    """The monitor's answer to one message; raises the EngineError that it carries, or NoMonitor."""
+    text = json_text(message).encode("utf-8", "surrogateescape")
+    for _ in range(5):
+        sock = monitor_connect(store, id, start)
+        if sock is None:
+            break
+        try:
+            fds_send(sock, text, fds)
+            answer = sock.recv(1 << 16)
+        except (BrokenPipeError, ConnectionResetError):
+            answer = b""
+        finally:
+            sock.close()
+        if answer:
+            reply = json_parse(answer)
+            if "error" in reply:
+                raise error_for(reply.get("status", 500), reply["error"], reply.get("exit"))
+            return reply
+        # It closed without an answer: it was just ending. The next turn finds its end recorded.
+    raise NoMonitor(f"no monitor answers for container {id}")
 
 
 class Monitor:
