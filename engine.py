@@ -7060,6 +7060,9 @@ def fields_check(given: dict, table: dict, where: str) -> dict:
     return out
 
 
+_CREATE_PARTS = ("HostConfig", "NetworkingConfig")
+
+
 def create_check(body: Any, version: str = API_VERSION) -> tuple:
     """(config, host config, networking config) of a create body, every key filled in.
 
@@ -7067,15 +7070,16 @@ def create_check(body: Any, version: str = API_VERSION) -> tuple:
     """
     if not isinstance(body, dict):
         raise _mistyped(body, "CreateRequest", "container.CreateRequest")
-    given = body.get("HostConfig")
-    networking = body.get("NetworkingConfig") or {}
-    for name, part in (("HostConfig", given or {}), ("NetworkingConfig", networking)):
+    parts = {name.lower(): value for name, value in body.items()}
+    given, networking = (
+        {} if parts.get(name.lower()) is None else parts[name.lower()] for name in _CREATE_PARTS)
+    for name, part in zip(_CREATE_PARTS, (given, networking)):
         if not isinstance(part, dict):
             raise _mistyped(part, "CreateRequest." + name, "container." + name)
-    if not any(name not in ("HostConfig", "NetworkingConfig") for name in body):
+    if not parts.keys() - {name.lower() for name in _CREATE_PARTS}:
         raise InvalidParameter("config cannot be empty in order to create a container")
     config = fields_check(body, CONFIG, "CreateRequest")
-    host = fields_check(given or {}, HOST_CONFIG, "HostConfig.HostConfig")
+    host = fields_check(given, HOST_CONFIG, "HostConfig.HostConfig")
     endpoints = networking.get("EndpointsConfig") or {}
     if not isinstance(endpoints, dict):
         raise _mistyped(endpoints, "NetworkingConfig.NetworkingConfig.EndpointsConfig",
@@ -15287,8 +15291,6 @@ INFO_LIMITS = (
     ("pids",    "",                  "PidsLimit",      ""),
     ("memory",  "memory.oom_control", "OomKillDisable", ""),
 )
-#: the same files in cgroup v2
-INFO_V2 = {"memory.memsw.limit_in_bytes": "memory", "cpu.cfs_quota_us": "cpu", "cpu.shares": "cpu"}
 
 
 class Engine:
@@ -15341,8 +15343,8 @@ class Engine:
                              ["Native Overlay Diff", "true"], ["userxattr", "false"]],
             "Plugins": {"Volume": ["local"], "Network": ["host", "none"],
                         "Authorization": None, "Log": ["json-file", "none"]},
-            **limits, "IPv4Forwarding": _sysctl_on("net/ipv4/ip_forward"), "Debug": False, "NFd":
-            len(os.listdir("/proc/self/fd")), "NGoroutines": 1,
+            **limits, "IPv4Forwarding": _sysctl_on("net/ipv4/ip_forward"), "Debug": False,
+            "NFd": len(os.listdir("/proc/self/fd")), "NGoroutines": 1,
             "SystemTime": time_rfc3339(time_now()), "LoggingDriver": "json-file",
             "CgroupDriver": "cgroupfs",
             "CgroupVersion": "2" if cgroup_probe().mode == "v2" else "1",
