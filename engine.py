@@ -19945,12 +19945,12 @@ def cmd_import(client: Any, args: Any) -> int:
     elif os.path.isdir(source):
         body = ChunkReader(tree_pack(source))
     else:
-        body = _archive_open(source)
+        body = _input_open(source)
     progress_show(client.lines("POST", "/images/create", query, body))
     return 0
 
 
-def _archive_open(path: str) -> Any:
+def _input_open(path: str) -> Any:
     """The file, opened for reading; an EngineError in the words of Go's os.Open."""
     try:
         return open(path, "rb")
@@ -19971,7 +19971,7 @@ LOAD_FLAGS = (
 def cmd_load(client: Any, args: Any) -> int:
     """Loads all images of an archive, from a file or stdin."""
     if args.input:
-        body = _archive_open(args.input)
+        body = _input_open(args.input)
     elif os.isatty(0):
         raise EngineError("requested load from stdin, but stdin is empty")
     else:
