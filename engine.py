@@ -20657,12 +20657,12 @@ def main_exit(argv: list[str]) -> None:
     try:
         code = main(argv)
     except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 1
+        code = left.code if isinstance(left.code, int) or left.code is None else 1
     except BaseException:
         from traceback import print_exc
         print_exc()                         # a mistake of ours: all of it is wanted
         code = 125
-    os._exit(code)
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":

@@ -251,3 +251,14 @@ def fastest(argv, runs=15):
         subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
         times.append(time.perf_counter() - begin)
     return min(times)
+
+
+def test_without_sqlite3_one_sentence_when_it_is_needed(pyz, roots, tmp_path):
+    (tmp_path / "sqlite3.py").write_text("raise ImportError('No module named _sqlite3')\n")
+    env = {"PYTHONPATH": str(tmp_path)}
+    cli = Cli(pyz, roots)
+    assert cli("--version", env=env).ok().out
+    assert cli("version", env=env).ok().out
+    refused = cli("ps", env=env)
+    assert refused.code == 1 and "sqlite3" in refused.err
+    assert len(refused.err.splitlines()) == 1

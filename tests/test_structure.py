@@ -28,7 +28,8 @@ IMPORTS_NEVER = {"argparse", "dataclasses", "enum", "http", "logging", "subproce
 #: http.server frames bytes for the API process and nobody else.
 HTTP_SECTIONS = {"http", "daemon"}
 FORKS = {"fork", "forkpty", "ns_clone", "ns_clone_parent", "ns_fork", "sys_clone", "sys_clone3"}
-FORKING_SECTIONS = {"namespaces", "launcher", "runtime", "monitor"}
+#: init forks for `--init`: the first process of a container reaps, a second one is the program.
+FORKING_SECTIONS = {"namespaces", "launcher", "init", "runtime", "monitor"}
 #: One line a kernel call: these bind a name at module level, `sys_setns = libc("setns", ...)`.
 BINDING_SECTIONS = {"syscalls"}
 
