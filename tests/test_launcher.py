@@ -1,0 +1,108 @@
+"""launcher: one warm process that only forks."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import descendants, processes, wait_for
+
+pytestmark = pytest.mark.root
+
+
+def launchers(roots):
+    return sorted(name for name in os.listdir(roots.run) if name.endswith(".sock"))
+
+
+def launcher_pid():
+    return [pid for pid, stat in descendants().items() if stat[0] == "engine:launcher"]
+
+
+def test_it_starts_by_itself_and_keeps_nothing_of_its_starter(busybox, tmp_path):
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    busybox("run", "--rm", "--network", "none", "busybox", "true", cwd=str(tmp_path),
+            env={"SECRET": "x"}, pass_fds=(write,)).ok()
+    os.close(write)
+    (pid,) = launcher_pid()
+    base = f"/proc/{pid}"
+    assert os.readlink(base + "/cwd") == "/"
+    with open(base + "/environ", "rb") as file:
+        assert [pair.partition(b"=")[0] for pair in file.read().split(b"\0") if pair] == [b"PATH"]
+    assert os.getsid(pid) != os.getsid(0)
+    fds = {fd: os.readlink(f"{base}/fd/{fd}") for fd in os.listdir(base + "/fd")}
+    assert fds["0"] == fds["1"] == "/dev/null" and fds["2"] == busybox.roots.run + "/launcher.log"
+    assert os.read(read, 1) == b"", "a descriptor of the starter stayed open"
+    os.close(read)
+
+
+def test_its_interpreter_cannot_be_written_through(busybox):
+    busybox("run", "--rm", "--network", "none", "busybox", "true").ok()
+    (pid,) = launcher_pid()
+    with pytest.raises(OSError) as refused:
+        os.close(os.open(f"/proc/{pid}/exe", os.O_WRONLY))
+    assert refused.value.errno in (26, 30)      # ETXTBSY while it runs, EROFS always
+
+
+def test_its_cgroup_is_a_leaf_of_its_own(busybox):
+    busybox("run", "--rm", "--network", "none", "busybox", "true").ok()
+    (pid,) = launcher_pid()
+    with open(f"/proc/{pid}/cgroup") as file:
+        rows = [line.rstrip("\n").split(":", 2) for line in file]
+    assert {row[2] for row in rows if row[1] or row[2] != "/"} == {"/engine/launcher"}
+
+
+def test_its_death_touches_no_container(busybox):
+    id = busybox("run", "-d", "--network", "none", "busybox", "sleep", "60").ok().out.strip()
+    (pid,) = launcher_pid()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not launcher_pid(), what="the launcher's end")
+    assert busybox("inspect", "-f", "{{.State.Status}}", id).ok().out == "running\n"
+    assert busybox("exec", id, "echo", "still there").ok().out == "still there\n"
+    busybox("run", "--rm", "--network", "none", "busybox", "true").ok()
+    assert busybox("stop", "-t", "0", id).ok().out.strip() == id
+
+
+def test_other_limits_get_another_launcher(busybox):
+    busybox("run", "--rm", "--network", "none", "busybox", "true").ok()
+    assert len(launchers(busybox.roots)) == 1
+    argv = busybox.argv("run", "--rm", "--network", "none", "busybox", "true")
+    done = subprocess.run(["setpriv", "--no-new-privs", *argv], capture_output=True, text=True,
+                          env=busybox.environ(), timeout=30)
+    assert done.returncode == 0, done
+    assert len(launchers(busybox.roots)) == 2
+
+
+def test_many_at_once_start_one(busybox):
+    runs = [busybox.popen("run", "--rm", "--network", "none", "busybox", "true") for _ in range(8)]
+    outs = [run.communicate(timeout=60) for run in runs]
+    assert [run.returncode for run in runs] == [0] * 8, outs
+    assert len(launcher_pid()) == 1
+
+
+def test_a_worker_that_fails_is_told_with_its_reason(engine, busybox, monkeypatch):
+    store = engine.Store(busybox.roots.data, busybox.roots.run)
+    busybox("run", "--rm", "--network", "none", "busybox", "true").ok()
+    monkeypatch.setattr(engine, "launcher_name", lambda: launchers(busybox.roots)[0])
+    with pytest.raises(engine.EngineError):
+        engine.launcher_request(store, "no such role", {})
+    with open(busybox.roots.run + "/launcher.log") as file:
+        assert "KeyError" in file.read()
+
+
+def test_it_leaves_when_idle(engine, roots, monkeypatch):
+    """The loop itself, with a short patience, in a fork of this process."""
+    os.makedirs(roots.run)
+    listener = engine.unix_listen(roots.run, "launcher-x.sock")
+    pid = os.fork()
+    if pid == 0:
+        engine.LAUNCHER_IDLE = 0.2
+        engine.Launcher(roots.run, "launcher-x.sock", listener).serve()
+        os._exit(0)
+    listener.close()
+    begin = time.monotonic()
+    assert os.waitpid(pid, 0)[1] == 0
+    assert 0.15 < time.monotonic() - begin < 5
+    assert not os.path.exists(roots.run + "/launcher-x.sock")
+    assert pid not in processes()
