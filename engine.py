@@ -15293,6 +15293,32 @@ INFO_LIMITS = (
 )
 
 
+class Images:
+    """What containers ask of the images."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def for_container(self, ref: str, platform: str = "") -> dict:
+        """{"id", "config", "os", "layers"}: the layers' directories below the data root, topmost
+        first. NotFound when there is no such image, or none for the platform."""
+        image = image_get(self._store, ref)
+        if platform:
+            image_platform_check(image, ref, platform_parse(platform))
+        layers = layer_directories(self._store, image.layer) if image.layer else []
+        return {"id": image.id, "config": image.settings, "os": image.platform["os"],
+                "layers": [os.path.relpath(path, self._store.data) for path in layers]}
+
+    def ids_of(self, ref: str) -> set:
+        """The ids that a reference means: one, or none."""
+        try:
+            return {image_get(self._store, ref).id}
+        except (NotFound, InvalidParameter):
+            return set()
+
+
 class Engine:
     """One engine: a store and what lives in it."""
 

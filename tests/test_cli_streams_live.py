@@ -71,7 +71,7 @@ def shell(busybox, name):
 
 
 def test_a_shell_on_a_terminal(busybox):
-    terminal = shell(busybox, "t")
+    terminal = shell(busybox, "t1")
     terminal.type(b"stty size; tty; echo [$TERM]\n")
     terminal.until(b"30 100\r\n/dev/pts/0\r\n[xterm]")
     terminal.resize(44, 132)
@@ -91,12 +91,12 @@ def test_a_shell_on_a_terminal(busybox):
 
 
 def test_detach_and_attach_again(busybox):
-    terminal = shell(busybox, "t")
+    terminal = shell(busybox, "t1")
     terminal.type(b"echo o''ne\n")
     terminal.until(b"one")
     terminal.type(DETACH)
     assert terminal.wait() == 0
-    first, second = (Terminal(busybox, "attach", "t") for _ in range(2))
+    first, second = (Terminal(busybox, "attach", "t1") for _ in range(2))
     time.sleep(0.7)
     second.type(b"echo t''wo\n")
     first.until(b"two")
@@ -140,13 +140,13 @@ def test_a_signal_after_the_streams_are_closed(busybox):
 
 def test_without_proxy_only_the_client_ends(busybox):
     process = busybox.popen(
-        "run", "--name", "n", "--sig-proxy=false", "--network", "none", "busybox", "sh", "-c",
+        "run", "--name", "n1", "--sig-proxy=false", "--network", "none", "busybox", "sh", "-c",
         "echo ready; sleep 100",
     )  # fmt: skip
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 143
-    assert busybox("inspect", "-f", "{{.State.Status}}", "n").out == "running\n"
+    assert busybox("inspect", "-f", "{{.State.Status}}", "n1").out == "running\n"
 
 
 def test_input_output_and_their_ends(busybox):
@@ -168,7 +168,7 @@ def test_input_output_and_their_ends(busybox):
 
 
 def test_a_reader_that_leaves(busybox):
-    line = " ".join(busybox.argv("run", "--name", "n", "--network", "none", "busybox", "yes"))
+    line = " ".join(busybox.argv("run", "--name", "n1", "--network", "none", "busybox", "yes"))
     done = subprocess.run(
         ["bash", "-c", line + " | head -n 1; echo ${PIPESTATUS[0]}"],
         capture_output=True,
@@ -176,7 +176,7 @@ def test_a_reader_that_leaves(busybox):
         timeout=30,
     )
     assert (done.stdout, done.stderr) == ("y\n141\n", "")
-    busybox("rm", "-f", "n").ok()
+    busybox("rm", "-f", "n1").ok()
 
 
 def test_detached_in_a_substitution_returns_at_once(busybox):
