@@ -285,6 +285,8 @@ def no_leftovers(session_base):
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.1)
+    for entry in left.get("processes", ()):  # told, and ended: the machine is others' too
+        os.kill(int(entry.split()[0]), signal.SIGKILL)
     assert not left, f"left behind: {left}"
 
 
