@@ -19745,7 +19745,8 @@ def _inspect_one(client: ApiClient, kinds: tuple, name: str, size: bool) -> dict
             return client.get(INSPECT_PATHS[kind].format(name), query)
         except EngineError as exc:
             # an image's name has rules that a container's has not: it only means "no image"
-            skip = isinstance(exc, NotFound) or "invalid reference format" in str(exc)
+            skip = (isinstance(exc, (NotFound, Unsupported))
+                    or "invalid reference format" in str(exc))
             if len(kinds) == 1 or not skip:
                 raise
     raise UsageError(f"Error: No such object: {name}")

@@ -380,6 +380,7 @@ def test_ps(fake, run):
 def test_inspect(fake, run):
     fake.answers[("GET", "/containers/a/json")] = {"Id": "1", "Name": "/a"}
     fake.answers[("GET", "/images/i/json")] = {"Id": "2"}
+    fake.answers[("GET", "/networks/z")] = engine.Unsupported("networks: not yet")
     assert run("inspect", "-f", "{{.Id}}", "a", "i", "z") == (
         1,
         "1\n2\n",
