@@ -3538,6 +3538,9 @@ def _store_connect(store: Store) -> Any:
         elif version > SCHEMA_VERSION:
             raise EngineError(f"{path} was written by a newer engine (schema {version})")
         db.execute("PRAGMA cache_size=-256")
+        # Nobody closes a connection, so the first one after a pause reads the whole log to recover
+        # its index (20 us a page): it is kept short.
+        db.execute("PRAGMA wal_autocheckpoint=100")
         _store_claim(store, db)
     except sqlite.Error as refused:
         raise _database_refused(store, path, refused) from None
@@ -7976,7 +7979,7 @@ def _launcher_detach() -> None:
     process_name("engine:launcher")
     for step in (lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
                  lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
-                 lambda: _oom_score_write("-999"),
+                 _oom_score_lower,
                  lambda: sys_keyctl(KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0),
                  lambda: cgroup_enter_leaf(LAUNCHER_CGROUP)):
         try:
@@ -7988,10 +7991,12 @@ def _launcher_detach() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
 
 
-def _oom_score_write(score: str) -> None:
+def _oom_score_lower() -> None:
     fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, score.encode())
+        os.write(fd, b"-999")
+    except PermissionError as refused:
+        raise OSError(refused.errno, "oom_score_adj stays: CAP_SYS_RESOURCE is missing") from None
     finally:
         os.close(fd)
 
