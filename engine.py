@@ -11921,14 +11921,14 @@ class _Archive:
             raise InvalidParameter("invalid archive: too many files")
 
 
-def _archive_open(lease: content_lease, source: Any) -> _Archive:
+def _members_open(lease: content_lease, source: Any) -> _Archive:
     """Index a plain file that can seek, spool anything else."""
     fd = _file_of(source)
     if fd < 0:
-        return _archive_spool(lease, decompressed(source.read)[1])
+        return _members_spool(lease, decompressed(source.read)[1])
     start = os.lseek(fd, 0, os.SEEK_CUR)
     if compression_of(os.pread(fd, COMPRESSION_SNIFF, start)):
-        return _archive_spool(lease, decompressed(file_stream(fd))[1])
+        return _members_spool(lease, decompressed(file_stream(fd))[1])
     end = os.fstat(fd).st_size
     archive = _Archive()
     reader = TarReader(file_stream(fd), lambda count: os.lseek(fd, count, os.SEEK_CUR))
@@ -11954,7 +11954,7 @@ def _file_of(source: Any) -> int:
         return -1
 
 
-def _archive_spool(lease: content_lease, read: Callable) -> _Archive:
+def _members_spool(lease: content_lease, read: Callable) -> _Archive:
     archive = _Archive()
 
     def spool(reader: TarReader, entry: TarEntry) -> _Member:
@@ -12014,7 +12014,7 @@ def images_load(store: Store, source: Any, *, platform: dict | None = None, quie
     """
     try:
         with content_lease(store) as lease:
-            archive = _archive_open(lease, source)
+            archive = _members_open(lease, source)
             plans = _plans(archive, platform)
             yield from _layers_load(lease, plans, quiet, run_worker)
             for plan in plans:

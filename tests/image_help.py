@@ -16,6 +16,11 @@ import engine
 ARCH = engine.platform_host()["architecture"]
 
 
+def gz(data):
+    """gzip without the time of day."""
+    return gzip.compress(data, mtime=0)
+
+
 def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -59,7 +64,7 @@ def docker_files(layers, tags=("test:1",), config=None, packed=bytes, **more):
             "manifest.json": json.dumps(manifest).encode()}
 
 
-def oci_parts(layers, packed=gzip.compress, config=None, media="+gzip", **more):
+def oci_parts(layers, packed=gz, config=None, media="+gzip", **more):
     """({blob path: bytes}, manifest descriptor) of one image of an OCI layout."""
     config = config or config_of(layers, **more)
     blobs = [packed(data) for data in layers]
