@@ -241,14 +241,27 @@ def run_dirs():
     return set(os.listdir("/run/engine")) if os.path.isdir("/run/engine") else set()
 
 
-def end_launchers():
-    """Idle launchers are told to go: they would stay for a minute."""
+def launchers_of(run=""):
+    """The pids of launchers, of one run root if it is given."""
+    found = []
     for pid, (name, *_) in descendants().items():
         if name == "engine:launcher":
             try:
-                os.kill(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                pass
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    if not run or run.encode() in file.read().split(b"\0"):
+                        found.append(pid)
+            except OSError:
+                continue
+    return found
+
+
+def end_launchers(run=""):
+    """Idle launchers are told to go: they would stay for a minute."""
+    for pid in launchers_of(run):
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            continue
 
 
 def leftovers(base, before):
@@ -338,6 +351,7 @@ def cli(pyz, roots):
         ids = runner("ps", "-aq").out.split()
         if ids:
             runner("rm", "-f", *ids)
+    end_launchers(roots.run)
 
 
 def rootfs_members():

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import descendants, processes, wait_for
+from conftest import launchers_of, processes, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -15,8 +15,8 @@ def launchers(roots):
     return sorted(name for name in os.listdir(roots.run) if name.endswith(".sock"))
 
 
-def launcher_pid():
-    return [pid for pid, stat in descendants().items() if stat[0] == "engine:launcher"]
+def launcher_pid(roots):
+    return launchers_of(roots.run)
 
 
 def test_it_starts_by_itself_and_keeps_nothing_of_its_starter(busybox, tmp_path):
@@ -25,7 +25,7 @@ def test_it_starts_by_itself_and_keeps_nothing_of_its_starter(busybox, tmp_path)
     busybox("run", "--rm", "--network", "none", "busybox", "true", cwd=str(tmp_path),
             env={"SECRET": "x"}, pass_fds=(write,)).ok()
     os.close(write)
-    (pid,) = launcher_pid()
+    (pid,) = launcher_pid(busybox.roots)
     base = f"/proc/{pid}"
     assert os.readlink(base + "/cwd") == "/"
     with open(base + "/environ", "rb") as file:
@@ -39,7 +39,7 @@ def test_it_starts_by_itself_and_keeps_nothing_of_its_starter(busybox, tmp_path)
 
 def test_its_interpreter_cannot_be_written_through(busybox):
     busybox("run", "--rm", "--network", "none", "busybox", "true").ok()
-    (pid,) = launcher_pid()
+    (pid,) = launcher_pid(busybox.roots)
     with pytest.raises(OSError) as refused:
         os.close(os.open(f"/proc/{pid}/exe", os.O_WRONLY))
     assert refused.value.errno in (26, 30)      # ETXTBSY while it runs, EROFS always
@@ -47,7 +47,7 @@ def test_its_interpreter_cannot_be_written_through(busybox):
 
 def test_its_cgroup_is_a_leaf_of_its_own(busybox):
     busybox("run", "--rm", "--network", "none", "busybox", "true").ok()
-    (pid,) = launcher_pid()
+    (pid,) = launcher_pid(busybox.roots)
     with open(f"/proc/{pid}/cgroup") as file:
         rows = [line.rstrip("\n").split(":", 2) for line in file]
     assert {row[2] for row in rows if row[1] or row[2] != "/"} == {"/engine/launcher"}
@@ -55,9 +55,9 @@ def test_its_cgroup_is_a_leaf_of_its_own(busybox):
 
 def test_its_death_touches_no_container(busybox):
     id = busybox("run", "-d", "--network", "none", "busybox", "sleep", "60").ok().out.strip()
-    (pid,) = launcher_pid()
+    (pid,) = launcher_pid(busybox.roots)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not launcher_pid(), what="the launcher's end")
+    wait_for(lambda: not launcher_pid(busybox.roots), what="the launcher's end")
     assert busybox("inspect", "-f", "{{.State.Status}}", id).ok().out == "running\n"
     assert busybox("exec", id, "echo", "still there").ok().out == "still there\n"
     busybox("run", "--rm", "--network", "none", "busybox", "true").ok()
@@ -78,7 +78,7 @@ def test_many_at_once_start_one(busybox):
     runs = [busybox.popen("run", "--rm", "--network", "none", "busybox", "true") for _ in range(8)]
     outs = [run.communicate(timeout=60) for run in runs]
     assert [run.returncode for run in runs] == [0] * 8, outs
-    assert len(launcher_pid()) == 1
+    assert len(launcher_pid(busybox.roots)) == 1
 
 
 def test_a_worker_that_fails_is_told_with_its_reason(engine, busybox, monkeypatch):
