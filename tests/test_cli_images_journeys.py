@@ -27,7 +27,8 @@ def listed(cli, *words):
 
 
 def test_import_tag_remove(cli, layer):
-    made = cli("import", "-c", 'CMD ["sh"]', "-c", "LABEL a=b", "-m", "hello", "-", "x", input=layer)
+    words = ("import", "-c", 'CMD ["sh"]', "-c", "LABEL a=b", "-m", "hello", "-", "x")
+    made = cli(*words, input=layer)
     identifier = made.ok().out.strip()
     assert identifier.startswith("sha256:")
     cli("tag", "x", "x:two").ok()
