@@ -16647,15 +16647,13 @@ def client_local(data: str | None = None, run: str | None = None) -> ApiClient:
 #
 # A listing (ps, images, history) is a table of columns: one row per column with its name in
 # templates, its header, and a function (object, Show) -> value over what the API answered.
-# listing_text draws it in one of five ways:
+# Listing.text draws it in one of five ways:
 #   ""  or "table"   the default columns, without the template engine: `ps` has 18 ms in all
 #   "table {{..}}"   the user's template once per object, below a header made by the same template
 #   "json"           one JSON object a line with all columns, names sorted, as Go writes a map
 #   "raw"            `name: value` lines, where Docker has that form
 #   anything else    the user's template once per object
-# Columns are aligned as Go's text/tabwriter does with minimal width 10 and padding 3: a cell
-# belongs to a column only when a tab ends it, so the last cell of a line is never padded, and a
-# column ends at the first line that lacks it.
+# The tables section aligns the columns and runs templates over rows.
 # Nothing here speaks to the engine; most functions return text, those called *_show print it.
 # Colours: Docker's core commands use none, and so does this file.
 
@@ -20503,7 +20501,8 @@ def cmd_events(client: Any, args: Any) -> int:
     return 0
 
 
-@command("system df", usage="[OPTIONS]", nargs=(0, 0), help="Show how much disk space is used",
+@command("system df", usage="[OPTIONS]", nargs=(0, 0),
+         help="Show how much disk space is used (not supported yet)",
          flags=(Flag("--format", kind="string", help=HELP_FORMAT),
                 Flag("-v --verbose", kind="bool", help="Show each object")))
 def cmd_system_df(client: Any, args: Any) -> int:
