@@ -459,13 +459,15 @@ def byte_code(
     """(cache tag, magic number, {name: (is package, marshalled code)}) as that Python makes them.
 
     A fresh process with a fixed hash seed, so that sets in constants come out in the same order.
+    Columns of instructions are left out, lines stay: a sixth less to load.
     """
+    env = {"PYTHONHASHSEED": "0", "PYTHONNODEBUGRANGES": "1", "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [python, "-S", "-s", "-B", os.path.abspath(__file__), "--compile"],
         input=marshal.dumps(modules, 2),
         stdout=subprocess.PIPE,
         check=True,
-        env={"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]},
+        env=env,
     )
     return marshal.loads(done.stdout)
 
