@@ -13579,12 +13579,20 @@ class Monitor:
         self.main.dismiss()
         if self.main.clients:
             self.after(LINGER, self._linger_over)
-        for _, fd, head in self._waiters:
-            self._waiter_answer(fd, head, code)
-        self._waiters = []
+        self.waiters_tell(code, gone=self._plan["auto_remove"])
         for sock in self._stops:
             answer_send(sock, {"ok": True, "code": code})
         self._stops = []
+
+    def waiters_tell(self, code: int, gone: bool) -> None:
+        """Answer who waits: for the end all of them, for the removal (`removed`) when it is gone."""
+        kept = []
+        for condition, fd, head in self._waiters:
+            if condition == "removed" and not gone:
+                kept.append((condition, fd, head))
+            else:
+                self._waiter_answer(fd, head, code)
+        self._waiters = kept
 
     def _linger_over(self) -> None:
         if not self._born:
@@ -13831,6 +13839,13 @@ def verb_exec(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
     return {"ok": True, "pid": pid}
 
 
+def verb_removed(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
+    """The container was removed: who waited for that is told, and nobody stays attached."""
+    monitor.waiters_tell(message["code"], gone=True)
+    monitor.main.dismiss()
+    return {"ok": True}
+
+
 def verb_rename(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Take note of the container's new name."""
     monitor.rename(message["name"])
@@ -13845,6 +13860,7 @@ MONITOR_VERBS = {
     "hello": verb_hello,
     "kill": verb_kill,
     "pause": verb_pause,
+    "removed": verb_removed,
     "rename": verb_rename,
     "resize": verb_resize,
     "start": verb_start,
@@ -14214,6 +14230,10 @@ def container_dispose(store: Store, c: Container) -> None:
         pass                            # an earlier removal came this far
     if record_delete(store, c.id, durable=not c.auto_remove):
         container_event(store, c, "destroy")
+    try:
+        monitor_call(store, c.id, {"verb": "removed", "code": c.exit_code})
+    except NoMonitor:
+        pass                            # nobody waits for the removal
     tree_remove(trash)
     tree_remove(store.run_path("containers", c.id))
 
