@@ -13627,6 +13627,10 @@ class Monitor:
             born = self._born
             self.after(timeout, lambda: self._stop_late(born))
 
+    def keep(self) -> None:
+        """Do not remove the container at this end: it is being restarted."""
+        self._plan["auto_remove"] = False
+
     def _stop_late(self, born: Born) -> None:
         if self._born is born:
             self.signal(9)
@@ -13786,6 +13790,8 @@ def verb_stop(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
     """Signal, wait, kill; the answer comes when the process has ended."""
     if not monitor.runs:
         return {"ok": True}
+    if message.get("keep"):
+        monitor.keep()
     monitor.stop_add(sock, message["signal"], message["timeout"])
     return None
 
@@ -14162,8 +14168,9 @@ def container_settle(store: Store, c: Container, boot: str = "") -> Container | 
     if c.state in ("created", "exited", "dead"):
         return c
     if c.is_running:
-        # A process ends with its monitor (PR_SET_PDEATHSIG), so its own pid is enough to look at.
-        if c.boot_id == (boot or boot_id()) and os.path.exists(f"/proc/{c.pid}"):
+        # A process ends with its monitor (PR_SET_PDEATHSIG), so its own pid is enough to look at;
+        # one that has ended and is not reaped yet has no exe (proc_pid_exe(5)).
+        if c.boot_id == (boot or boot_id()) and os.path.exists(f"/proc/{c.pid}/exe"):
             return c
     elif owner_lives(c.owner):
         return c

@@ -1,0 +1,211 @@
+"""views: inspect, lists and their filters, what a container changed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from container_help import IMAGE, bare_box  # noqa: F401
+
+import engine
+
+INSPECT = (
+    "Id Created Path Args State Image ResolvConfPath HostnamePath HostsPath LogPath Name"
+    " RestartCount Driver Platform MountLabel ProcessLabel AppArmorProfile ExecIDs HostConfig"
+    " GraphDriver Mounts Config NetworkSettings"
+).split()
+
+
+@pytest.fixture
+def store(bare_box):  # noqa: F811
+    return bare_box.store
+
+
+def made(store, name, *command, image=IMAGE, state="created", exit_code=0, **config):
+    one, two, _ = engine.create_check(
+        {
+            "Image": "busybox",
+            "Cmd": list(command) or ["sh"],
+            "HostConfig": {"NetworkMode": "none"},
+            **config,
+        }
+    )
+    engine.create_verify(one, two)
+    words = engine.command_words(one)
+    c = engine.record_new(
+        id=engine.id_new(),
+        name=name,
+        image=image,
+        config=one,
+        host=two,
+        document={"Path": words[0], "Args": words[1:], "Platform": "linux", "Layers": ["layers/1"]},
+    )
+    c.state, c.exit_code = state, exit_code
+    if state != "created":
+        c.started, c.finished = c.created, c.created
+    engine.record_insert(store, c)
+    return c
+
+
+def test_inspect_keys_and_values(store):
+    c = made(store, "web", "echo", "a b", Labels={"b": "1", "a": "2"})
+    shown = engine.container_show(store, c)
+    assert list(shown) == INSPECT
+    assert shown["Path"] == "echo" and shown["Args"] == ["a b"] and shown["Name"] == "/web"
+    assert list(shown["Config"]["Labels"]) == ["a", "b"]
+    assert shown["HostConfig"]["NetworkMode"] == "none"
+    assert list(shown["NetworkSettings"]["Networks"]) == ["none"]
+    assert shown["GraphDriver"]["Name"] == "overlay2"
+    assert shown["GraphDriver"]["Data"]["LowerDir"] == store.path("layers/1")
+    assert shown["ExecIDs"] is None and shown["LogPath"] == ""
+
+
+def test_inspect_with_size(store):
+    c = made(store, "web")
+    upper = store.path("containers", c.id, "upper")
+    os.makedirs(upper + "/d")
+    with open(upper + "/d/f", "wb") as file:
+        file.write(b"x" * 1000)
+    os.link(upper + "/d/f", upper + "/g")
+    shown = engine.container_show(store, c, size=True)
+    assert (shown["SizeRw"], shown["SizeRootFs"]) == (1000, 1000)
+    assert list(shown)[-5:-3] == ["SizeRw", "SizeRootFs"]
+
+
+def test_summary(store):
+    c = made(store, "web", "sh", "-c", "a b", Labels={"l": "1"})
+    shown = engine.summary_show(c, "busybox", engine.time_now())
+    assert shown["Command"] == "sh -c 'a b'" and shown["Names"] == ["/web"]
+    assert shown["Ports"] == shown["Mounts"] == [] and shown["State"] == "created"
+    assert isinstance(shown["Created"], int)
+
+
+def names(store, everything=True, limit=0, ancestors=None, **filters):
+    filters = {name.replace("_", "-"): value for name, value in filters.items()}
+    chosen = engine.list_select(
+        engine.record_list(store),
+        everything=everything,
+        limit=limit,
+        filters=filters,
+        ancestors=ancestors,
+    )
+    return [c.name for c in chosen]
+
+
+@pytest.fixture
+def five(store):
+    made(store, "c1", Labels={"tier": "db"})
+    made(store, "c2", state="exited", exit_code=3)
+    made(store, "c3", state="running", Labels={"tier": "web", "x": ""})
+    made(store, "c4", state="paused", image="sha256:" + "2" * 64)
+    made(store, "c5", state="exited")
+    return store
+
+
+def test_lists(five):
+    assert names(five) == ["c5", "c4", "c3", "c2", "c1"]
+    assert names(five, everything=False) == ["c4", "c3"]
+    assert names(five, everything=False, limit=2) == ["c5", "c4"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "want"),
+    [
+        ({"name": ["c[12]"]}, "c2 c1"),
+        ({"name": ["/c1"]}, "c1"),
+        ({"label": ["tier"]}, "c3 c1"),
+        ({"label": ["tier=web", "x"]}, "c3"),
+        ({"status": ["exited"]}, "c5 c2"),
+        ({"status": ["created", "paused"]}, "c4 c1"),
+        ({"exited": ["0"]}, "c5"),
+        ({"exited": ["3", "0"]}, "c5 c2"),
+        ({"before": ["c3"]}, "c2 c1"),
+        ({"since": ["c3"]}, "c5 c4"),
+        ({"since": ["c1"], "before": ["c4"]}, "c3 c2"),
+        ({"network": ["none"]}, "c5 c4 c3 c2 c1"),
+        ({"network": ["x"]}, ""),
+        ({"publish": ["80"]}, ""),
+        ({"volume": ["v"]}, ""),
+        ({"is-task": ["true"]}, ""),
+        ({"health": ["none"]}, "c5 c4 c3 c2 c1"),
+        ({"health": ["healthy"]}, ""),
+    ],
+)
+def test_filters(five, filters, want):
+    assert names(five, **filters) == want.split()
+
+
+def test_filter_by_id_and_image(five):
+    c = engine.record_find(five, "c2")
+    assert names(five, id=[c.id[:10]]) == ["c2"]
+    assert names(five, ancestors={"sha256:" + "2" * 64}) == ["c4"]
+    assert names(five, ancestors=set()) == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "text"),
+    [
+        ({"nope": ["x"]}, "invalid filter 'nope'"),
+        (
+            {"exited": ["x"]},
+            "invalid filter 'exited=x': strconv.Atoi: parsing \"x\": invalid syntax",
+        ),
+        (
+            {"status": ["x"]},
+            "invalid filter 'status=x': invalid value for state (x): must be one of created,"
+            " running, paused, restarting, removing, exited, dead",
+        ),
+        (
+            {"health": ["x"]},
+            "invalid filter 'health=x': invalid value for health (x): must be one of none,"
+            " starting, healthy, unhealthy",
+        ),
+        ({"before": ["x"]}, "No such container: x"),
+    ],
+)
+def test_bad_filters(five, filters, text):
+    with pytest.raises(engine.EngineError) as caught:
+        names(five, **filters)
+    assert str(caught.value) == text
+
+
+def tree(base, spec):
+    for name, content in spec.items():
+        path = os.path.join(base, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if content is None:
+            os.mknod(path, 0o020600, 0)
+        else:
+            with open(path, "w") as file:
+                file.write(content)
+
+
+@pytest.mark.root
+def test_changes(tmp_path):
+    one, two, upper = (str(tmp_path / name) for name in ("one", "two", "upper"))
+    tree(two, {"etc/a": "1", "etc/b": "1", "gone/x": "1", "same/deep/f": "1"})
+    tree(one, {"etc/b": None, "gone": None})
+    tree(upper, {"etc/a": "2", "etc/b": "3", "gone/y": "1", "same/deep/f": "2", "new": "1"})
+    for name in ("same", "same/deep"):
+        os.utime(f"{two}/{name}", ns=(5, 5))
+        os.utime(f"{upper}/{name}", ns=(5, 5))
+    got = {entry["Path"]: entry["Kind"] for entry in engine.changes_list(upper, [one, two])}
+    assert got == {
+        "/etc": 0,
+        "/etc/a": 0,
+        "/etc/b": 1,
+        "/gone": 1,
+        "/gone/y": 1,
+        "/new": 1,
+        "/same/deep": 0,
+        "/same/deep/f": 0,
+    }
+
+
+@pytest.mark.root
+def test_deletions(tmp_path):
+    lower, upper = str(tmp_path / "lower"), str(tmp_path / "upper")
+    tree(lower, {"a/b/c": "1", "d": "1"})
+    tree(upper, {"a/b/c": None, "d": None})
+    got = [(entry["Path"], entry["Kind"]) for entry in engine.changes_list(upper, [lower])]
+    assert ("/a/b/c", 2) in got and ("/d", 2) in got
