@@ -347,6 +347,8 @@ def test_devices_of_this_kernel(real):
 @pytest.mark.root
 def test_leaf_is_entered_and_left():
     name = f"engine-test/leaf-{os.getpid()}"
+    if not engine.cgroup_paths(name).paths():
+        pytest.skip("no cgroup is mounted here")
 
     def enter_and_leave():
         assert engine.cgroup_enter_leaf(name) == []
