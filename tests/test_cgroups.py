@@ -69,7 +69,7 @@ def test_without_any_hierarchy_all_is_quiet():
     cgroup.remove()
 
 
-# ---------------------------------------------------------------- v2 on plain files: what would be written
+# ---------------------------------------------------------------- v2 on plain files
 
 V2_FILES = {
     "cpu.max": "max 100000",
