@@ -9586,34 +9586,35 @@ def _log_wait(path: str, fds: list, watch: Watch, follow: int, until: int) -> bo
 # compression -- gzip, zstd, xz and bzip2 as streams, told apart by their first bytes
 # =============================================================================
 # Runs in: api, cli, worker.   Refs: RFC 1952, RFC 8878, the xz file format
-# A stream is a function read(size) -> bytes that gives at most `size` bytes, and b"" at the end. Every
-# function here takes one and gives one, holds at most a MiB of plain text (plus the format's own
-# window), and stops in the middle of a bomb as soon as nobody reads on. All formats may consist of
-# several members; zero padding behind the last is ignored, other garbage is an error. Damage is one
-# InvalidParameter, never zlib's, lzma's or the C library's own exception. Writing is not needed here:
-# blobs are kept as they came.
+# A stream is a function read(size) -> bytes that gives at most `size` bytes, and b"" at the end.
+# Every function here takes one and gives one, holds at most a MiB of plain text (plus the format's
+# own window), and stops in the middle of a bomb as soon as nobody reads on. All formats may consist
+# of several members; zero padding behind the last is ignored, other garbage is an error. Damage is
+# one InvalidParameter, never zlib's, lzma's or the C library's own exception. Writing is not needed
+# here: blobs are kept as they came.
 
-COMPRESSIONS = (                # (name, the first bytes); told by content, never by file name
-    ("gzip",  b"\x1f\x8b\x08"),
-    ("zstd",  b"\x28\xb5\x2f\xfd"),
-    ("xz",    b"\xfd7zXZ\x00"),
+COMPRESSIONS = (  # (name, the first bytes); told by content, never by file name
+    ("gzip", b"\x1f\x8b\x08"),
+    ("zstd", b"\x28\xb5\x2f\xfd"),
+    ("xz", b"\xfd7zXZ\x00"),
     ("bzip2", b"BZh"),
 )
-COMPRESSION_SNIFF = 10          # bytes that are enough to tell
-STREAM_CHUNK = 1 << 18          # plain text made at a time; larger ones fall out of the cache
+COMPRESSION_SNIFF = 10  # bytes that are enough to tell
+STREAM_CHUNK = 1 << 18  # plain text made at a time; larger ones fall out of the cache
 _INPUT_CHUNK = 1 << 16
-_ZSTD_SKIPPABLE = 0x184D2A50    # 16 magic numbers of frames without content (RFC 8878, 3.1.2)
-_ZSTD_WINDOW_LOG_MAX = 27       # 128 MiB: what the zstd tool, too, accepts without being told to
+_ZSTD_SKIPPABLE = 0x184D2A50  # 16 magic numbers of frames without content (RFC 8878, 3.1.2)
+_ZSTD_WINDOW_LOG_MAX = 27  # 128 MiB: what the zstd tool, too, accepts without being told to
 
 
 class _ZstdOut:
-    """A pointer, a size, a position: both ZSTD_inBuffer and ZSTD_outBuffer (zstd.h), made by hand."""
+    """A pointer, a size, a position: ZSTD_inBuffer and ZSTD_outBuffer (zstd.h), by hand."""
 
     __slots__ = ("buffer", "fields")
 
     def __init__(self, buffer: object, address: int, size: int) -> None:
         import ctypes
-        self.buffer = buffer                    # keeps the memory alive
+
+        self.buffer = buffer  # keeps the memory alive
         self.fields = (ctypes.c_size_t * 3)(address, size, 0)
 
 
@@ -9633,6 +9634,7 @@ class _ZstdLibraryDecompressor:
 
     def decompress(self, data: bytes, max_length: int = STREAM_CHUNK) -> bytes:
         import ctypes
+
         data = self.pending + data
         given = ctypes.create_string_buffer(data, len(data) or 1)
         made = ctypes.create_string_buffer(max_length)
@@ -9645,10 +9647,10 @@ class _ZstdLibraryDecompressor:
             self.eof = left == 0
             if self.eof or source.fields[2] == len(data):
                 break
-        rest = data[source.fields[2]:]
+        rest = data[source.fields[2] :]
         self.unused_data, self.pending = (rest, b"") if self.eof else (b"", rest)
         self.needs_input = not self.eof and not rest and target.fields[2] < max_length
-        return made.raw[:target.fields[2]]
+        return made.raw[: target.fields[2]]
 
 
 def _zstd_library() -> object:
@@ -9656,6 +9658,7 @@ def _zstd_library() -> object:
     library = getattr(_zstd_library, "library", None)
     if library is None:
         import ctypes
+
         library = ctypes.CDLL("libzstd.so.1")
         size, pointer = ctypes.c_size_t, ctypes.c_void_p
         library.ZSTD_createDStream.restype = pointer
@@ -9665,7 +9668,7 @@ def _zstd_library() -> object:
         library.ZSTD_isError.argtypes = [size]
         library.ZSTD_getErrorName.argtypes = [size]
         library.ZSTD_getErrorName.restype = ctypes.c_char_p
-        _zstd_library.library = library         # type: ignore[attr-defined]
+        _zstd_library.library = library  # type: ignore[attr-defined]
     return library
 
 
@@ -9684,24 +9687,28 @@ def zstd_module() -> object:
     """
     try:
         from compression import zstd
+
         return zstd
     except ImportError:
         pass
     try:
         import pyzstd
+
         return pyzstd
     except ImportError:
         pass
     try:
         _zstd_library()
     except OSError:
-        raise Unsupported("zstd is not available: this Python has neither compression.zstd nor pyzstd, "
-                          "and the host has no libzstd.so.1") from None
+        raise Unsupported(
+            "zstd is not available: this Python has neither compression.zstd nor pyzstd, "
+            "and the host has no libzstd.so.1"
+        ) from None
     return _ZstdLibraryModule
 
 
 def compression_of(head: bytes) -> str:
-    """"gzip", "zstd", "xz", "bzip2", or "" for what starts like none of them."""
+    """ "gzip", "zstd", "xz", "bzip2", or "" for what starts like none of them."""
     for name, magic in COMPRESSIONS:
         if head.startswith(magic):
             return name
@@ -9728,7 +9735,7 @@ def stream_of(chunks: Iterator[bytes]) -> Callable:
 
 
 def stream_peek(read: Callable, size: int) -> tuple:
-    """(the first bytes, a stream that gives them again): fewer than `size` only for a short stream."""
+    """(the first bytes, a stream that gives them again); fewer than `size` if that is all."""
     head = b""
     while len(head) < size:
         data = read(size - len(head))
@@ -9764,9 +9771,10 @@ def _damaged(name: str, what: object) -> InvalidParameter:
 def _gunzip(read: Callable) -> Iterator[bytes]:
     """Plain text of all gzip members. zlib's object counts what it left of its input by itself."""
     import zlib
+
     data = read(_INPUT_CHUNK)
     while data:
-        inflate = zlib.decompressobj(31)        # 15 bits of window, +16: gzip's head and checksum
+        inflate = zlib.decompressobj(31)  # 15 bits of window, +16: gzip's head and checksum
         try:
             while not inflate.eof:
                 if not data:
@@ -9803,9 +9811,11 @@ def _decompressor(name: str) -> tuple:
     """(a function that makes a decompressor, what it raises on damage)."""
     if name == "bzip2":
         import bz2
+
         return bz2.BZ2Decompressor, (OSError, ValueError)
     if name == "xz":
         import lzma
+
         # The limit is what `xz -9` needs to read, twice over: a header may ask for 4 GiB.
         return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=128 << 20), lzma.LZMAError
     zstd = zstd_module()
@@ -9826,44 +9836,67 @@ def _next_member(data: bytes, read: Callable) -> bytes:
 # archives -- tar as streams: read and write, every dialect, hostile input
 # =============================================================================
 # Runs in: api, cli, worker.   Refs: pax(1), tar(5), GNU tar manual "Sparse Formats", Go archive/tar
-# TarReader walks a stream once, forwards, with at most half a MiB of it in hand: entries() yields a TarEntry
-# per file, and before the next one is asked for its content may be taken by read() or pieces(); what is left
-# is skipped. Names are bytes, as a tar has no encoding, and stand as they came: who opens them makes them safe
-# (section trees). Understood: v7, ustar, star, GNU (long names, sparse, base-256), pax (records of one
-# file and global ones, xattrs, sparse 0.0, 0.1 and 1.0). tarfile is not used: it is four times slower, and
-# in Debian 12 it has no safe filter. Every size that a header claims is bounded before it is believed; all
-# damage is InvalidParameter with one clear line.
-# The writer is pure: tar_header() gives the bytes before a content, tar_padding() those after it. It writes
-# ustar, and pax records only for what ustar cannot say, in sorted order: same entries, same bytes.
+# TarReader walks a stream once, forwards, with at most half a MiB of it in hand: entries() yields a
+# TarEntry per file, and before the next one is asked for its content may be taken by read() or
+# pieces(); what is left is skipped. Names are bytes, as a tar has no encoding, and stand as they
+# came: who opens them makes them safe (section trees). Understood: v7, ustar, star, GNU (long
+# names, sparse, base-256), pax (records of one file and global ones, xattrs, sparse 0.0, 0.1 and
+# 1.0). tarfile is not used: it is four times slower, and in Debian 12 it has no safe filter. Every
+# size that a header claims is bounded before it is believed; all damage is InvalidParameter with
+# one clear line. The writer is pure: tar_header() gives the bytes before a content, tar_padding()
+# those after it. It writes ustar, and pax records only for what ustar cannot say, in sorted order:
+# same entries, same bytes.
 
 TAR_BLOCK = 512
 TAR_END = bytes(1024)
-TAR_SPECIAL_MAX = 1 << 20       # bytes of a long name or of one file's pax records, as Go bounds them
-TAR_SPARSE_MAX = 1 << 16        # pieces of one sparse file
+TAR_SPECIAL_MAX = 1 << 20  # bytes of a long name or of one file's pax records, as Go bounds them
+TAR_SPARSE_MAX = 1 << 16  # pieces of one sparse file
 TAR_NUMBER_MAX = (1 << 62) - 1
 TAR_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 TAR_FILE = b"0"
-TAR_LINK = b"1"                 # a hard link
+TAR_LINK = b"1"  # a hard link
 TAR_SYMLINK = b"2"
 TAR_CHAR = b"3"
-TAR_DISK = b"4"                 # a block device
+TAR_DISK = b"4"  # a block device
 TAR_DIR = b"5"
 TAR_FIFO = b"6"
 XATTR_RECORD = b"SCHILY.xattr."
 _NO_CONTENT = (TAR_LINK, TAR_SYMLINK, TAR_CHAR, TAR_DISK, TAR_DIR, TAR_FIFO)
-_ID_MAX = (1 << 32) - 1          # chown(2): that one means "as it is"
+_ID_MAX = (1 << 32) - 1  # chown(2): that one means "as it is"
 _SPARSE_RECORD = b"GNU.sparse."
 
 
 class TarEntry:
-    """One file of a tar. mtime is in ns; size is that of the file, `stored` what the archive holds of it;
-    xattrs are {b"user.x": b"value"}; sparse is None or [(offset, size), ...] of the stored pieces."""
+    """One file of a tar. mtime is in ns; `stored` is what the archive holds of its size;
+    xattrs are {b"user.x": b"value"}; sparse is None or the stored pieces, [(offset, size)]."""
 
-    __slots__ = ("device", "gid", "kind", "link", "mode", "mtime", "name", "size", "sparse", "stored",
-                 "uid", "xattrs")
+    __slots__ = (
+        "device",
+        "gid",
+        "kind",
+        "link",
+        "mode",
+        "mtime",
+        "name",
+        "size",
+        "sparse",
+        "stored",
+        "uid",
+        "xattrs",
+    )
 
-    def __init__(self, name: bytes, kind: bytes = TAR_FILE, *, mode: int = 0o644, uid: int = 0,
-                 gid: int = 0, size: int = 0, mtime: int = 0, link: bytes = b"") -> None:
+    def __init__(
+        self,
+        name: bytes,
+        kind: bytes = TAR_FILE,
+        *,
+        mode: int = 0o644,
+        uid: int = 0,
+        gid: int = 0,
+        size: int = 0,
+        mtime: int = 0,
+        link: bytes = b"",
+    ) -> None:
         self.name = name
         self.kind = kind
         self.mode = mode
@@ -9878,16 +9911,16 @@ class TarEntry:
 
 
 class TarReader:
-    """The entries of the tar that a stream holds. `skip(count)`, if given, moves the source forwards
+    """The entries of the tar that a stream holds. `skip(count)`, if given, moves the source on
     without reading (a file that can seek); then a cut-off end is the caller's to notice."""
 
     def __init__(self, read: Callable, skip: Callable | None = None) -> None:
         self._read = read
         self._skip = skip
         self._data = b""
-        self._at = 0            # what of _data is used up
-        self._base = 0          # where _data begins in the stream
-        self._left = 0          # of the entry's content
+        self._at = 0  # what of _data is used up
+        self._base = 0  # where _data begins in the stream
+        self._left = 0  # of the entry's content
         self._padding = 0
         self._globals: dict = {}
 
@@ -9916,12 +9949,12 @@ class TarReader:
             records = {}
             self._left = entry.stored
             self._padding = -entry.stored & 511
-            if entry.sparse == []:              # pax 1.0: the map stands before the content
+            if entry.sparse == []:  # pax 1.0: the map stands before the content
                 self._sparse_map(entry)
             yield entry
 
     def read(self, size: int = STREAM_CHUNK) -> bytes:
-        """At most `size` (and never more than STREAM_CHUNK) bytes of the entry's content; b"" at its end."""
+        """At most `size` bytes (or STREAM_CHUNK) of the entry's content; b"" at its end."""
         size = min(size, self._left, STREAM_CHUNK)
         if not size:
             return b""
@@ -9984,7 +10017,7 @@ class TarReader:
             rest -= size
 
     def _meta(self, kind: bytes, header: bytes, records: dict) -> None:
-        """Fold a pax or GNU meta entry into `records`, those of the next file, or into the globals."""
+        """Fold a pax or GNU meta entry into the next file's `records`, or into the globals."""
         _checksum_verify(header)
         size = _tar_number(header[124:136])
         if size > TAR_SPECIAL_MAX:
@@ -10006,17 +10039,39 @@ class TarReader:
 
     def _entry(self, header: bytes, records: dict) -> TarEntry:
         _checksum_verify(header)
-        (name, mode, uid, gid, size, mtime, _sum, kind, link, magic, _version, _user, _group, major, minor,
-         prefix) = TAR_HEADER.unpack(header)
+        (
+            name,
+            mode,
+            uid,
+            gid,
+            size,
+            mtime,
+            _sum,
+            kind,
+            link,
+            magic,
+            _version,
+            _user,
+            _group,
+            major,
+            minor,
+            prefix,
+        ) = TAR_HEADER.unpack(header)
         name = name.split(b"\0", 1)[0]
-        if prefix[0] and magic == b"ustar\0":   # GNU's magic is "ustar ": its times stand there
-            if header[508:512] == b"tar\0":     # star: its times stand behind a shorter prefix
+        if prefix[0] and magic == b"ustar\0":  # GNU's magic is "ustar ": its times stand there
+            if header[508:512] == b"tar\0":  # star: its times stand behind a shorter prefix
                 prefix = prefix[:131]
             name = prefix.split(b"\0", 1)[0] + b"/" + name
-        entry = TarEntry(name, TAR_FILE if kind in (b"\0", b"7") else kind,
-                         mode=_tar_number(mode) & 0o7777, uid=_tar_number(uid), gid=_tar_number(gid),
-                         size=_tar_number(size), mtime=_tar_number(mtime) * 1000000000,
-                         link=link.split(b"\0", 1)[0])
+        entry = TarEntry(
+            name,
+            TAR_FILE if kind in (b"\0", b"7") else kind,
+            mode=_tar_number(mode) & 0o7777,
+            uid=_tar_number(uid),
+            gid=_tar_number(gid),
+            size=_tar_number(size),
+            mtime=_tar_number(mtime) * 1000000000,
+            link=link.split(b"\0", 1)[0],
+        )
         if kind in (TAR_CHAR, TAR_DISK):
             entry.device = (_tar_number(major), _tar_number(minor))
         elif kind == b"S":
@@ -10028,7 +10083,7 @@ class TarReader:
         if not entry.name:
             raise _tar_bad("an entry without a name")
         if entry.kind == TAR_FILE and entry.name.endswith(b"/"):
-            entry.kind = TAR_DIR                # v7 had no other way to say it
+            entry.kind = TAR_DIR  # v7 had no other way to say it
         if entry.kind in _NO_CONTENT:
             entry.size = entry.stored = 0
         if entry.sparse:
@@ -10041,7 +10096,9 @@ class TarReader:
         while True:
             for at in range(0, len(fields) - 23, 24):
                 if fields[at]:
-                    entry.sparse.append((_tar_number(fields[at:at + 12]), _tar_number(fields[at + 12:at + 24])))
+                    entry.sparse.append(
+                        (_tar_number(fields[at : at + 12]), _tar_number(fields[at + 12 : at + 24]))
+                    )
             if not more:
                 break
             block = self._take(TAR_BLOCK)
@@ -10055,7 +10112,7 @@ class TarReader:
         entry.sparse = entry.sparse or [(0, 0)]
 
     def _sparse_map(self, entry: TarEntry) -> None:
-        """Pax sparse 1.0: the number of pieces and their offsets and sizes, a decimal number a line."""
+        """Pax sparse 1.0: how many pieces, their offsets and sizes, a decimal number a line."""
         data = self.read(TAR_BLOCK)
         numbers: list = []
         while not numbers or len(numbers) <= 2 * numbers[0]:
@@ -10109,7 +10166,7 @@ def _checksum_verify(header: bytes) -> None:
 
 
 def _pax_records(data: bytes) -> dict:
-    """{b"path": b"a/b", ...} of "12 path=a/b\\n..."; the pieces of sparse 0.0 are gathered as 0.1 has them."""
+    """{b"path": b"a/b", ...} of "12 path=a/b\\n..."; pieces of sparse 0.0 become those of 0.1."""
     records: dict = {}
     pieces: list = []
     at = 0
@@ -10119,7 +10176,7 @@ def _pax_records(data: bytes) -> dict:
         end = at + int(length) if length.isdigit() else at
         if space < 0 or end <= space or end > len(data) or data[end - 1] != 10:
             raise _tar_bad("a pax record")
-        key, equals, value = data[space + 1:end - 1].partition(b"=")
+        key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not key or not equals or b"\0" in key:
             raise _tar_bad("a pax record")
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
@@ -10147,28 +10204,23 @@ def _pax_time(text: bytes) -> int:
 
 def _pax_apply(entry: TarEntry, records: dict) -> None:
     for key, value in records.items():
-        if key == b"path":
+        if key in (b"path", b"linkpath"):
             if b"\0" in value:
                 raise _tar_bad("a name with a zero byte")
-            entry.name = value or entry.name
-        elif key == b"linkpath":
-            if b"\0" in value:
-                raise _tar_bad("a link with a zero byte")
-            entry.link = value or entry.link
+            if value:
+                setattr(entry, "name" if key == b"path" else "link", value)
         elif not value:
-            continue                            # an empty value takes a record back (pax(1))
+            continue  # an empty value takes a record back (pax(1))
         elif key == b"size":
             entry.stored = _pax_number(value)
             if entry.sparse is None:
                 entry.size = entry.stored
-        elif key == b"uid":
-            entry.uid = _pax_number(value)
-        elif key == b"gid":
-            entry.gid = _pax_number(value)
+        elif key in (b"uid", b"gid"):
+            setattr(entry, key.decode(), _pax_number(value))
         elif key == b"mtime":
             entry.mtime = _pax_time(value)
         elif key.startswith(XATTR_RECORD):
-            entry.xattrs[key[len(XATTR_RECORD):]] = value
+            entry.xattrs[key[len(XATTR_RECORD) :]] = value
     if any(key.startswith(_SPARSE_RECORD) for key in records):
         _pax_sparse(entry, records)
 
@@ -10183,14 +10235,16 @@ def _pax_sparse(entry: TarEntry, records: dict) -> None:
     if records.get(b"GNU.sparse.major") == b"1":
         entry.sparse = []
         return
-    numbers = [_pax_number(text) for text in records.get(b"GNU.sparse.map", b"").split(b",") if text]
+    numbers = [
+        _pax_number(text) for text in records.get(b"GNU.sparse.map", b"").split(b",") if text
+    ]
     if len(numbers) % 2 or len(numbers) > 2 * TAR_SPARSE_MAX:
         raise _tar_bad("the map of a sparse file")
     entry.sparse = list(zip(numbers[::2], numbers[1::2])) or [(0, 0)]
 
 
 def _sparse_verify(entry: TarEntry, stored: int) -> None:
-    """Pieces ascend, do not overlap, end within the file, and their sizes are what the archive stores."""
+    """Pieces ascend, do not overlap, end within the file, and add up to what is stored."""
     at = total = 0
     for offset, size in entry.sparse or ():
         if offset < at or size < 0 or offset + size > entry.size:
@@ -10214,17 +10268,30 @@ def tar_header(entry: TarEntry) -> bytes:
     if len(link) > 100 or not link.isascii():
         records[b"linkpath"], link = link, link[:100]
     seconds, ns = divmod(entry.mtime, 1000000000)
-    if ns or not 0 <= seconds < 8 ** 11:
+    if ns or not 0 <= seconds < 8**11:
         records[b"mtime"] = _pax_time_text(entry.mtime)
-        seconds = max(0, min(seconds, 8 ** 11 - 1))
+        seconds = max(0, min(seconds, 8**11 - 1))
     numbers = {}
-    for key, value, limit in ((b"uid", entry.uid, 8 ** 7), (b"gid", entry.gid, 8 ** 7),
-                              (b"size", entry.stored, 8 ** 11)):
+    for key, value, limit in (
+        (b"uid", entry.uid, 8**7),
+        (b"gid", entry.gid, 8**7),
+        (b"size", entry.stored, 8**11),
+    ):
         if value >= limit:
             records[key] = b"%d" % value
         numbers[key] = value if value < limit else 0
-    block = _ustar_block(short, prefix, entry.kind, mode=entry.mode, uid=numbers[b"uid"], gid=numbers[b"gid"],
-                         size=numbers[b"size"], seconds=seconds, link=link, device=entry.device)
+    block = _ustar_block(
+        short,
+        prefix,
+        entry.kind,
+        mode=entry.mode,
+        uid=numbers[b"uid"],
+        gid=numbers[b"gid"],
+        size=numbers[b"size"],
+        seconds=seconds,
+        link=link,
+        device=entry.device,
+    )
     return _pax_header(name, records) + block if records else block
 
 
@@ -10236,20 +10303,46 @@ def tar_padding(size: int) -> bytes:
 def _ustar_name(name: bytes) -> tuple:
     """(name, prefix) for ustar's two fields, or (None, None): pax must carry it."""
     if not name.isascii():
-        return None, None                       # pax says UTF-8; ustar says nothing
+        return None, None  # pax says UTF-8; ustar says nothing
     if len(name) <= 100:
         return name, b""
     slash = name.find(b"/", max(0, len(name) - 101), 156)
     if slash <= 0 or slash == len(name) - 1:
         return None, None
-    return name[slash + 1:], name[:slash]
+    return name[slash + 1 :], name[:slash]
 
 
-def _ustar_block(name: bytes, prefix: bytes, kind: bytes, *, mode: int, uid: int, gid: int, size: int,
-                 seconds: int, link: bytes, device: tuple) -> bytes:
-    block = TAR_HEADER.pack(name, b"%07o\0" % mode, b"%07o\0" % uid, b"%07o\0" % gid, b"%011o\0" % size,
-                            b"%011o\0" % seconds, b" " * 8, kind, link, b"ustar\0", b"00", b"", b"",
-                            b"%07o\0" % device[0], b"%07o\0" % device[1], prefix)
+def _ustar_block(
+    name: bytes,
+    prefix: bytes,
+    kind: bytes,
+    *,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int,
+    seconds: int,
+    link: bytes,
+    device: tuple,
+) -> bytes:
+    block = TAR_HEADER.pack(
+        name,
+        b"%07o\0" % mode,
+        b"%07o\0" % uid,
+        b"%07o\0" % gid,
+        b"%011o\0" % size,
+        b"%011o\0" % seconds,
+        b" " * 8,
+        kind,
+        link,
+        b"ustar\0",
+        b"00",
+        b"",
+        b"",
+        b"%07o\0" % device[0],
+        b"%07o\0" % device[1],
+        prefix,
+    )
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
@@ -10258,13 +10351,25 @@ def _pax_header(name: bytes, records: dict) -> bytes:
     for key in sorted(records):
         body = b" %s=%s\n" % (key, records[key])
         size = len(body)
-        while size != len(body) + len(b"%d" % size):        # the length counts its own digits
+        while size != len(body) + len(b"%d" % size):  # the length counts its own digits
             size = len(body) + len(b"%d" % size)
         parts.append(b"%d" % size + body)
     data = b"".join(parts)
-    base = name.rstrip(b"/").rpartition(b"/")[2].decode("ascii", "replace").encode("ascii", "replace")
-    block = _ustar_block(b"PaxHeaders.0/" + base[:80], b"", b"x", mode=0o644, uid=0, gid=0, size=len(data),
-                         seconds=0, link=b"", device=(0, 0))
+    base = (
+        name.rstrip(b"/").rpartition(b"/")[2].decode("ascii", "replace").encode("ascii", "replace")
+    )
+    block = _ustar_block(
+        b"PaxHeaders.0/" + base[:80],
+        b"",
+        b"x",
+        mode=0o644,
+        uid=0,
+        gid=0,
+        size=len(data),
+        seconds=0,
+        link=b"",
+        device=(0, 0),
+    )
     return block + data + tar_padding(len(data))
 
 
@@ -10277,27 +10382,29 @@ def _pax_time_text(ns: int) -> bytes:
 # =============================================================================
 # trees -- a tar becomes a directory and back, by descriptors: nothing leaves the root
 # =============================================================================
-# Runs in: api, cli, worker.   Refs: image-spec layer.md, openat2(2), kernel overlayfs.rst, moby go-archive
-# Unpacking never joins strings into a path. A name is made relative and cleaned; the directory that it is
-# in is walked to from the root's descriptor with O_NOFOLLOW, a component at a time, and kept open for the
-# next entry. A component that is a link (tars of whole systems write through lib -> usr/lib) is resolved by
-# the kernel with RESOLVE_IN_ROOT. The last component is only ever created anew (O_EXCL): what stood there is
-# removed first, so a link in its place is never followed. `..` above the root, also in a hard link's
-# target, is refused as Docker does; links may point anywhere, as nobody follows them here.
+# Runs in: api, cli, worker.   Refs: image-spec layer.md, openat2(2), kernel overlayfs.rst, moby
+# go-archive
+# Unpacking never joins strings into a path. A name is made relative and cleaned; the directory that
+# it is in is walked to from the root's descriptor with O_NOFOLLOW, a component at a time, and kept
+# open for the next entry. A component that is a link (tars of whole systems write through lib ->
+# usr/lib) is resolved by the kernel with RESOLVE_IN_ROOT. The last component is only ever created
+# anew (O_EXCL): what stood there is removed first, so a link in its place is never followed. `..`
+# above the root, also in a hard link's target, is refused as Docker does; links may point anywhere,
+# as nobody follows them here.
 # Order: contents, owner (which clears setuid and capabilities), mode, xattrs, times; the times of
 # directories last of all, as every new child changes them. Later entries win.
-# Whiteouts become what overlayfs reads: `.wh.x` a character device 0/0 named x, `.wh..wh..opq` the xattr
-# trusted.overlay.opaque=y. Xattrs of that name space are never taken from an archive: a redirect in
-# them would show other parts of the layers below.
+# Whiteouts become what overlayfs reads: `.wh.x` a character device 0/0 named x, `.wh..wh..opq` the
+# xattr trusted.overlay.opaque=y. Xattrs of that name space are never taken from an archive: a
+# redirect in them would show other parts of the layers below.
 
 OVERLAY_XATTR = "trusted.overlay."
-WHITEOUT_PREFIX = b".wh."               # image-spec layer.md: "a/.wh.b" hides a/b of the layers below
+WHITEOUT_PREFIX = b".wh."  # image-spec layer.md: "a/.wh.b" hides a/b of the layers below
 WHITEOUT_OPAQUE = b".wh..wh..opq"
-TREE_ROOM = 16 << 20                    # bytes that unpacking leaves free on the file system
+TREE_ROOM = 16 << 20  # bytes that unpacking leaves free on the file system
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_FDS_KEPT = 128                         # directories held open between entries
-_DEPTH_KEPT = 64                        # deeper ones are walked to, but not kept
+_FDS_KEPT = 128  # directories held open between entries
+_DEPTH_KEPT = 64  # deeper ones are walked to, but not kept
 _ROOM_STEP = 16 << 20
 _S_IFMT = 0o170000
 _S_IFIFO = 0o010000
@@ -10308,8 +10415,17 @@ _S_IFREG = 0o100000
 _S_IFLNK = 0o120000
 _TIME_MAX = (1 << 63) - 1
 #: What an archive's author can cause; all else (no space, read-only) is the host's.
-_ARCHIVE_ERRNOS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOENT, errno.EISDIR,
-                   errno.EINVAL, errno.EMLINK, errno.EFBIG)
+_ARCHIVE_ERRNOS = (
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.EISDIR,
+    errno.EINVAL,
+    errno.EMLINK,
+    errno.EFBIG,
+)
 
 
 def tree_unpack(root: str, read: Callable) -> int:
@@ -10331,14 +10447,21 @@ class _Unpacker:
     def __init__(self, root: str) -> None:
         self.root = os.open(root, _DIR_FLAGS)
         self.fds = {b"": self.root}
-        self.stale = False                  # something was replaced: a kept descriptor may be of a ghost
-        self.times: dict = {}               # cleaned name of a directory: (mtime, mode)
-        self.is_root = os.geteuid() == 0    # else: owners and device nodes are not ours to give
-        self.special = 0o7000 | _umask()    # a mode with one of these bits needs a chmod(2)
+        self.stale = False  # something was replaced: a kept descriptor may be of a ghost
+        self.times: dict = {}  # cleaned name of a directory: (mtime, mode)
+        self.is_root = os.geteuid() == 0  # else: owners and device nodes are not ours to give
+        self.special = 0o7000 | _umask()  # a mode with one of these bits needs a chmod(2)
         self.size = 0
-        self.unchecked = 0                  # bytes written since the room was last looked at
-        self.makers = {TAR_FILE: self.file, TAR_LINK: self.hard_link, TAR_SYMLINK: self.symlink,
-                       TAR_CHAR: self.node, TAR_DISK: self.node, TAR_DIR: self.directory, TAR_FIFO: self.node}
+        self.unchecked = 0  # bytes written since the room was last looked at
+        self.makers = {
+            TAR_FILE: self.file,
+            TAR_LINK: self.hard_link,
+            TAR_SYMLINK: self.symlink,
+            TAR_CHAR: self.node,
+            TAR_DISK: self.node,
+            TAR_DIR: self.directory,
+            TAR_FIFO: self.node,
+        }
 
     def close(self) -> None:
         for fd in self.fds.values():
@@ -10390,7 +10513,7 @@ class _Unpacker:
         fd = self.fds[b"/".join(parts[:known])]
         kept = True
         for index in range(known, len(parts)):
-            done = b"/".join(parts[:index + 1])
+            done = b"/".join(parts[: index + 1])
             try:
                 deeper = self.step(fd, parts[index], done, make)
             finally:
@@ -10411,10 +10534,15 @@ class _Unpacker:
             os.mkdir(leaf, 0o755, dir_fd=at)
             return os.open(leaf, _DIR_FLAGS, dir_fd=at)
         except OSError as refused:
-            if refused.errno not in (errno.ENOTDIR, errno.ELOOP) or _kind_at(at, leaf)[0] != _S_IFLNK:
+            if (
+                refused.errno not in (errno.ENOTDIR, errno.ELOOP)
+                or _kind_at(at, leaf)[0] != _S_IFLNK
+            ):
                 raise
         # A link: the kernel follows it, and the links behind it, with our root as its "/".
-        return open_in_root(self.root, os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return open_in_root(
+            self.root, os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        )
 
     def forget(self) -> None:
         """Close all kept directories but the root."""
@@ -10432,14 +10560,17 @@ class _Unpacker:
         except IsADirectoryError:
             tree_remove(f"/proc/self/fd/{at}/{os.fsdecode(leaf)}")
 
-    def directory(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes) -> None:
+    def directory(
+        self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes
+    ) -> None:
         hides = False
         try:
             os.mkdir(leaf, 0o700, dir_fd=at)
         except FileExistsError:
             kind, device = _kind_at(at, leaf)
             if kind != _S_IFDIR:
-                # Behind a whiteout of the same layer, the new directory hides all that was below it.
+                # Behind a whiteout of the same layer, the new directory hides all that was below
+                # it.
                 hides = kind == _S_IFCHR and device == 0
                 self.clear(at, leaf)
                 os.mkdir(leaf, 0o700, dir_fd=at)
@@ -10466,7 +10597,7 @@ class _Unpacker:
         try:
             fd = self.walk(name, make=False)
         except (FileNotFoundError, NotADirectoryError):
-            return                          # a later entry took its place
+            return  # a later entry took its place
         mtime, mode = self.times[name]
         if not self.is_root:
             os.fchmod(fd, mode)
@@ -10521,11 +10652,15 @@ class _Unpacker:
         if there.f_bavail * there.f_frsize < TREE_ROOM:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def hard_link(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes) -> None:
+    def hard_link(
+        self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes
+    ) -> None:
         try:
             target = name_clean(entry.link)
         except InvalidParameter:
-            raise InvalidParameter(f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"') from None
+            raise InvalidParameter(
+                f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"'
+            ) from None
         if target == name:
             return
         up, _, target_leaf = target.rpartition(b"/")
@@ -10535,10 +10670,14 @@ class _Unpacker:
         except FileExistsError:
             self.clear(at, leaf)
             os.link(target_leaf, leaf, src_dir_fd=source, dst_dir_fd=at, follow_symlinks=False)
-        except PermissionError:             # EPERM: a directory (link(2))
-            raise InvalidParameter(f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"') from None
+        except PermissionError:  # EPERM: a directory (link(2))
+            raise InvalidParameter(
+                f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"'
+            ) from None
 
-    def symlink(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, _name: bytes) -> None:
+    def symlink(
+        self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, _name: bytes
+    ) -> None:
         try:
             os.symlink(entry.link, leaf, dir_fd=at)
         except FileExistsError:
@@ -10550,7 +10689,7 @@ class _Unpacker:
         """A device or a fifo."""
         kind = {TAR_CHAR: _S_IFCHR, TAR_DISK: _S_IFBLK, TAR_FIFO: _S_IFIFO}[entry.kind]
         if kind != _S_IFIFO and not self.is_root:
-            return                          # nobody but root may make devices, and nobody else could use them
+            return  # nobody but root may make devices, and nobody else could use them
         major, minor = entry.device
         if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
             raise InvalidParameter(f"invalid device number {major}:{minor}")
@@ -10574,7 +10713,7 @@ class _Unpacker:
         os.utime(leaf, ns=(mtime, mtime), dir_fd=at, follow_symlinks=False)
 
     def xattrs(self, where: int | bytes, entry: TarEntry) -> None:
-        """Best effort, as Docker: what the file system or the kernel refuses to hold is left out."""
+        """Best effort, as Docker: what the file system or the kernel refuses is left out."""
         for name, value in entry.xattrs.items():
             if name.startswith((b"trusted.overlay.", b"user.overlay.")):
                 continue
@@ -10592,14 +10731,15 @@ class _Unpacker:
             _opaque_set(at)
             return
         if leaf.startswith(b".wh..wh."):
-            return                          # aufs's own bookkeeping; nothing is hidden by it
-        hidden = leaf[len(WHITEOUT_PREFIX):]
+            return  # aufs's own bookkeeping; nothing is hidden by it
+        hidden = leaf[len(WHITEOUT_PREFIX) :]
         if hidden in (b"", b".", b".."):
             raise InvalidParameter(f"invalid whiteout {name_shown(leaf)!r}")
         try:
             os.mknod(hidden, _S_IFCHR, 0, dir_fd=at)
         except FileExistsError:
-            # The layer's own file stays, and hides the one below; its own directory would be merged.
+            # The layer's own file stays, and hides the one below; its own directory would be
+            # merged.
             if _kind_at(at, hidden)[0] == _S_IFDIR:
                 fd = os.open(hidden, _DIR_FLAGS, dir_fd=at)
                 try:
@@ -10617,7 +10757,7 @@ def _kind_at(at: int, leaf: bytes) -> tuple:
 def _opaque_set(fd: int) -> None:
     try:
         os.setxattr(fd, OVERLAY_XATTR + "opaque", b"y")
-    except PermissionError:                 # no CAP_SYS_ADMIN over the file system: overlay's userxattr
+    except PermissionError:  # no CAP_SYS_ADMIN over the file system: overlay's userxattr
         os.setxattr(fd, "user.overlay.opaque", b"y")
 
 
@@ -10631,7 +10771,7 @@ def _umask() -> int:
     for line in file_read("/proc/self/status").split(b"\n"):
         if line.startswith(b"Umask:"):
             return int(line[6:], 8)
-    return 0o777                            # Linux < 4.7: chmod every file
+    return 0o777  # Linux < 4.7: chmod every file
 
 
 def name_clean(name: bytes) -> bytes:
@@ -10659,10 +10799,10 @@ def name_shown(name: bytes) -> str:
 
 
 def tree_pack(root: str, *, overlay: bool = False) -> Iterator[bytes]:
-    """A directory's content as a tar, piece by piece: sorted, so the same tree gives the same bytes.
+    """A directory's content as a tar, in pieces: sorted, so the same tree gives the same bytes.
 
-    The directory itself is no entry; sockets are left out. `overlay` turns overlayfs's whiteouts and opaque
-    directories back into those of a layer. EngineError where a file shrinks meanwhile.
+    The directory itself is no entry; sockets are left out. `overlay` turns overlayfs's whiteouts
+    and opaque directories back into those of a layer. EngineError where a file shrinks meanwhile.
     """
     seen: dict = {}
     fd = os.open(root, _DIR_FLAGS & ~os.O_NOFOLLOW)
@@ -10677,26 +10817,43 @@ def tree_pack(root: str, *, overlay: bool = False) -> Iterator[bytes]:
             there = os.stat(leaf, dir_fd=at, follow_symlinks=False)
             if there.st_mode & _S_IFMT == _S_IFDIR:
                 fd = os.open(leaf, _DIR_FLAGS, dir_fd=at)
-                levels.append((fd, prefix + leaf + b"/", iter(sorted(os.listdir(b"/proc/self/fd/%d" % fd)))))
-            yield from _pack_entry(at, prefix, leaf, there, seen if there.st_nlink > 1 else None, overlay)
+                levels.append(
+                    (fd, prefix + leaf + b"/", iter(sorted(os.listdir(b"/proc/self/fd/%d" % fd))))
+                )
+            yield from _pack_entry(
+                at, prefix, leaf, there, seen if there.st_nlink > 1 else None, overlay
+            )
     finally:
         for level in levels:
             os.close(level[0])
     yield TAR_END
 
 
-def _pack_entry(at: int, prefix: bytes, leaf: bytes, there: os.stat_result, seen: dict | None,
-                overlay: bool) -> Iterator[bytes]:
+def _pack_entry(
+    at: int, prefix: bytes, leaf: bytes, there: os.stat_result, seen: dict | None, overlay: bool
+) -> Iterator[bytes]:
     kind = there.st_mode & _S_IFMT
     if overlay and kind == _S_IFCHR and there.st_rdev == 0:
         yield tar_header(TarEntry(prefix + WHITEOUT_PREFIX + leaf, mode=0, mtime=there.st_mtime_ns))
         return
-    kinds = {_S_IFREG: TAR_FILE, _S_IFDIR: TAR_DIR, _S_IFLNK: TAR_SYMLINK, _S_IFCHR: TAR_CHAR,
-             _S_IFBLK: TAR_DISK, _S_IFIFO: TAR_FIFO}
+    kinds = {
+        _S_IFREG: TAR_FILE,
+        _S_IFDIR: TAR_DIR,
+        _S_IFLNK: TAR_SYMLINK,
+        _S_IFCHR: TAR_CHAR,
+        _S_IFBLK: TAR_DISK,
+        _S_IFIFO: TAR_FIFO,
+    }
     if kind not in kinds:
         return
-    entry = TarEntry(prefix + leaf, kinds[kind], mode=there.st_mode & 0o7777, uid=there.st_uid,
-                     gid=there.st_gid, mtime=there.st_mtime_ns)
+    entry = TarEntry(
+        prefix + leaf,
+        kinds[kind],
+        mode=there.st_mode & 0o7777,
+        uid=there.st_uid,
+        gid=there.st_gid,
+        mtime=there.st_mtime_ns,
+    )
     if seen is not None and kind != _S_IFDIR:
         first = seen.setdefault((there.st_dev, there.st_ino), entry.name)
         if first != entry.name:
@@ -10718,7 +10875,9 @@ def _pack_entry(at: int, prefix: bytes, leaf: bytes, there: os.stat_result, seen
         return
     yield tar_header(entry)
     if overlay and kind == _S_IFDIR and _is_opaque(where):
-        yield tar_header(TarEntry(entry.name + b"/" + WHITEOUT_OPAQUE, mode=0, mtime=there.st_mtime_ns))
+        yield tar_header(
+            TarEntry(entry.name + b"/" + WHITEOUT_OPAQUE, mode=0, mtime=there.st_mtime_ns)
+        )
 
 
 def file_pack(fd: int, entry: TarEntry) -> Iterator[bytes]:
@@ -10742,8 +10901,13 @@ def _xattrs_kept(where: bytes) -> dict:
         if refused.errno in (errno.ENOTSUP, errno.EACCES):
             return {}
         raise
-    return {os.fsencode(name): os.getxattr(where, name, follow_symlinks=False) for name in names
-            if name == "security.capability" or name.startswith("user.") and not name.startswith("user.overlay.")}
+    return {
+        os.fsencode(name): os.getxattr(where, name, follow_symlinks=False)
+        for name in names
+        if name == "security.capability"
+        or name.startswith("user.")
+        and not name.startswith("user.overlay.")
+    }
 
 
 def _is_opaque(where: bytes) -> bool:
@@ -10761,30 +10925,32 @@ def _is_opaque(where: bytes) -> bool:
 # blobs -- content-addressed store: put, verify, get, lease
 # =============================================================================
 # Runs in: api, cli, worker.   Refs: image-spec descriptor.md
-# A blob is a file blobs/sha256/<hex> with exactly the bytes that have that digest, as they were received: a
-# manifest, a config, a compressed or plain layer. It is written beside, hashed on the way, compared, synced
-# and renamed; so what has the name is whole, also after a power cut. It never changes.
-# Nothing counts references: who adds content (load, import, pull) holds a content_lease, a shared lock, from
-# before the first byte until the rows that name it all are committed; who removes unnamed content takes
-# the same lock alone, and where that is refused leaves it to a later collection. The lease's descriptor goes
-# to workers too, so the lock lasts as long as any of them writes. Half-done things are in one directory of
-# tmp/ per lease; the first lease after a crash removes those of the dead.
+# A blob is a file blobs/sha256/<hex> with exactly the bytes that have that digest, as they were
+# received: a manifest, a config, a compressed or plain layer. It is written beside, hashed on the
+# way, compared, synced and renamed; so what has the name is whole, also after a power cut. It never
+# changes. Nothing counts references: who adds content (load, import, pull) holds a content_lease, a
+# shared lock, from before the first byte until the rows that name it all are committed; who removes
+# unnamed content takes the same lock alone, and where that is refused leaves it to a later
+# collection. The lease's descriptor goes to workers too, so the lock lasts as long as any of them
+# writes. Half-done things are in one directory of tmp/ per lease; the first lease after a crash
+# removes those of the dead.
 
-BLOB_DOCUMENT_MAX = 4 << 20     # bytes of a manifest or config, as registries bound them
-LEASE_PREFIX = "content-"       # of what is below tmp/ and of no use without a lease
+BLOB_DOCUMENT_MAX = 4 << 20  # bytes of a manifest or config, as registries bound them
+LEASE_PREFIX = "content-"  # of what is below tmp/ and of no use without a lease
 
 
 def hasher() -> Any:
     """A SHA-256 object for much data: OpenSSL's, which uses the processor's own instructions."""
     try:
         from _hashlib import openssl_sha256
+
         return openssl_sha256(usedforsecurity=False)
     except ImportError:
         return sha256()
 
 
 def digest_of(data: bytes) -> str:
-    """"sha256:<hex>" of some bytes."""
+    """ "sha256:<hex>" of some bytes."""
     return "sha256:" + sha256(data).hexdigest()
 
 
@@ -10840,7 +11006,9 @@ def blob_put(lease: content_lease, read: Callable, digest: str = "", size: int =
                 write_all(fd, data)
             got = "sha256:" + digester.hexdigest()
             if size not in (-1, total):
-                raise InvalidParameter(f"content of {digest or got} has a wrong size: expected {size}")
+                raise InvalidParameter(
+                    f"content of {digest or got} has a wrong size: expected {size}"
+                )
             if digest not in ("", got):
                 raise InvalidParameter(f"content digest mismatch: expected {digest}, got {got}")
             os.fdatasync(fd)
@@ -10875,6 +11043,7 @@ def blob_remove(store: Store, digest: str) -> None:
 
 def file_stream(fd: int, left: int = -1) -> Callable:
     """A stream over a descriptor from where it stands; with `left`, over so many bytes only."""
+
     def read(size: int) -> bytes:
         nonlocal left
         if left >= 0:
@@ -10883,6 +11052,7 @@ def file_stream(fd: int, left: int = -1) -> Callable:
         if left > 0:
             left -= len(data)
         return data
+
     return read
 
 
@@ -10898,8 +11068,13 @@ class no_space:
         pass
 
     def __exit__(self, kind: object, failure: object, trace: object) -> None:
-        if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
-                                                              errno.EROFS):
+        if isinstance(failure, OSError) and failure.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+            errno.EIO,
+            errno.EROFS,
+        ):
             raise EngineError(f"cannot {self.what}: {(failure.strerror or '').lower()}") from None
 
 
@@ -10918,12 +11093,15 @@ class content_lease:
 
     def __enter__(self) -> content_lease:
         import fcntl
+
         self.store.roots_make()
-        fd = os.open(self.store.run_path("locks", "content"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(
+            self.store.run_path("locks", "content"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _leases_forget(self.store)      # nobody else is at work: what lies there is of the dead
+                _leases_forget(self.store)  # nobody else is at work: what lies there is of the dead
             except BlockingIOError:
                 pass
             fcntl.flock(fd, fcntl.LOCK_SH)
@@ -10942,7 +11120,7 @@ class content_lease:
 
 
 class content_alone:
-    """Context manager whose value is True while nobody holds a lease, nor can get one; else False."""
+    """Context manager whose value is True while nobody holds or gets a lease; else False."""
 
     __slots__ = ("_fd", "_store")
 
@@ -10952,8 +11130,11 @@ class content_alone:
 
     def __enter__(self) -> bool:
         import fcntl
+
         self._store.roots_make()
-        self._fd = os.open(self._store.run_path("locks", "content"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(
+            self._store.run_path("locks", "content"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -10975,23 +11156,24 @@ def _leases_forget(store: Store) -> None:
 # layers -- one unpacked tree per chain id: registered once, in parallel, collected
 # =============================================================================
 # Runs in: api, cli; unpacking in worker.   Refs: image-spec config.md "Layer ChainID"
-# A layer is a row and a directory layers/<n in base 36>/diff, short so that 128 of them fit into the page of
-# options that mount(2) takes. It is named by its chain id (what it holds depends on nothing else than its
-# diff id; the chain says on what it lies). Registering: lock the chain ids, in sorted order, so that two
-# processes that need the same layer share one unpacking and never wait for each other in a circle; unpack
-# each into the lease's directory; sync the file system once; then, in one transaction, insert the rows and
-# rename the directories into place. A crash before the commit leaves directories without rows, which the
-# next owner of the number, or the collection, removes. Workers are asked for through `run_worker`, whose
-# contract is launcher_call's without the store; without it layers are unpacked here, one after another.
-# A layer's bytes are hashed while they are unpacked: what does not have the diff id is not kept.
+# A layer is a row and a directory layers/<n in base 36>/diff, short so that 128 of them fit into
+# the page of options that mount(2) takes. It is named by its chain id (what it holds depends on
+# nothing else than its diff id; the chain says on what it lies). Registering: lock the chain ids,
+# in sorted order, so that two processes that need the same layer share one unpacking and never wait
+# for each other in a circle; unpack each into the lease's directory; sync the file system once;
+# then, in one transaction, insert the rows and rename the directories into place. A crash before
+# the commit leaves directories without rows, which the next owner of the number, or the collection,
+# removes. Workers are asked for through `run_worker`, whose contract is launcher_call's without the
+# store; without it layers are unpacked here, one after another. A layer's bytes are hashed while
+# they are unpacked: what does not have the diff id is not kept.
 
 MEDIA_LAYER = "application/vnd.oci.image.layer.v1.tar"
 MEDIA_COMPRESSED = {"": "", "gzip": "+gzip", "zstd": "+zstd"}
-_WORKER_POLL = 64               # pieces between two looks whether the requester still waits
+_WORKER_POLL = 64  # pieces between two looks whether the requester still waits
 
 
 class LayerItem:
-    """A layer to be there: its chain, and `fetch`, which puts its blob into the store if it is needed.
+    """A layer to be there: its chain, and `fetch`, which puts its blob into the store if needed.
 
     fetch() gives (digest, size, media type) of the blob and is called at most once.
     """
@@ -11004,9 +11186,9 @@ class LayerItem:
         self.chain_id = chain_id(parent, diff_id)
         self.fetch = fetch
         self.blob = ""
-        self.stored = 0                     # bytes of the blob
+        self.stored = 0  # bytes of the blob
         self.media_type = ""
-        self.size = 0                       # bytes of the files
+        self.size = 0  # bytes of the files
 
 
 def chain_id(parent: str, diff_id: str) -> str:
@@ -11038,12 +11220,14 @@ def layer_number(store: Store, chain: str) -> int:
 
 
 def layer_stack(store: Store, number: int) -> list:
-    """[(n, chain id, diff id, size, blob, blob size, media type)] from this layer down to the lowest."""
+    """[(n, chain id, diff id, size, blob, blob size, media type)] from this layer downwards."""
     return store.rows(
-        "WITH RECURSIVE up(n, parent, depth) AS (SELECT n, parent, 0 FROM layers WHERE n=? UNION ALL"
-        " SELECT l.n, l.parent, depth + 1 FROM layers l JOIN up ON l.n=up.parent)"
+        "WITH RECURSIVE up(n, parent, depth) AS (SELECT n, parent, 0 FROM layers WHERE n=?"
+        " UNION ALL SELECT l.n, l.parent, depth + 1 FROM layers l JOIN up ON l.n=up.parent)"
         " SELECT l.n, l.chain_id, l.diff_id, l.size, l.blob, l.blob_size, l.media_type"
-        " FROM up JOIN layers l ON l.n=up.n ORDER BY depth", number)
+        " FROM up JOIN layers l ON l.n=up.n ORDER BY depth",
+        number,
+    )
 
 
 def layer_directories(store: Store, number: int) -> list:
@@ -11051,8 +11235,9 @@ def layer_directories(store: Store, number: int) -> list:
     return [store.path("layers", layer_name(row[0]), "diff") for row in layer_stack(store, number)]
 
 
-def layers_register(lease: content_lease, items: list, workers: int = 0,
-                    run_worker: Callable | None = None) -> None:
+def layers_register(
+    lease: content_lease, items: list, workers: int = 0, run_worker: Callable | None = None
+) -> None:
     """Have all these layers in the store: items are LayerItems, each after its parent.
 
     `workers` bounds how many unpack at once (0: one a processor). Raises what fetching or unpacking
@@ -11087,9 +11272,11 @@ def _layers_missing(store: Store, items: list) -> list:
     return list(missing.values())
 
 
-def _layers_unpack(lease: content_lease, items: list, workers: int, run_worker: Callable | None) -> None:
+def _layers_unpack(
+    lease: content_lease, items: list, workers: int, run_worker: Callable | None
+) -> None:
     """Fetch each blob; unpack it here, or let workers do it while the next one is fetched."""
-    busy: dict = {}                         # a worker's connection: its item
+    busy: dict = {}  # a worker's connection: its item
     try:
         for index, item in enumerate(items):
             item.blob, item.stored, item.media_type = item.fetch()
@@ -11122,6 +11309,7 @@ def _layers_unpack(lease: content_lease, items: list, workers: int, run_worker: 
 def _worker_answer(busy: dict) -> None:
     """Wait for one of the workers and take over what it says."""
     import select
+
     poller = select.poll()
     sockets = {}
     for sock in busy:
@@ -11143,12 +11331,22 @@ def _layers_commit(lease: content_lease, items: list) -> None:
         with store.write() as db:
             for index, item in enumerate(items):
                 number = db.execute(
-                    "INSERT INTO layers(chain_id, diff_id, parent, blob, blob_size, media_type, size, created)"
+                    "INSERT INTO layers"
+                    "(chain_id, diff_id, parent, blob, blob_size, media_type, size, created)"
                     " VALUES(?, ?, (SELECT n FROM layers WHERE chain_id=?), ?, ?, ?, ?, ?)",
-                    (item.chain_id, item.diff_id, item.parent, item.blob, item.stored, item.media_type,
-                     item.size, now)).lastrowid
+                    (
+                        item.chain_id,
+                        item.diff_id,
+                        item.parent,
+                        item.blob,
+                        item.stored,
+                        item.media_type,
+                        item.size,
+                        now,
+                    ),
+                ).lastrowid
                 place = store.path("layers", layer_name(number))
-                if os.path.lexists(place):      # of a commit that a crash undid
+                if os.path.lexists(place):  # of a commit that a crash undid
                     os.rename(place, f"{lease.directory}/stale-{number}")
                 os.rename(f"{lease.directory}/{index}", place)
             dir_sync(store.path("layers"))
@@ -11158,6 +11356,7 @@ def _sync_around(directory: str) -> None:
     """syncfs(2) on the file system of a directory. Not sys_syncfs: this may take seconds, and the
     daemon's other threads run meanwhile, as CDLL gives up the GIL."""
     import ctypes
+
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(fd) < 0:
@@ -11170,8 +11369,8 @@ def _sync_around(directory: str) -> None:
 def layer_unpack(request: dict, read: Callable) -> int:
     """Unpack a layer's blob into request["root"]; the sum of its files' sizes.
 
-    InvalidParameter unless the plain bytes have request["diff_id"]. They are not hashed again where the
-    blob itself, which was verified, is plain and has that digest.
+    InvalidParameter unless the plain bytes have request["diff_id"]. They are not hashed again where
+    the blob itself, which was verified, is plain and has that digest.
     """
     name, plain = decompressed(read)
     if not name and request["blob"] == request["diff_id"]:
@@ -11186,7 +11385,9 @@ def layer_unpack(request: dict, read: Callable) -> int:
     size = tree_unpack(request["root"], hashed)
     got = "sha256:" + digester.hexdigest()
     if got != request["diff_id"]:
-        raise InvalidParameter(f'invalid diffID for layer: expected "{request["diff_id"]}", got "{got}"')
+        raise InvalidParameter(
+            f'invalid diffID for layer: expected "{request["diff_id"]}", got "{got}"'
+        )
     return size
 
 
@@ -11194,8 +11395,9 @@ def layer_unpack(request: dict, read: Callable) -> int:
 def worker_extract(request: dict, conn: Any, fds: list) -> None:
     """The worker: fds are the blob and the lease. Ends when nobody waits for it any more."""
     import select
+
     poller = select.poll()
-    poller.register(conn, 0)                # POLLHUP and POLLERR are always reported
+    poller.register(conn, 0)  # POLLHUP and POLLERR are always reported
     blob = file_stream(fds[0])
     count = 0
 
@@ -11213,21 +11415,30 @@ def worker_extract(request: dict, conn: Any, fds: list) -> None:
 # images -- what is named: tags, list, inspect, history, remove, prune
 # =============================================================================
 # Runs in: api, cli.   Refs: image-spec config.md, moby v28.5.2 daemon/images
-# An image is a row: its id is the digest of its config, whose text stands in the row and as a blob; `manifest` is
-# the blob that lists config and layers, exactly as received, or made here where an archive had none; `layer` is
-# the top row of its layers. A tag is a row as well: "docker.io/library/busybox:latest" or "...@sha256:...", so
-# removing one can never touch another. What Docker calls dangling has no tag.
-# Nothing here knows containers: who removes passes `in_use`, a function giving a row per container, (container
-# id, image id, True while it runs, number of its top layer), asked inside the transaction that deletes.
-# Layers and blobs that nothing names go after the commit, and only while nobody holds a lease on content.
+# An image is a row: its id is the digest of its config, whose text stands in the row and as a blob;
+# `manifest` is the blob that lists config and layers, exactly as received, or made here where an
+# archive had none; `layer` is the top row of its layers. A tag is a row as well:
+# "docker.io/library/busybox:latest" or "...@sha256:...", so removing one can never touch another.
+# What Docker calls dangling has no tag. Nothing here knows containers: who removes passes `in_use`,
+# a function giving a row per container, (container id, image id, True while it runs, number of its
+# top layer), asked inside the transaction that deletes. Layers and blobs that nothing names go
+# after the commit, and only while nobody holds a lease on content.
 
 MEDIA_CONFIG = "application/vnd.oci.image.config.v1+json"
 MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 IMAGE_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 PRUNE_FILTERS = ("dangling", "label", "label!", "until")
 #: Fields of a config that API 1.50 and 1.51 show even where an image does not set them.
-IMAGE_CONFIG_SHOWN = {"Cmd": None, "Entrypoint": None, "Env": None, "Labels": None, "OnBuild": None, "User": "",
-                      "Volumes": None, "WorkingDir": ""}
+IMAGE_CONFIG_SHOWN = {
+    "Cmd": None,
+    "Entrypoint": None,
+    "Env": None,
+    "Labels": None,
+    "OnBuild": None,
+    "User": "",
+    "Volumes": None,
+    "WorkingDir": "",
+}
 #: The other fields that are an image's, not a container's; left out where empty.
 IMAGE_CONFIG_MORE = ("ArgsEscaped", "ExposedPorts", "Healthcheck", "Shell", "StopSignal")
 
@@ -11249,19 +11460,24 @@ class Image:
 
     @property
     def labels(self) -> dict:
+        """{"name": "value"}."""
         return self.settings.get("Labels") or {}
 
     @property
     def platform(self) -> dict:
-        return {"os": self.config.get("os") or "linux", "architecture": self.config.get("architecture") or "",
-                "variant": self.config.get("variant") or ""}
+        """{"os": "linux", "architecture": "amd64", "variant": ""}."""
+        return {
+            "os": self.config.get("os") or "linux",
+            "architecture": self.config.get("architecture") or "",
+            "variant": self.config.get("variant") or "",
+        }
 
 
 _IMAGE_COLUMNS = "id, manifest, layer, size, created, added, config"
 
 
 def image_config_parse(data: bytes) -> dict:
-    """The config document of an image; InvalidParameter unless it has the fields that all else relies on."""
+    """The config document of an image; InvalidParameter unless its fields have the right types."""
     try:
         config = json_parse(data)
     except ValueError as error:
@@ -11271,21 +11487,36 @@ def image_config_parse(data: bytes) -> dict:
     rootfs = config.get("rootfs")
     if not isinstance(rootfs, dict):
         raise InvalidParameter("invalid image JSON, no RootFS key")
-    shapes = ((rootfs.get("diff_ids"), list), (config.get("config"), dict), (config.get("history"), list),
-              (config.get("created"), str), (config.get("os"), str), (config.get("architecture"), str))
+    shapes = (
+        (rootfs.get("diff_ids"), list),
+        (config.get("config"), dict),
+        (config.get("history"), list),
+        (config.get("created"), str),
+        (config.get("os"), str),
+        (config.get("architecture"), str),
+    )
     settings = config.get("config") or {}
     if isinstance(settings, dict):
-        shapes += tuple((settings.get(key), list) for key in ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell"))
-        shapes += tuple((settings.get(key), dict) for key in ("Labels", "Volumes", "ExposedPorts", "Healthcheck"))
+        shapes += tuple(
+            (settings.get(key), list) for key in ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell")
+        )
+        shapes += tuple(
+            (settings.get(key), dict)
+            for key in ("Labels", "Volumes", "ExposedPorts", "Healthcheck")
+        )
         shapes += tuple((settings.get(key), str) for key in ("User", "WorkingDir", "StopSignal"))
     for value, shape in shapes:
         if value is not None and not isinstance(value, shape):
             raise InvalidParameter("invalid image config: a field has the wrong type")
-        if isinstance(value, list) and value is not config.get("history") \
-                and not all(isinstance(item, str) for item in value):
+        if (
+            isinstance(value, list)
+            and value is not config.get("history")
+            and not all(isinstance(item, str) for item in value)
+        ):
             raise InvalidParameter("invalid image config: a field has the wrong type")
-    if not all(isinstance(item, dict) for item in config.get("history") or ()) \
-            or not all(isinstance(item, str) for item in (settings.get("Labels") or {}).values()):
+    if not all(isinstance(item, dict) for item in config.get("history") or ()) or not all(
+        isinstance(item, str) for item in (settings.get("Labels") or {}).values()
+    ):
         raise InvalidParameter("invalid image config: a field has the wrong type")
     for diff_id in rootfs.get("diff_ids") or ():
         digest_check(diff_id)
@@ -11297,12 +11528,18 @@ def image_diff_ids(config: dict) -> list:
     return config["rootfs"].get("diff_ids") or []
 
 
-def image_create(lease: content_lease, config: bytes, *, manifest: str = "", names: Iterable[str] = (),
-                 tagged: int = 0) -> str:
+def image_create(
+    lease: content_lease,
+    config: bytes,
+    *,
+    manifest: str = "",
+    names: Iterable[str] = (),
+    tagged: int = 0,
+) -> str:
     """Add an image whose layers are registered, and let `names` (full references) mean it; its id.
 
-    Without a manifest one is made from the layers' blobs. `tagged` is the time of tagging, 0 for what
-    Docker does not count as one (load).
+    Without a manifest one is made from the layers' blobs. `tagged` is the time of tagging, 0 for
+    what Docker does not count as one (load).
     """
     store = lease.store
     document = image_config_parse(config)
@@ -11315,9 +11552,18 @@ def image_create(lease: content_lease, config: bytes, *, manifest: str = "", nam
     if not manifest:
         manifest = blob_put_bytes(lease, manifest_make(config, stack))
     with store.write() as db:
-        db.execute(f"INSERT OR IGNORE INTO images({_IMAGE_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?)",
-                   (image, manifest, top or None, sum(row[3] for row in stack), _created_ns(document), time_now(),
-                    config.decode("utf-8")))
+        db.execute(
+            f"INSERT OR IGNORE INTO images({_IMAGE_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?)",
+            (
+                image,
+                manifest,
+                top or None,
+                sum(row[3] for row in stack),
+                _created_ns(document),
+                time_now(),
+                config.decode("utf-8"),
+            ),
+        )
         for name in names:
             db.execute("INSERT OR REPLACE INTO tags VALUES(?, ?, ?)", (name, image, tagged))
     return image
@@ -11325,13 +11571,17 @@ def image_create(lease: content_lease, config: bytes, *, manifest: str = "", nam
 
 def manifest_make(config: bytes, stack: list) -> bytes:
     """An OCI manifest over a config and layers as layer_stack() gives them."""
-    return json_text({
-        "schemaVersion": 2,
-        "mediaType": MEDIA_MANIFEST,
-        "config": {"mediaType": MEDIA_CONFIG, "digest": digest_of(config), "size": len(config)},
-        "layers": [{"mediaType": media, "digest": blob, "size": size}
-                   for _n, _chain, _diff, _files, blob, size, media in reversed(stack)],
-    }).encode()
+    return json_text(
+        {
+            "schemaVersion": 2,
+            "mediaType": MEDIA_MANIFEST,
+            "config": {"mediaType": MEDIA_CONFIG, "digest": digest_of(config), "size": len(config)},
+            "layers": [
+                {"mediaType": media, "digest": blob, "size": size}
+                for _n, _chain, _diff, _files, blob, size, media in reversed(stack)
+            ],
+        }
+    ).encode()
 
 
 def _created_ns(config: dict) -> int:
@@ -11342,6 +11592,7 @@ def _created_ns(config: dict) -> int:
 
 
 # -- finding ------------------------------------------------------------------
+
 
 def image_get(store: Store, ref: str) -> Image:
     """The image that a name, name:tag, name@digest, id or start of an id means.
@@ -11367,8 +11618,11 @@ def image_get(store: Store, ref: str) -> Image:
 def image_platform_check(image: Image, ref: str, platform: dict) -> None:
     """NotFound in Docker's words unless the image is for that platform."""
     if not platform_rank(image.platform, platform):
-        raise NotFound(f"image with reference {ref} was found but its platform ({platform_text(image.platform)})"
-                       f" does not match the specified platform ({platform_text(platform)})")
+        raise NotFound(
+            f"image with reference {ref} was found but its platform"
+            f" ({platform_text(image.platform)}) does not match the specified platform"
+            f" ({platform_text(platform)})"
+        )
 
 
 def platform_rank(have: dict, want: dict) -> int:
@@ -11381,7 +11635,11 @@ def platform_rank(have: dict, want: dict) -> int:
     architecture, variant = have.get("architecture") or "", have.get("variant") or ""
     wanted = want["variant"]
     if architecture == want["architecture"]:
-        if variant == wanted or not wanted and (architecture, variant) in (("arm64", "v8"), ("amd64", "v1")):
+        if (
+            variant == wanted
+            or not wanted
+            and (architecture, variant) in (("arm64", "v8"), ("amd64", "v1"))
+        ):
             return 100
         if not variant:
             return 50
@@ -11393,9 +11651,14 @@ def platform_rank(have: dict, want: dict) -> int:
 
 def image_tags(store: Store, image: str) -> tuple:
     """(["busybox:latest", ...], ["busybox@sha256:...", ...]) of an image, sorted."""
-    names = [reference_parse(row[0]) for row in
-             store.rows("SELECT name FROM tags WHERE image=? ORDER BY name", image)]
-    return ([name.familiar for name in names if not name.digest], [name.familiar for name in names if name.digest])
+    names = [
+        reference_parse(row[0])
+        for row in store.rows("SELECT name FROM tags WHERE image=? ORDER BY name", image)
+    ]
+    return (
+        [name.familiar for name in names if not name.digest],
+        [name.familiar for name in names if name.digest],
+    )
 
 
 def _tag_key(name: Reference) -> str:
@@ -11411,7 +11674,9 @@ def _image_by_prefix(store: Store, text: str) -> tuple | None:
     prefix = text[7:] if text.startswith("sha256:") else text
     if not prefix or not is_hex(prefix) or len(prefix) > 64:
         return None
-    rows = store.rows(f"SELECT {_IMAGE_COLUMNS} FROM images WHERE id GLOB ? LIMIT 2", f"sha256:{prefix}*")
+    rows = store.rows(
+        f"SELECT {_IMAGE_COLUMNS} FROM images WHERE id GLOB ? LIMIT 2", f"sha256:{prefix}*"
+    )
     return rows[0] if len(rows) == 1 else None
 
 
@@ -11420,6 +11685,7 @@ def _images_all(store: Store) -> list:
 
 
 # -- showing ------------------------------------------------------------------
+
 
 def image_list(store: Store, filters: dict, in_use: Callable, *, shared_size: bool = False) -> list:
     """What GET /images/json shows, newest first."""
@@ -11436,10 +11702,15 @@ def image_list(store: Store, filters: dict, in_use: Callable, *, shared_size: bo
         names.setdefault(image, []).append(reference_parse(name))
     found = []
     for image in images:
-        if (before is not None and not 0 < image.created < before
-                or since is not None and not image.created > since
-                or not filter_labels(filters, image.labels)
-                or filters.get("label!") and filter_labels(filters, image.labels, "label!")):
+        if (
+            before is not None
+            and not 0 < image.created < before
+            or since is not None
+            and not image.created > since
+            or not filter_labels(filters, image.labels)
+            or filters.get("label!")
+            and filter_labels(filters, image.labels, "label!")
+        ):
             continue
         shown = [name for name in names.get(image.id, ()) if _reference_matches(filters, name)]
         tags = [name.familiar for name in shown if not name.digest]
@@ -11448,17 +11719,19 @@ def image_list(store: Store, filters: dict, in_use: Callable, *, shared_size: bo
                 continue
         elif dangling and tags:
             continue
-        found.append({
-            "Containers": counts.get(image.id, 0),
-            "Created": image.created // SECOND,
-            "Id": image.id,
-            "Labels": image.labels or None,
-            "ParentId": "",
-            "RepoDigests": [name.familiar for name in shown if name.digest],
-            "RepoTags": tags,
-            "SharedSize": shared.get(image.id, 0) if shared_size else -1,
-            "Size": image.size,
-        })
+        found.append(
+            {
+                "Containers": counts.get(image.id, 0),
+                "Created": image.created // SECOND,
+                "Id": image.id,
+                "Labels": image.labels or None,
+                "ParentId": "",
+                "RepoDigests": [name.familiar for name in shown if name.digest],
+                "RepoTags": tags,
+                "SharedSize": shared.get(image.id, 0) if shared_size else -1,
+                "Size": image.size,
+            }
+        )
     found.sort(key=lambda summary: (-summary["Created"], summary["RepoTags"], summary["Id"]))
     return found
 
@@ -11480,10 +11753,13 @@ def _until_ns(text: str) -> int:
 
 
 def _reference_matches(filters: dict, name: Reference) -> bool:
-    """Whether a pattern of the `reference` filter matches the familiar name, with or without its tag."""
+    """Whether a pattern of the `reference` filter matches the name, with or without its tag."""
     patterns = filters.get("reference")
-    return not patterns or any(_path_match(text, target) for text in patterns
-                               for target in (name.familiar, name.familiar_name, reference_full(name), name.name))
+    return not patterns or any(
+        _path_match(text, target)
+        for text in patterns
+        for target in (name.familiar, name.familiar_name, reference_full(name), name.name)
+    )
 
 
 def _path_match(text: str, name: str) -> bool:
@@ -11508,6 +11784,7 @@ def _path_match(text: str, name: str) -> bool:
         else:
             out += char if char.isalnum() or char in "/_" else "\\" + char
     import re
+
     try:
         return re.fullmatch(out, name) is not None
     except re.error:
@@ -11522,7 +11799,9 @@ def _layers_shared(store: Store, images: list) -> dict:
         stacks[image.id] = layer_stack(store, image.layer)
         for row in stacks[image.id]:
             users[row[0]] = users.get(row[0], 0) + 1
-    return {image: sum(row[3] for row in stack if users[row[0]] > 1) for image, stack in stacks.items()}
+    return {
+        image: sum(row[3] for row in stack if users[row[0]] > 1) for image, stack in stacks.items()
+    }
 
 
 def image_inspect(store: Store, ref: str, platform: dict | None = None) -> dict:
@@ -11548,7 +11827,10 @@ def image_inspect(store: Store, ref: str, platform: dict | None = None) -> dict:
         "OsVersion": config.get("os.version") or "",
         "Size": image.size,
         "GraphDriver": _graph_driver(store, image.layer),
-        "RootFS": {"Type": config["rootfs"].get("type") or "layers", "Layers": image_diff_ids(config)},
+        "RootFS": {
+            "Type": config["rootfs"].get("type") or "layers",
+            "Layers": image_diff_ids(config),
+        },
         "Metadata": {"LastTagTime": time_rfc3339(stamp or None)},
         "Config": image_config_shown(image.settings),
     }
@@ -11576,9 +11858,13 @@ def _graph_driver(store: Store, layer: int) -> dict:
     directories = layer_directories(store, layer)
     if not directories:
         return {"Data": None, "Name": "overlay2"}
-    top = directories[0][:-len("/diff")]
-    data = {"LowerDir": ":".join(directories[1:]), "MergedDir": top + "/merged", "UpperDir": directories[0],
-            "WorkDir": top + "/work"}
+    top = directories[0][: -len("/diff")]
+    data = {
+        "LowerDir": ":".join(directories[1:]),
+        "MergedDir": top + "/merged",
+        "UpperDir": directories[0],
+        "WorkDir": top + "/work",
+    }
     if len(directories) == 1:
         del data["LowerDir"]
     return {"Data": data, "Name": "overlay2"}
@@ -11597,8 +11883,16 @@ def image_history(store: Store, ref: str, platform: dict | None = None) -> list:
             if not sizes:
                 raise EngineError("too many non-empty layers in History section")
             size = sizes.pop()
-        shown.append({"Comment": step.get("comment") or "", "Created": _created_ns(step) // SECOND,
-                      "CreatedBy": step.get("created_by") or "", "Id": "<missing>", "Size": size, "Tags": None})
+        shown.append(
+            {
+                "Comment": step.get("comment") or "",
+                "Created": _created_ns(step) // SECOND,
+                "CreatedBy": step.get("created_by") or "",
+                "Id": "<missing>",
+                "Size": size,
+                "Tags": None,
+            }
+        )
     shown.reverse()
     if shown:
         shown[0]["Id"] = image.id
@@ -11608,13 +11902,14 @@ def image_history(store: Store, ref: str, platform: dict | None = None) -> list:
 
 # -- changing -----------------------------------------------------------------
 
+
 def image_event(store: Store, action: str, image: str, labels: dict, name: str = "") -> None:
     """Tell the journal what happened to an image; the name defaults to the id, as Docker's."""
     event_emit(store, "image", action, image, {**labels, "name": name or image})
 
 
 def image_tag(store: Store, ref: str, target: str) -> None:
-    """Let `target` ("repo" or "repo:tag") mean the image too; it leaves the image that it meant before."""
+    """Let `target` ("repo" or "repo:tag") mean the image too, and no longer another one."""
     image = image_get(store, ref)
     name = reference_parse(target)
     if name.digest:
@@ -11625,12 +11920,14 @@ def image_tag(store: Store, ref: str, target: str) -> None:
     with store.write() as db:
         if not db.execute("SELECT 1 FROM images WHERE id=?", (image.id,)).fetchone():
             raise NotFound(f"No such image: {ref}")
-        db.execute("INSERT OR REPLACE INTO tags VALUES(?, ?, ?)", (_tag_key(name), image.id, time_now()))
+        db.execute(
+            "INSERT OR REPLACE INTO tags VALUES(?, ?, ?)", (_tag_key(name), image.id, time_now())
+        )
     image_event(store, "tag", image.id, image.labels, name.familiar)
 
 
 def image_remove(store: Store, ref: str, in_use: Callable, *, force: bool = False) -> list:
-    """Untag or delete as DELETE /images/{name}: [{"Untagged": "x:1"}, {"Deleted": "sha256:..."}, ...].
+    """Untag or delete as DELETE /images/{name}: [{"Untagged": "x:1"}, {"Deleted": "sha256:..."}].
 
     Conflict in Docker's words where containers or other names hold the image.
     """
@@ -11639,7 +11936,7 @@ def image_remove(store: Store, ref: str, in_use: Callable, *, force: bool = Fals
         with store.write() as db:
             untagged, deleted = _remove_rows(db, image, ref, in_use(), force)
             freed = _layers_unnamed(db, in_use()) if alone and deleted else []
-        for name in untagged:
+        for _name in untagged:
             image_event(store, "untag", image.id, image.labels if not deleted else {})
         report = [{"Untagged": name} for name in untagged]
         if deleted:
@@ -11653,14 +11950,19 @@ def image_remove(store: Store, ref: str, in_use: Callable, *, force: bool = Fals
 
 def _remove_rows(db: Any, image: Image, ref: str, uses: list, force: bool) -> tuple:
     """Delete the rows that `ref` stands for; (familiar names untagged, whether the image went)."""
-    names = [reference_parse(row[0]) for row in
-             db.execute("SELECT name FROM tags WHERE image=? ORDER BY name", (image.id,))]
+    names = [
+        reference_parse(row[0])
+        for row in db.execute("SELECT name FROM tags WHERE image=? ORDER BY name", (image.id,))
+    ]
     users = [row for row in uses if row[1] == image.id]
     running = [row for row in users if row[2]]
     if not (image.id.startswith(ref) or image.id[7:].startswith(ref)):
         if not force and users and _is_single(names):
-            raise Conflict(f"conflict: unable to remove repository reference {quote(ref)} (must force) - container"
-                           f" {id_short(users[0][0])} is using its referenced image {id_short(image.id[7:])}")
+            raise Conflict(
+                f"conflict: unable to remove repository reference {quote(ref)} (must force) -"
+                f" container {id_short(users[0][0])} is using its referenced image"
+                f" {id_short(image.id[7:])}"
+            )
         gone = _names_of(reference_tagged(reference_parse(ref)), names)
         _untag(db, gone)
         rest = [name for name in names if name not in gone]
@@ -11678,30 +11980,42 @@ def _remove_rows(db: Any, image: Image, ref: str, uses: list, force: bool) -> tu
 def _conflict_check(image: Image, names: list, users: list, running: list, force: bool) -> None:
     short = id_short(image.id[7:])
     if running:
-        raise Conflict(f"conflict: unable to delete {short} (cannot be forced) - image is being used by running"
-                       f" container {id_short(running[0][0])}")
+        raise Conflict(
+            f"conflict: unable to delete {short} (cannot be forced) - image is being used by"
+            f" running container {id_short(running[0][0])}"
+        )
     if force:
         return
     if names and not _is_single(names):
-        raise Conflict(f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple"
-                       " repositories")
+        raise Conflict(
+            f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple"
+            " repositories"
+        )
     if users:
-        raise Conflict(f"conflict: unable to delete {short} (must be forced) - image is being used by stopped"
-                       f" container {id_short(users[0][0])}")
+        raise Conflict(
+            f"conflict: unable to delete {short} (must be forced) - image is being used by stopped"
+            f" container {id_short(users[0][0])}"
+        )
 
 
 def _is_single(names: list) -> bool:
     """One name, or one tag and digests of the same repository."""
     tags = [name for name in names if not name.digest]
-    return len(names) == 1 or len(names) > 1 and len(tags) <= 1 and len({name.name for name in names}) == 1
+    return (
+        len(names) == 1
+        or len(names) > 1
+        and len(tags) <= 1
+        and len({name.name for name in names}) == 1
+    )
 
 
 def _names_of(wanted: Reference, names: list) -> list:
     """The rows that go with a name: with the last tag of a repository go its digests, too."""
     key = _tag_key(wanted)
     gone = [name for name in names if _tag_key(name) == key]
-    if not wanted.digest and not any(name.name == wanted.name and not name.digest and name not in gone
-                                     for name in names):
+    if not wanted.digest and not any(
+        name.name == wanted.name and not name.digest and name not in gone for name in names
+    ):
         gone += [name for name in names if name.digest and name.name == wanted.name]
     return gone
 
@@ -11724,9 +12038,15 @@ def image_prune(store: Store, filters: dict, in_use: Callable) -> dict:
     deleted: list = []
     for image in _images_all(store):
         tags, digests = image_tags(store, image.id)
-        if (dangling and tags or until is not None and image.created > until
-                or not filter_labels(filters, image.labels)
-                or filters.get("label!") and filter_labels(filters, image.labels, "label!")):
+        if (
+            dangling
+            and tags
+            or until is not None
+            and image.created > until
+            or not filter_labels(filters, image.labels)
+            or filters.get("label!")
+            and filter_labels(filters, image.labels, "label!")
+        ):
             continue
         for ref in tags + digests or [image.id]:
             try:
@@ -11739,6 +12059,7 @@ def image_prune(store: Store, filters: dict, in_use: Callable) -> dict:
 
 
 # -- collecting ---------------------------------------------------------------
+
 
 def content_collect(store: Store, in_use: Callable) -> int:
     """Remove layers, blobs and directories that no row names; bytes of layers freed.
@@ -11759,15 +12080,19 @@ def content_collect(store: Store, in_use: Callable) -> int:
 
 
 def _layers_unnamed(db: Any, uses: list) -> list:
-    """Delete the rows of layers that no image, container or other layer needs: [(n, chain id, size)]."""
+    """Delete the rows of layers that nothing needs any more: [(n, chain id, size)]."""
     db.execute("CREATE TEMP TABLE IF NOT EXISTS used_layers(n INTEGER PRIMARY KEY)")
     db.execute("DELETE FROM used_layers")
-    db.executemany("INSERT OR IGNORE INTO used_layers VALUES(?)", [(row[3],) for row in uses if row[3]])
+    db.executemany(
+        "INSERT OR IGNORE INTO used_layers VALUES(?)", [(row[3],) for row in uses if row[3]]
+    )
     db.execute("INSERT OR IGNORE INTO used_layers SELECT layer FROM images WHERE layer IS NOT NULL")
     freed: list = []
     while True:
-        rows = db.execute("SELECT n, chain_id, size FROM layers WHERE n NOT IN (SELECT n FROM used_layers) AND n NOT"
-                          " IN (SELECT parent FROM layers WHERE parent IS NOT NULL)").fetchall()
+        rows = db.execute(
+            "SELECT n, chain_id, size FROM layers WHERE n NOT IN (SELECT n FROM used_layers)"
+            " AND n NOT IN (SELECT parent FROM layers WHERE parent IS NOT NULL)"
+        ).fetchall()
         if not rows:
             return freed
         db.executemany("DELETE FROM layers WHERE n=?", [(row[0],) for row in rows])
@@ -11807,641 +12132,27 @@ def _directory_drop(store: Store, name: str) -> None:
 
 
 # =============================================================================
-# images_archive -- images as files: load, save, import
-# =============================================================================
-# Runs in: api, cli; unpacking in worker.   Refs: image-spec image-layout.md, moby v28.5.2 image/tarexport
-# Two kinds of archive are read, and one is written that is both: docker-archive (manifest.json names configs, layers
-# and tags) and OCI layout (index.json, blobs by digest). manifest.json decides where both are; index.json then still
-# gives the manifest whose config it is, so that its bytes, and its digest, live on.
-# A file that can seek is only indexed, and what is needed of it read from its place; a pipe, or a compressed
-# archive, is spooled into the lease's directory, every file hashed on the way. Both give _Members.
-# Nothing is named before all is there: layers are registered together, then each image's rows are one
-# transaction. Layers keep the bytes they came with (gzip, zstd, plain); xz and bzip2, which no media type
-# stands for, are stored plain.
-
-ARCHIVE_FILES_MAX = 100_000
-MANIFEST_TYPES = (MEDIA_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
-INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-CONFIG_TYPES = (MEDIA_CONFIG, "application/vnd.docker.container.image.v1+json")
-IMAGE_NAME = "io.containerd.image.name"
-REF_NAME = "org.opencontainers.image.ref.name"
-_LINKS_MAX = 16
-_INDEX_DEPTH_MAX = 4
-
-
-class _Member:
-    """A file of an archive: where its bytes are, and their digest once it is known."""
-
-    __slots__ = ("at", "digest", "fd", "path", "size")
-
-    def __init__(self, size: int, *, fd: int = -1, at: int = 0, path: str = "", digest: str = "") -> None:
-        self.size = size
-        self.fd = fd            # of the archive, with the offset in `at`; or
-        self.at = at
-        self.path = path        # a spooled file
-        self.digest = digest
-
-    def stream(self) -> tuple:
-        """(stream of the bytes, descriptor to be closed or -1)."""
-        if self.path:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            return file_stream(fd), fd
-        at, end = self.at, self.at + self.size
-
-        def read(size: int) -> bytes:
-            nonlocal at
-            data = os.pread(self.fd, min(size, end - at), at)
-            at += len(data)
-            return data
-
-        return read, -1
-
-    def document(self) -> bytes:
-        if self.size > BLOB_DOCUMENT_MAX:
-            raise InvalidParameter("invalid archive: a document is too large")
-        read, fd = self.stream()
-        try:
-            parts = []
-            while True:
-                parts.append(read(STREAM_CHUNK))
-                if not parts[-1]:
-                    return b"".join(parts)
-        finally:
-            if fd >= 0:
-                os.close(fd)
-
-    def store(self, lease: content_lease, digest: str = "", *, as_layer: bool = True) -> tuple:
-        """Put it into the store as a blob; (digest, size, media type of a layer)."""
-        read, fd = self.stream()
-        try:
-            head, read = stream_peek(read, COMPRESSION_SNIFF)
-            kind = compression_of(head)
-            if as_layer and kind not in MEDIA_COMPRESSED and not digest:
-                read, kind = decompressed(read)[1], ""
-            got, size = blob_put(lease, read, digest)
-            return got, size, MEDIA_LAYER + MEDIA_COMPRESSED.get(kind, "")
-        finally:
-            if fd >= 0:
-                os.close(fd)
-
-
-class _Archive:
-    """The files of an archive by their cleaned names."""
-
-    def __init__(self) -> None:
-        self.members: dict = {}
-        self.links: dict = {}
-
-    def find(self, name: str) -> _Member | None:
-        """The file of that name, links inside the archive followed."""
-        key = name_clean(name.encode("utf-8", "surrogateescape"))
-        for _ in range(_LINKS_MAX):
-            if key in self.members:
-                return self.members[key]
-            if key not in self.links:
-                return None
-            key = self.links[key]
-        return None
-
-    def blob(self, digest: str) -> _Member | None:
-        """A blob of an OCI layout, by its digest."""
-        algorithm, _, encoded = digest_check(digest).partition(":")
-        return self.find(f"blobs/{algorithm}/{encoded}")
-
-    def add(self, reader: TarReader, entry: TarEntry, take: Callable) -> None:
-        name = name_clean(entry.name)
-        if entry.kind == TAR_FILE:
-            self.links.pop(name, None)
-            self.members[name] = take(reader, entry)
-        elif entry.kind in (TAR_LINK, TAR_SYMLINK):
-            base = name.rpartition(b"/")[0] + b"/" if entry.kind == TAR_SYMLINK and entry.link[:1] != b"/" else b"/"
-            self.members.pop(name, None)
-            self.links[name] = name_clean(b"/" + base + entry.link)
-        if len(self.members) + len(self.links) > ARCHIVE_FILES_MAX:
-            raise InvalidParameter("invalid archive: too many files")
-
-
-def _members_open(lease: content_lease, source: Any) -> _Archive:
-    """Index a plain file that can seek, spool anything else."""
-    fd = _file_of(source)
-    if fd < 0:
-        return _members_spool(lease, decompressed(source.read)[1])
-    start = os.lseek(fd, 0, os.SEEK_CUR)
-    if compression_of(os.pread(fd, COMPRESSION_SNIFF, start)):
-        return _members_spool(lease, decompressed(file_stream(fd))[1])
-    end = os.fstat(fd).st_size
-    archive = _Archive()
-    reader = TarReader(file_stream(fd), lambda count: os.lseek(fd, count, os.SEEK_CUR))
-
-    def place(reader: TarReader, entry: TarEntry) -> _Member:
-        member = _Member(entry.stored, fd=fd, at=start + reader.position)
-        if member.at + member.size > end or entry.sparse is not None:
-            raise InvalidParameter("invalid tar archive: " + ("unexpected EOF" if entry.sparse is None else
-                                                              "a sparse file"))
-        return member
-
-    for entry in reader.entries():
-        archive.add(reader, entry, place)
-    return archive
-
-
-def _file_of(source: Any) -> int:
-    """The descriptor of a regular file behind a file object, else -1."""
-    try:
-        fd = source.fileno()
-        return fd if os.fstat(fd).st_mode & 0o170000 == 0o100000 else -1
-    except (AttributeError, OSError, ValueError):
-        return -1
-
-
-def _members_spool(lease: content_lease, read: Callable) -> _Archive:
-    archive = _Archive()
-
-    def spool(reader: TarReader, entry: TarEntry) -> _Member:
-        if entry.sparse is not None:
-            raise InvalidParameter("invalid tar archive: a sparse file")
-        path, digester = f"{lease.directory}/member-{len(archive.members)}-{os.urandom(4).hex()}", hasher()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            for _offset, data in reader.pieces(entry):
-                digester.update(data)
-                write_all(fd, data)
-        finally:
-            os.close(fd)
-        return _Member(entry.size, path=path, digest="sha256:" + digester.hexdigest())
-
-    with no_space("read the archive"):
-        reader = TarReader(read)
-        for entry in reader.entries():
-            archive.add(reader, entry, spool)
-        reader.drain()
-    return archive
-
-
-# -- load ---------------------------------------------------------------------
-
-class _Plan:
-    """An image to be loaded: its config's bytes, its layers' members, its names, its own manifest if any."""
-
-    __slots__ = ("config", "document", "items", "layers", "manifest", "names")
-
-    def __init__(self, config: bytes, layers: list, names: list, manifest: bytes = b"") -> None:
-        self.config = config
-        self.document = image_config_parse(config)
-        self.layers = layers    # [(member or None, digest or "", media type or "")], lowest first
-        self.names = names      # References with a tag
-        self.manifest = manifest
-        self.items: list = []
-        expected = image_diff_ids(self.document)
-        if len(layers) != len(expected):
-            raise InvalidParameter(f"invalid manifest, layers length mismatch: expected {len(layers)},"
-                                   f" got {len(expected)}")
-        if self.document.get("os") not in (None, "", "linux"):
-            raise InvalidParameter(f"cannot load {self.document['os']} image on linux")
-
-    @property
-    def platform(self) -> dict:
-        return {"os": self.document.get("os") or "linux", "architecture": self.document.get("architecture") or "",
-                "variant": self.document.get("variant") or ""}
-
-
-def images_load(store: Store, source: Any, *, platform: dict | None = None, quiet: bool = True,
-                run_worker: Callable | None = None) -> Iterator[dict]:
-    """Load every image of an archive (a file object, seekable or not); Docker's messages, in order.
-
-    {"stream": "Loaded image: busybox:latest\\n"}, and progress of layers unless quiet. Raises
-    InvalidParameter for a damaged or foreign archive; then nothing of it is kept.
-    """
-    try:
-        with content_lease(store) as lease:
-            archive = _members_open(lease, source)
-            plans = _plans(archive, platform)
-            yield from _layers_load(lease, plans, quiet, run_worker)
-            for plan in plans:
-                yield from _image_load(lease, plan)
-    except BaseException:
-        content_collect_later(store)
-        raise
-
-
-def _layers_load(lease: content_lease, plans: list, quiet: bool, run_worker: Callable | None) -> Iterator[dict]:
-    items: list = []
-    for plan in plans:
-        parent = ""
-        for diff_id, (member, digest, media) in zip(image_diff_ids(plan.document), plan.layers):
-            item = LayerItem(diff_id, parent, _fetcher(lease, member, digest, media, diff_id))
-            parent = item.chain_id
-            plan.items.append(item)
-            new = not layer_number(lease.store, item.chain_id)
-            if new and not quiet and member:
-                items.append((item, member))
-                yield _layer_progress(item, 0, member.size)
-    layers_register(lease, [item for plan in plans for item in plan.items], run_worker=run_worker)
-    for item, member in items:
-        yield _layer_progress(item, member.size, member.size)
-
-
-def _fetcher(lease: content_lease, member: _Member | None, digest: str, media: str, diff_id: str) -> Callable:
-    def fetch() -> tuple:
-        if member is None:
-            raise InvalidParameter(f"invalid archive: layer {digest or diff_id} is missing")
-        got, size, told = member.store(lease, digest)
-        return got, size, media or told
-    return fetch
-
-
-def _layer_progress(item: LayerItem, current: int, total: int) -> dict:
-    return {"status": "Loading layer", "progressDetail": {"current": current, "total": total},
-            "id": id_short(item.diff_id[7:])}
-
-
-def _image_load(lease: content_lease, plan: _Plan) -> Iterator[dict]:
-    store = lease.store
-    manifest = ""
-    if plan.manifest:
-        # Layers that were there before, perhaps compressed in another way, did not need these blobs; the
-        # manifest does, for `save` and `push` to give the same bytes.
-        for member, digest, _media in plan.layers:
-            if member and not _blob_is_there(store, digest):
-                member.store(lease, digest)
-        manifest = blob_put_bytes(lease, plan.manifest)
-    names = [reference_full(name) for name in plan.names]
-    before = {name: store.row("SELECT image FROM tags WHERE name=?", name) for name in names}
-    image = image_create(lease, plan.config, manifest=manifest, names=names)
-    for name, full in zip(plan.names, names):
-        if before[full] and before[full][0] != image:
-            yield {"stream": f"The image {name.familiar} already exists, renaming the old one with ID"
-                             f" {before[full][0]} to empty string\n"}
-        yield {"stream": f"Loaded image: {name.familiar}\n"}
-    if not names:
-        yield {"stream": f"Loaded image ID: {image}\n"}
-    image_event(store, "load", image, (plan.document.get("config") or {}).get("Labels") or {})
-
-
-def _blob_is_there(store: Store, digest: str) -> bool:
-    try:
-        blob_size(store, digest)
-        return True
-    except NotFound:
-        return False
-
-
-def _plans(archive: _Archive, platform: dict | None) -> list:
-    manifest = archive.find("manifest.json")
-    if manifest:
-        plans = _plans_docker(archive, _document(manifest, "manifest.json"))
-        plans = [plan for plan in plans if not platform or platform_rank(plan.platform, platform)]
-    elif archive.find("index.json"):
-        plans = _plans_oci(archive, platform)
-    else:
-        raise InvalidParameter("invalid archive: does not contain a manifest.json")
-    if platform and not plans:
-        raise NotFound(f"no image for platform {platform_text(platform)} in the archive")
-    return plans
-
-
-def _document(member: _Member, name: str) -> Any:
-    try:
-        return json_parse(member.document())
-    except ValueError as error:
-        raise InvalidParameter(f"invalid archive: failed to decode {name}: {error}") from None
-
-
-def _plans_docker(archive: _Archive, rows: Any) -> list:
-    if rows is None:
-        raise InvalidParameter("invalid manifest, manifest cannot be null (but can be [])")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InvalidParameter("invalid archive: failed to decode manifest.json: not a list of objects")
-    manifests = _manifests_by_config(archive)
-    plans = []
-    for row in rows:
-        names, layers = row.get("RepoTags") or [], row.get("Layers") or []
-        if not all(isinstance(text, str) for text in [*names, *layers, row.get("Config")]):
-            raise InvalidParameter("invalid archive: failed to decode manifest.json: a field has the wrong type")
-        config = archive.find(row["Config"])
-        if config is None:
-            raise InvalidParameter(f"invalid archive: {name_shown(row['Config'].encode())} is missing")
-        data = config.document()
-        listed = [(archive.find(name), "", "") for name in layers]
-        own, described = manifests.get(digest_of(data), (b"", []))
-        if own and len(described) == len(listed):
-            listed = [(member or archive.blob(layer["digest"]), layer["digest"], layer["mediaType"])
-                      for (member, _digest, _media), layer in zip(listed, described)]
-        else:
-            own = b""
-        plans.append(_Plan(data, listed, [_tag_parse(name) for name in names], own))
-    return plans
-
-
-def _tag_parse(text: str) -> Reference:
-    name = reference_parse(text)
-    if not name.tag:
-        raise InvalidParameter(f"invalid tag {quote(text)}")
-    return Reference(name.domain, name.path, name.tag)
-
-
-def _manifests_by_config(archive: _Archive) -> dict:
-    """{config digest: (manifest bytes, its layer descriptors)} that index.json knows; {} if anything is odd.
-
-    Only those whose blobs are all in the archive: Docker 25 writes some over layers that are not.
-    """
-    found: dict = {}
-    index = archive.find("index.json")
-    if not index:
-        return found
-    try:
-        for descriptor in _document(index, "index.json").get("manifests") or ():
-            member = archive.blob(descriptor["digest"])
-            if descriptor.get("mediaType") not in MANIFEST_TYPES or member is None:
-                continue
-            data = member.document()
-            config, layers = _manifest_parse(data, descriptor)
-            if all(archive.blob(layer["digest"]) for layer in layers):
-                found[config["digest"]] = (data, layers)
-    except (InvalidParameter, AttributeError, KeyError, TypeError):
-        return {}
-    return found
-
-
-def _manifest_parse(data: bytes, descriptor: dict) -> tuple:
-    """(config descriptor, layer descriptors) of a manifest, verified against its own descriptor."""
-    if digest_of(data) != descriptor["digest"]:
-        raise InvalidParameter(f"content digest mismatch: expected {descriptor['digest']}, got {digest_of(data)}")
-    try:
-        manifest = json_parse(data)
-        config, layers = manifest["config"], manifest["layers"]
-        for part in [config, *layers]:
-            digest_check(part["digest"])
-            if not isinstance(part["mediaType"], str) or not isinstance(part["size"], int):
-                raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise InvalidParameter(f"invalid manifest {descriptor['digest']}") from None
-    if config["mediaType"] not in CONFIG_TYPES:
-        raise InvalidParameter(f"{descriptor['digest']} is no container image: its config is {config['mediaType']!r}")
-    return config, layers
-
-
-def _plans_oci(archive: _Archive, platform: dict | None) -> list:
-    index = _document(archive.find("index.json"), "index.json")
-    groups: dict = {}
-    for descriptor in _descriptors(index, "index.json"):
-        groups.setdefault(_oci_name(descriptor) or descriptor["digest"], []).append(descriptor)
-    plans: dict = {}
-    for descriptors in groups.values():
-        chosen = _platform_choose(archive, descriptors, platform or platform_host(), bool(platform), 0)
-        for descriptor in chosen:
-            name = _oci_name(descriptors[0])
-            plan = plans.get(descriptor["digest"])
-            if plan is None:
-                plan = plans[descriptor["digest"]] = _plan_oci(archive, descriptor)
-            if name:
-                plan.names.append(_tag_parse(name))
-    return list(plans.values())
-
-
-def _descriptors(index: Any, name: str) -> list:
-    found = index.get("manifests") if isinstance(index, dict) else None
-    if not isinstance(found, list):
-        raise InvalidParameter(f"invalid archive: failed to decode {name}: no list of manifests")
-    for descriptor in found:
-        if not isinstance(descriptor, dict) or not isinstance(descriptor.get("digest"), str) \
-                or not isinstance(descriptor.get("annotations") or {}, dict) \
-                or not isinstance(descriptor.get("platform") or {}, dict):
-            raise InvalidParameter(f"invalid archive: failed to decode {name}: a field has the wrong type")
-    # What buildkit says about an image (provenance, bills of material) is no image.
-    return [descriptor for descriptor in found
-            if "vnd.docker.reference.type" not in (descriptor.get("annotations") or {})]
-
-
-def _oci_name(descriptor: dict) -> str:
-    """A full reference: containerd's annotation, or OCI's where it is more than a bare tag."""
-    notes = descriptor.get("annotations") or {}
-    name = notes.get(IMAGE_NAME) or notes.get(REF_NAME)
-    if not isinstance(name, str) or not (":" in name or "/" in name):
-        return ""
-    return reference_full(reference_tagged(reference_parse(name)))
-
-
-def _platform_choose(archive: _Archive, descriptors: list, want: dict, strict: bool, depth: int) -> list:
-    """The manifests of one name that are for `want`: one, or all where they tell no platform."""
-    if depth > _INDEX_DEPTH_MAX:
-        raise InvalidParameter("invalid archive: indexes are nested too deeply")
-    flat = []
-    for descriptor in descriptors:
-        if descriptor.get("mediaType") in INDEX_TYPES:
-            member = archive.blob(descriptor["digest"])
-            if member is None:
-                raise InvalidParameter(f"invalid archive: {descriptor['digest']} is missing")
-            data = member.document()
-            if digest_of(data) != descriptor["digest"]:
-                raise InvalidParameter(f"content digest mismatch: expected {descriptor['digest']},"
-                                       f" got {digest_of(data)}")
-            try:
-                inner = _descriptors(json_parse(data), descriptor["digest"])
-            except ValueError:
-                raise InvalidParameter(f"invalid index {descriptor['digest']}") from None
-            flat += _platform_choose(archive, inner, want, strict, depth + 1)
-        elif archive.blob(descriptor["digest"]):
-            flat.append(descriptor)
-    if not flat and descriptors:
-        raise NotFound(f"no matching manifest for {platform_text(want)} in the manifest list entries")
-    told = [descriptor for descriptor in flat if descriptor.get("platform")]
-    if len(told) < len(flat) or len(flat) == 1 and not strict and not depth:
-        return flat
-    ranked = max(told, key=lambda descriptor: platform_rank(_platform_of(descriptor), want), default=None)
-    if ranked is None or not platform_rank(_platform_of(ranked), want):
-        raise NotFound(f"no matching manifest for {platform_text(want)} in the manifest list entries")
-    return [ranked]
-
-
-def _platform_of(descriptor: dict) -> dict:
-    told = descriptor.get("platform") or {}
-    return {key: told.get(key) if isinstance(told.get(key), str) else "" for key in ("os", "architecture", "variant")}
-
-
-def _plan_oci(archive: _Archive, descriptor: dict) -> _Plan:
-    data = archive.blob(descriptor["digest"]).document()
-    config, layers = _manifest_parse(data, descriptor)
-    member = archive.blob(config["digest"])
-    if member is None:
-        raise InvalidParameter(f"invalid archive: {config['digest']} is missing")
-    document = member.document()
-    if digest_of(document) != config["digest"]:
-        raise InvalidParameter(f"content digest mismatch: expected {config['digest']}, got {digest_of(document)}")
-    return _Plan(document, [(archive.blob(layer["digest"]), layer["digest"], layer["mediaType"]) for layer in layers],
-                 [], data)
-
-
-# -- save ---------------------------------------------------------------------
-
-def images_save(store: Store, refs: list, platform: dict | None = None) -> Iterator[bytes]:
-    """One archive of images, docker-archive and OCI layout at once, piece by piece; the same each time.
-
-    A name without a tag means all tags of its repository. Raises before the first piece is asked for
-    where an image is missing.
-    """
-    chosen = _save_choose(store, refs, platform)
-    documents, blobs = _save_documents(store, chosen)
-    return _save_pieces(store, chosen, documents, blobs)
-
-
-def _save_choose(store: Store, refs: list, platform: dict | None) -> dict:
-    """{image id: (Image, [References with a tag])}, in the order asked for."""
-    chosen: dict = {}
-    for ref in refs:
-        names: list = []
-        try:
-            name = reference_parse(ref)
-            if not name.tag and not name.digest:
-                names = [row[0] for row in store.rows("SELECT name FROM tags WHERE name GLOB ? ORDER BY name",
-                                                      _glob_escape(name.name) + ":*")]
-            elif name.tag and not name.digest and store.row("SELECT 1 FROM tags WHERE name=?", reference_full(name)):
-                names = [reference_full(name)]
-        except InvalidParameter:
-            pass                            # a full id is no name
-        for name in names or [ref]:
-            image = image_get(store, name)
-            if platform and not platform_rank(image.platform, platform):
-                raise NotFound(f"no suitable export target found for platform {platform_text(platform)}")
-            tags = chosen.setdefault(image.id, (image, []))[1]
-            if names and reference_parse(name) not in tags:
-                tags.append(reference_parse(name))
-    return chosen
-
-
-def _glob_escape(text: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in text)
-
-
-def _save_documents(store: Store, chosen: dict) -> tuple:
-    """({name: bytes} of the documents, {digest: size} of the blobs)."""
-    manifests, rows, index, repositories, blobs = {}, [], [], {}, {}
-    for image, tags in chosen.values():
-        data = blob_document(store, image.manifest)
-        manifest = json_parse(data)
-        parts = [manifest["config"], *manifest["layers"]]
-        blobs.update((part["digest"], blob_size(store, part["digest"])) for part in parts)
-        manifests[image.manifest] = data
-        paths = ["blobs/" + layer["digest"].replace(":", "/") for layer in manifest["layers"]]
-        diff_ids = image_diff_ids(image.config)
-        rows.append({"Config": "blobs/" + image.id.replace(":", "/"), "RepoTags": [name.familiar for name in tags] or None,
-                     "Layers": paths, "LayerSources": dict(sorted(zip(diff_ids, manifest["layers"])))})
-        descriptor = {"mediaType": manifest.get("mediaType") or MEDIA_MANIFEST, "digest": image.manifest,
-                      "size": len(data)}
-        index += [{**descriptor, "annotations": {IMAGE_NAME: reference_full(name), REF_NAME: name.tag}}
-                  for name in tags] or [descriptor]
-        for name in tags:
-            last = manifest["layers"][-1]["digest"][7:] if paths else ""
-            repositories.setdefault(name.familiar_name, {})[name.tag] = last
-    documents = {"index.json": json_text({"schemaVersion": 2, "mediaType": INDEX_TYPES[0], "manifests": index}),
-                 "manifest.json": json_text(rows) + "\n", "oci-layout": '{"imageLayoutVersion": "1.0.0"}'}
-    if repositories:
-        documents["repositories"] = json_text(repositories) + "\n"
-    found = {name: text.encode() for name, text in documents.items()}
-    found.update((f"blobs/sha256/{digest[7:]}", data) for digest, data in manifests.items())
-    return found, blobs
-
-
-def _save_pieces(store: Store, chosen: dict, documents: dict, blobs: dict) -> Iterator[bytes]:
-    names = {f"blobs/sha256/{digest[7:]}": digest for digest in blobs}
-    for name in sorted(["blobs", "blobs/sha256", *documents, *names]):
-        entry = TarEntry(name.encode())
-        if name in ("blobs", "blobs/sha256"):
-            entry.kind, entry.mode = TAR_DIR, 0o755
-            yield tar_header(entry)
-        elif name in documents:
-            data = documents[name]
-            entry.size = entry.stored = len(data)
-            yield tar_header(entry) + data + tar_padding(len(data))
-        else:
-            fd = blob_open(store, names[name])
-            try:
-                yield from file_pack(fd, entry)
-            finally:
-                os.close(fd)
-    yield TAR_END
-    for image, _tags in chosen.values():
-        image_event(store, "save", image.id, image.labels)
-
-
-# -- import -------------------------------------------------------------------
-
-def image_import(store: Store, read: Callable, *, name: Reference | None = None, message: str = "",
-                 changes: Iterable[str] = (), platform: dict | None = None, run_worker: Callable | None = None) -> str:
-    """Make an image of one layer out of a tar of a root directory, compressed or not; its id."""
-    platform = platform or platform_host()
-    if platform["os"] != "linux":
-        raise InvalidParameter(f'operating system "{platform["os"]}" is not supported')
-    settings = changes_apply({}, changes)
-    created = time_rfc3339(time_now())
-    try:
-        with content_lease(store) as lease:
-            blob, size, media, diff_id = _layer_take(lease, read)
-            item = LayerItem(diff_id, "", lambda: (blob, size, media))
-            layers_register(lease, [item], run_worker=run_worker)
-            config = {"architecture": platform["architecture"], "comment": message, "config": settings,
-                      "created": created, "docker_version": DOCKER_VERSION,
-                      "history": [{"created": created, "comment": message}], "os": platform["os"],
-                      "rootfs": {"type": "layers", "diff_ids": [diff_id]}, "variant": platform["variant"]}
-            for key in ("comment", "variant"):
-                if not config[key]:
-                    del config[key]
-            full = [reference_full(reference_tagged(name))] if name else []
-            image = image_create(lease, json_text(config).encode(), names=full, tagged=time_now())
-    except BaseException:
-        content_collect_later(store)
-        raise
-    if name:
-        image_event(store, "tag", image, settings.get("Labels") or {}, reference_tagged(name).familiar)
-    image_event(store, "import", image, settings.get("Labels") or {})
-    return image
-
-
-def _layer_take(lease: content_lease, read: Callable) -> tuple:
-    """Store a layer as it comes; (blob, size, media type, diff id)."""
-    head, read = stream_peek(read, COMPRESSION_SNIFF)
-    kind = compression_of(head)
-    if kind not in MEDIA_COMPRESSED:
-        read, kind = decompressed(read)[1], ""
-    blob, size = blob_put(lease, read)
-    media = MEDIA_LAYER + MEDIA_COMPRESSED[kind]
-    if not kind:
-        return blob, size, media, blob
-    digester = hasher()
-    fd = blob_open(lease.store, blob)
-    try:
-        plain = decompressed(file_stream(fd))[1]
-        while True:
-            data = plain(STREAM_CHUNK)
-            if not data:
-                return blob, size, media, "sha256:" + digester.hexdigest()
-            digester.update(data)
-    finally:
-        os.close(fd)
-
-
-def content_collect_later(store: Store) -> None:
-    """After a failure: blobs that were stored for nothing go at once, if nobody else is at work."""
-    with content_alone(store) as alone:
-        if alone:
-            content_drop(store, [])
-
-
-# =============================================================================
 # changes -- lines of a Dockerfile that change an image's configuration: -c, --change
 # =============================================================================
-# Runs in: api, cli.   Refs: Dockerfile reference, moby v28.5.2 builder/dockerfile, buildkit instructions
-# `import`, `commit` and `from-host` take instructions that only change the configuration. They are applied in
-# order to one dict in Docker's spelling; variables come from the Env that is there by then, and nowhere
-# else. A text may hold several lines and comments, as it is a small Dockerfile.
+# Runs in: api, cli.   Refs: Dockerfile reference, moby v28.5.2 builder/dockerfile, buildkit
+# instructions
+# `import`, `commit` and `from-host` take instructions that only change the configuration. They are
+# applied in order to one dict in Docker's spelling; variables come from the Env that is there by
+# then, and nowhere else. A text may hold several lines and comments, as it is a small Dockerfile.
 
 #: Which may be in ONBUILD beside all others, with the words that refuse it.
-ONBUILD_REFUSED = {"ONBUILD": "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed",
-                   "MAINTAINER": "MAINTAINER isn't allowed as an ONBUILD trigger",
-                   "FROM": "FROM isn't allowed as an ONBUILD trigger"}
-HEALTH_FLAGS = {"interval": "Interval", "timeout": "Timeout", "start-period": "StartPeriod",
-                "start-interval": "StartInterval"}
-HEALTH_FLAG_MIN = 1_000_000             # ns, for what is not 0
+ONBUILD_REFUSED = {
+    "ONBUILD": "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed",
+    "MAINTAINER": "MAINTAINER isn't allowed as an ONBUILD trigger",
+    "FROM": "FROM isn't allowed as an ONBUILD trigger",
+}
+HEALTH_FLAGS = {
+    "interval": "Interval",
+    "timeout": "Timeout",
+    "start-period": "StartPeriod",
+    "start-interval": "StartInterval",
+}
+HEALTH_FLAG_MIN = 1_000_000  # ns, for what is not 0
 
 
 def changes_apply(settings: dict, changes: Iterable[str]) -> dict:
@@ -12449,7 +12160,10 @@ def changes_apply(settings: dict, changes: Iterable[str]) -> dict:
 
     InvalidParameter in Docker's words.
     """
-    settings = {key: (value.copy() if isinstance(value, (dict, list)) else value) for key, value in settings.items()}
+    settings = {
+        key: (value.copy() if isinstance(value, (dict, list)) else value)
+        for key, value in settings.items()
+    }
     lines = _lines("\n".join(changes))
     for word, _rest in lines:
         if word.upper() not in CHANGES:
@@ -12533,7 +12247,9 @@ def _pairs(settings: dict, text: str, name: str) -> list:
     else:
         for word in words:
             if "=" not in word:
-                raise InvalidParameter(f"Syntax error - can't find = in {quote(word)}. Must be of the form: name=value")
+                raise InvalidParameter(
+                    f"Syntax error - can't find = in {quote(word)}. Must be of the form: name=value"
+                )
         pairs = [(word.partition("=")[0], word.partition("=")[2]) for word in words]
     pairs = [(_expand(settings, key), _expand(settings, value)) for key, value in pairs]
     if not all(key for key, _value in pairs):
@@ -12554,13 +12270,15 @@ def _change_cmd(settings: dict, rest: str, state: dict) -> None:
 
 def _change_entrypoint(settings: dict, rest: str, state: dict) -> None:
     settings["Entrypoint"] = command_parse(rest)[0]
-    if not state["cmd_set"]:                # the old Cmd was made for the old Entrypoint
+    if not state["cmd_set"]:  # the old Cmd was made for the old Entrypoint
         settings.pop("Cmd", None)
 
 
 def _change_env(settings: dict, rest: str, _state: dict) -> None:
     pairs = _pairs(settings, rest, "ENV")
-    settings["Env"] = env_merge(settings.get("Env") or [], [f"{key}={value}" for key, value in pairs])
+    settings["Env"] = env_merge(
+        settings.get("Env") or [], [f"{key}={value}" for key, value in pairs]
+    )
 
 
 def _change_expose(settings: dict, rest: str, _state: dict) -> None:
@@ -12572,7 +12290,10 @@ def _change_expose(settings: dict, rest: str, _state: dict) -> None:
         span, _, proto = word.partition("/")
         proto = proto.lower() or "tcp"
         first, _, last = span.rpartition(":")[2].partition("-")
-        numbers = [int(text) if text.isdigit() and int(text) < 65536 else -1 for text in (first, last or first)]
+        numbers = [
+            int(text) if text.isdigit() and int(text) < 65536 else -1
+            for text in (first, last or first)
+        ]
         if min(numbers) < 0 or numbers[0] > numbers[1]:
             raise InvalidParameter(f"invalid containerPort: {span}")
         if proto not in ("tcp", "udp", "sctp"):
@@ -12611,14 +12332,16 @@ def _health_flag(health: dict, word: str) -> None:
         raise InvalidParameter(f"missing a value on flag: --{name}")
     if name == "retries":
         if not value.lstrip("-+").isdigit():
-            raise InvalidParameter(f'strconv.ParseInt: parsing {quote(value)}: invalid syntax')
+            raise InvalidParameter(f"strconv.ParseInt: parsing {quote(value)}: invalid syntax")
         if int(value) < 0:
             raise InvalidParameter(f"--retries cannot be negative ({int(value)})")
         health["Retries"] = int(value)
         return
     ns = duration_parse(value)
     if 0 < ns < HEALTH_FLAG_MIN or ns < 0:
-        raise InvalidParameter(f'Interval "{name}" cannot be less than {duration_text(HEALTH_FLAG_MIN)}')
+        raise InvalidParameter(
+            f'Interval "{name}" cannot be less than {duration_text(HEALTH_FLAG_MIN)}'
+        )
     health[HEALTH_FLAGS[name]] = ns
 
 
@@ -12661,7 +12384,7 @@ def _change_volume(settings: dict, rest: str, _state: dict) -> None:
 def _change_workdir(settings: dict, rest: str, _state: dict) -> None:
     path = _expand(settings, _one(rest, "WORKDIR"))
     path = os.path.normpath(os.path.join("/", settings.get("WorkingDir") or "", path))
-    settings["WorkingDir"] = "/" + path.lstrip("/")            # POSIX lets "//" stand
+    settings["WorkingDir"] = "/" + path.lstrip("/")  # POSIX lets "//" stand
 
 
 # fmt: off
@@ -12679,6 +12402,751 @@ CHANGES = {
     "WORKDIR":     _change_workdir,
 }
 # fmt: on
+
+
+# =============================================================================
+# images_archive -- images as files: load, save, import
+# =============================================================================
+# Runs in: api, cli; unpacking in worker.   Refs: image-spec image-layout.md, moby v28.5.2
+# image/tarexport
+# Two kinds of archive are read, and one is written that is both: docker-archive (manifest.json
+# names configs, layers and tags) and OCI layout (index.json, blobs by digest). manifest.json
+# decides where both are; index.json then still gives the manifest whose config it is, so that its
+# bytes, and its digest, live on. A file that can seek is only indexed, and what is needed of it
+# read from its place; a pipe, or a compressed archive, is spooled into the lease's directory, every
+# file hashed on the way. Both give _Members. Nothing is named before all is there: layers are
+# registered together, then each image's rows are one transaction. Layers keep the bytes they came
+# with (gzip, zstd, plain); xz and bzip2, which no media type stands for, are stored plain.
+
+ARCHIVE_FILES_MAX = 100_000
+MANIFEST_TYPES = (MEDIA_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+CONFIG_TYPES = (MEDIA_CONFIG, "application/vnd.docker.container.image.v1+json")
+IMAGE_NAME = "io.containerd.image.name"
+REF_NAME = "org.opencontainers.image.ref.name"
+_LINKS_MAX = 16
+_INDEX_DEPTH_MAX = 4
+
+
+class _Member:
+    """A file of an archive: where its bytes are, and their digest once it is known."""
+
+    __slots__ = ("at", "digest", "fd", "path", "size")
+
+    def __init__(
+        self, size: int, *, fd: int = -1, at: int = 0, path: str = "", digest: str = ""
+    ) -> None:
+        self.size = size
+        self.fd = fd  # of the archive, with the offset in `at`; or
+        self.at = at
+        self.path = path  # a spooled file
+        self.digest = digest
+
+    def stream(self) -> tuple:
+        """(stream of the bytes, descriptor to be closed or -1)."""
+        if self.path:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            return file_stream(fd), fd
+        at, end = self.at, self.at + self.size
+
+        def read(size: int) -> bytes:
+            nonlocal at
+            data = os.pread(self.fd, min(size, end - at), at)
+            at += len(data)
+            return data
+
+        return read, -1
+
+    def document(self) -> bytes:
+        if self.size > BLOB_DOCUMENT_MAX:
+            raise InvalidParameter("invalid archive: a document is too large")
+        read, fd = self.stream()
+        try:
+            parts = []
+            while True:
+                parts.append(read(STREAM_CHUNK))
+                if not parts[-1]:
+                    return b"".join(parts)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def store(self, lease: content_lease, digest: str = "", *, as_layer: bool = True) -> tuple:
+        """Put it into the store as a blob; (digest, size, media type of a layer)."""
+        read, fd = self.stream()
+        try:
+            head, read = stream_peek(read, COMPRESSION_SNIFF)
+            kind = compression_of(head)
+            if as_layer and kind not in MEDIA_COMPRESSED and not digest:
+                read, kind = decompressed(read)[1], ""
+            got, size = blob_put(lease, read, digest)
+            return got, size, MEDIA_LAYER + MEDIA_COMPRESSED.get(kind, "")
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
+class _Archive:
+    """The files of an archive by their cleaned names."""
+
+    def __init__(self) -> None:
+        self.members: dict = {}
+        self.links: dict = {}
+
+    def find(self, name: str) -> _Member | None:
+        """The file of that name, links inside the archive followed."""
+        key = name_clean(name.encode("utf-8", "surrogateescape"))
+        for _ in range(_LINKS_MAX):
+            if key in self.members:
+                return self.members[key]
+            if key not in self.links:
+                return None
+            key = self.links[key]
+        return None
+
+    def blob(self, digest: str) -> _Member | None:
+        """A blob of an OCI layout, by its digest."""
+        algorithm, _, encoded = digest_check(digest).partition(":")
+        return self.find(f"blobs/{algorithm}/{encoded}")
+
+    def add(self, reader: TarReader, entry: TarEntry, take: Callable) -> None:
+        name = name_clean(entry.name)
+        if entry.kind == TAR_FILE:
+            self.links.pop(name, None)
+            self.members[name] = take(reader, entry)
+        elif entry.kind in (TAR_LINK, TAR_SYMLINK):
+            base = (
+                name.rpartition(b"/")[0] + b"/"
+                if entry.kind == TAR_SYMLINK and entry.link[:1] != b"/"
+                else b"/"
+            )
+            self.members.pop(name, None)
+            self.links[name] = name_clean(b"/" + base + entry.link)
+        if len(self.members) + len(self.links) > ARCHIVE_FILES_MAX:
+            raise InvalidParameter("invalid archive: too many files")
+
+
+def _members_open(lease: content_lease, source: Any) -> _Archive:
+    """Index a plain file that can seek, spool anything else."""
+    fd = _file_of(source)
+    if fd < 0:
+        return _members_spool(lease, decompressed(source.read)[1])
+    start = os.lseek(fd, 0, os.SEEK_CUR)
+    if compression_of(os.pread(fd, COMPRESSION_SNIFF, start)):
+        return _members_spool(lease, decompressed(file_stream(fd))[1])
+    end = os.fstat(fd).st_size
+    archive = _Archive()
+    reader = TarReader(file_stream(fd), lambda count: os.lseek(fd, count, os.SEEK_CUR))
+
+    def place(reader: TarReader, entry: TarEntry) -> _Member:
+        member = _Member(entry.stored, fd=fd, at=start + reader.position)
+        if member.at + member.size > end or entry.sparse is not None:
+            raise InvalidParameter(
+                "invalid tar archive: "
+                + ("unexpected EOF" if entry.sparse is None else "a sparse file")
+            )
+        return member
+
+    for entry in reader.entries():
+        archive.add(reader, entry, place)
+    return archive
+
+
+def _file_of(source: Any) -> int:
+    """The descriptor of a regular file behind a file object, else -1."""
+    try:
+        fd = source.fileno()
+        return fd if os.fstat(fd).st_mode & 0o170000 == 0o100000 else -1
+    except (AttributeError, OSError, ValueError):
+        return -1
+
+
+def _members_spool(lease: content_lease, read: Callable) -> _Archive:
+    archive = _Archive()
+
+    def spool(reader: TarReader, entry: TarEntry) -> _Member:
+        if entry.sparse is not None:
+            raise InvalidParameter("invalid tar archive: a sparse file")
+        path, digester = (
+            f"{lease.directory}/member-{len(archive.members)}-{os.urandom(4).hex()}",
+            hasher(),
+        )
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            for _offset, data in reader.pieces(entry):
+                digester.update(data)
+                write_all(fd, data)
+        finally:
+            os.close(fd)
+        return _Member(entry.size, path=path, digest="sha256:" + digester.hexdigest())
+
+    with no_space("read the archive"):
+        reader = TarReader(read)
+        for entry in reader.entries():
+            archive.add(reader, entry, spool)
+        reader.drain()
+    return archive
+
+
+# -- load ---------------------------------------------------------------------
+
+
+class _Plan:
+    """An image to be loaded: its config, its layers' members, its names, its manifest if any."""
+
+    __slots__ = ("config", "document", "items", "layers", "manifest", "names")
+
+    def __init__(self, config: bytes, layers: list, names: list, manifest: bytes = b"") -> None:
+        self.config = config
+        self.document = image_config_parse(config)
+        self.layers = layers  # [(member or None, digest or "", media type or "")], lowest first
+        self.names = names  # References with a tag
+        self.manifest = manifest
+        self.items: list = []
+        expected = image_diff_ids(self.document)
+        if len(layers) != len(expected):
+            raise InvalidParameter(
+                f"invalid manifest, layers length mismatch: expected {len(layers)},"
+                f" got {len(expected)}"
+            )
+        if self.document.get("os") not in (None, "", "linux"):
+            raise InvalidParameter(f"cannot load {self.document['os']} image on linux")
+
+    @property
+    def platform(self) -> dict:
+        return {
+            "os": self.document.get("os") or "linux",
+            "architecture": self.document.get("architecture") or "",
+            "variant": self.document.get("variant") or "",
+        }
+
+
+def images_load(
+    store: Store,
+    source: Any,
+    *,
+    platform: dict | None = None,
+    quiet: bool = True,
+    run_worker: Callable | None = None,
+) -> Iterator[dict]:
+    """Load every image of an archive (a file object, seekable or not); Docker's messages, in order.
+
+    {"stream": "Loaded image: busybox:latest\\n"}, and progress of layers unless quiet. Raises
+    InvalidParameter for a damaged or foreign archive; then nothing of it is kept.
+    """
+    try:
+        with content_lease(store) as lease:
+            archive = _members_open(lease, source)
+            plans = _plans(archive, platform)
+            yield from _layers_load(lease, plans, quiet, run_worker)
+            for plan in plans:
+                yield from _image_load(lease, plan)
+    except BaseException:
+        content_collect_later(store)
+        raise
+
+
+def _layers_load(
+    lease: content_lease, plans: list, quiet: bool, run_worker: Callable | None
+) -> Iterator[dict]:
+    items: list = []
+    for plan in plans:
+        parent = ""
+        for diff_id, (member, digest, media) in zip(image_diff_ids(plan.document), plan.layers):
+            item = LayerItem(diff_id, parent, _fetcher(lease, member, digest, media, diff_id))
+            parent = item.chain_id
+            plan.items.append(item)
+            new = not layer_number(lease.store, item.chain_id)
+            if new and not quiet and member:
+                items.append((item, member))
+                yield _layer_progress(item, 0, member.size)
+    layers_register(lease, [item for plan in plans for item in plan.items], run_worker=run_worker)
+    for item, member in items:
+        yield _layer_progress(item, member.size, member.size)
+
+
+def _fetcher(
+    lease: content_lease, member: _Member | None, digest: str, media: str, diff_id: str
+) -> Callable:
+    def fetch() -> tuple:
+        if member is None:
+            raise InvalidParameter(f"invalid archive: layer {digest or diff_id} is missing")
+        got, size, told = member.store(lease, digest)
+        return got, size, media or told
+
+    return fetch
+
+
+def _layer_progress(item: LayerItem, current: int, total: int) -> dict:
+    return {
+        "status": "Loading layer",
+        "progressDetail": {"current": current, "total": total},
+        "id": id_short(item.diff_id[7:]),
+    }
+
+
+def _image_load(lease: content_lease, plan: _Plan) -> Iterator[dict]:
+    store = lease.store
+    manifest = ""
+    if plan.manifest:
+        # Layers that were there before, perhaps compressed in another way, did not need these
+        # blobs; the manifest does, for `save` and `push` to give the same bytes.
+        for member, digest, _media in plan.layers:
+            if member and not _blob_is_there(store, digest):
+                member.store(lease, digest)
+        manifest = blob_put_bytes(lease, plan.manifest)
+    names = [reference_full(name) for name in plan.names]
+    before = {name: store.row("SELECT image FROM tags WHERE name=?", name) for name in names}
+    image = image_create(lease, plan.config, manifest=manifest, names=names)
+    for name, full in zip(plan.names, names):
+        if before[full] and before[full][0] != image:
+            yield {
+                "stream": f"The image {name.familiar} already exists, renaming the old one with ID"
+                f" {before[full][0]} to empty string\n"
+            }
+        yield {"stream": f"Loaded image: {name.familiar}\n"}
+    if not names:
+        yield {"stream": f"Loaded image ID: {image}\n"}
+    image_event(store, "load", image, (plan.document.get("config") or {}).get("Labels") or {})
+
+
+def _blob_is_there(store: Store, digest: str) -> bool:
+    try:
+        blob_size(store, digest)
+        return True
+    except NotFound:
+        return False
+
+
+def _plans(archive: _Archive, platform: dict | None) -> list:
+    manifest = archive.find("manifest.json")
+    if manifest:
+        plans = _plans_docker(archive, _document(manifest, "manifest.json"))
+        plans = [plan for plan in plans if not platform or platform_rank(plan.platform, platform)]
+    elif archive.find("index.json"):
+        plans = _plans_oci(archive, platform)
+    else:
+        raise InvalidParameter("invalid archive: does not contain a manifest.json")
+    if platform and not plans:
+        raise NotFound(f"no image for platform {platform_text(platform)} in the archive")
+    return plans
+
+
+def _document(member: _Member, name: str) -> Any:
+    try:
+        return json_parse(member.document())
+    except ValueError as error:
+        raise InvalidParameter(f"invalid archive: failed to decode {name}: {error}") from None
+
+
+def _plans_docker(archive: _Archive, rows: Any) -> list:
+    if rows is None:
+        raise InvalidParameter("invalid manifest, manifest cannot be null (but can be [])")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InvalidParameter(
+            "invalid archive: failed to decode manifest.json: not a list of objects"
+        )
+    manifests = _manifests_by_config(archive)
+    plans = []
+    for row in rows:
+        names, layers = row.get("RepoTags") or [], row.get("Layers") or []
+        if not all(isinstance(text, str) for text in [*names, *layers, row.get("Config")]):
+            raise InvalidParameter(
+                "invalid archive: failed to decode manifest.json: a field has the wrong type"
+            )
+        config = archive.find(row["Config"])
+        if config is None:
+            raise InvalidParameter(
+                f"invalid archive: {name_shown(row['Config'].encode())} is missing"
+            )
+        data = config.document()
+        listed = [(archive.find(name), "", "") for name in layers]
+        own, described = manifests.get(digest_of(data), (b"", []))
+        if own and len(described) == len(listed):
+            listed = [
+                (member or archive.blob(layer["digest"]), layer["digest"], layer["mediaType"])
+                for (member, _digest, _media), layer in zip(listed, described)
+            ]
+        else:
+            own = b""
+        plans.append(_Plan(data, listed, [_tag_parse(name) for name in names], own))
+    return plans
+
+
+def _tag_parse(text: str) -> Reference:
+    name = reference_parse(text)
+    if not name.tag:
+        raise InvalidParameter(f"invalid tag {quote(text)}")
+    return Reference(name.domain, name.path, name.tag)
+
+
+def _manifests_by_config(archive: _Archive) -> dict:
+    """{config digest: (manifest bytes, layer descriptors)} of index.json; {} if anything is odd.
+
+    Only those whose blobs are all in the archive: Docker 25 writes some over layers that are not.
+    """
+    found: dict = {}
+    index = archive.find("index.json")
+    if not index:
+        return found
+    try:
+        for descriptor in _document(index, "index.json").get("manifests") or ():
+            member = archive.blob(descriptor["digest"])
+            if descriptor.get("mediaType") not in MANIFEST_TYPES or member is None:
+                continue
+            data = member.document()
+            config, layers = _manifest_parse(data, descriptor)
+            if all(archive.blob(layer["digest"]) for layer in layers):
+                found[config["digest"]] = (data, layers)
+    except (InvalidParameter, AttributeError, KeyError, TypeError):
+        return {}
+    return found
+
+
+def _manifest_parse(data: bytes, descriptor: dict) -> tuple:
+    """(config descriptor, layer descriptors) of a manifest, verified against its own descriptor."""
+    if digest_of(data) != descriptor["digest"]:
+        raise InvalidParameter(
+            f"content digest mismatch: expected {descriptor['digest']}, got {digest_of(data)}"
+        )
+    try:
+        manifest = json_parse(data)
+        config, layers = manifest["config"], manifest["layers"]
+        for part in [config, *layers]:
+            digest_check(part["digest"])
+            if not isinstance(part["mediaType"], str) or not isinstance(part["size"], int):
+                raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise InvalidParameter(f"invalid manifest {descriptor['digest']}") from None
+    if config["mediaType"] not in CONFIG_TYPES:
+        raise InvalidParameter(
+            f"{descriptor['digest']} is no container image: its config is {config['mediaType']!r}"
+        )
+    return config, layers
+
+
+def _plans_oci(archive: _Archive, platform: dict | None) -> list:
+    index = _document(archive.find("index.json"), "index.json")
+    groups: dict = {}
+    for descriptor in _descriptors(index, "index.json"):
+        groups.setdefault(_oci_name(descriptor) or descriptor["digest"], []).append(descriptor)
+    plans: dict = {}
+    for descriptors in groups.values():
+        chosen = _platform_choose(
+            archive, descriptors, platform or platform_host(), bool(platform), 0
+        )
+        for descriptor in chosen:
+            name = _oci_name(descriptors[0])
+            plan = plans.get(descriptor["digest"])
+            if plan is None:
+                plan = plans[descriptor["digest"]] = _plan_oci(archive, descriptor)
+            if name:
+                plan.names.append(_tag_parse(name))
+    return list(plans.values())
+
+
+def _descriptors(index: Any, name: str) -> list:
+    found = index.get("manifests") if isinstance(index, dict) else None
+    if not isinstance(found, list):
+        raise InvalidParameter(f"invalid archive: failed to decode {name}: no list of manifests")
+    for descriptor in found:
+        if (
+            not isinstance(descriptor, dict)
+            or not isinstance(descriptor.get("digest"), str)
+            or not isinstance(descriptor.get("annotations") or {}, dict)
+            or not isinstance(descriptor.get("platform") or {}, dict)
+        ):
+            raise InvalidParameter(
+                f"invalid archive: failed to decode {name}: a field has the wrong type"
+            )
+    # What buildkit says about an image (provenance, bills of material) is no image.
+    return [
+        descriptor
+        for descriptor in found
+        if "vnd.docker.reference.type" not in (descriptor.get("annotations") or {})
+    ]
+
+
+def _oci_name(descriptor: dict) -> str:
+    """A full reference: containerd's annotation, or OCI's where it is more than a bare tag."""
+    notes = descriptor.get("annotations") or {}
+    name = notes.get(IMAGE_NAME) or notes.get(REF_NAME)
+    if not isinstance(name, str) or not (":" in name or "/" in name):
+        return ""
+    return reference_full(reference_tagged(reference_parse(name)))
+
+
+def _platform_choose(
+    archive: _Archive, descriptors: list, want: dict, strict: bool, depth: int
+) -> list:
+    """The manifests of one name that are for `want`: one, or all where they tell no platform."""
+    if depth > _INDEX_DEPTH_MAX:
+        raise InvalidParameter("invalid archive: indexes are nested too deeply")
+    flat = []
+    for descriptor in descriptors:
+        if descriptor.get("mediaType") in INDEX_TYPES:
+            member = archive.blob(descriptor["digest"])
+            if member is None:
+                raise InvalidParameter(f"invalid archive: {descriptor['digest']} is missing")
+            data = member.document()
+            if digest_of(data) != descriptor["digest"]:
+                raise InvalidParameter(
+                    f"content digest mismatch: expected {descriptor['digest']},"
+                    f" got {digest_of(data)}"
+                )
+            try:
+                inner = _descriptors(json_parse(data), descriptor["digest"])
+            except ValueError:
+                raise InvalidParameter(f"invalid index {descriptor['digest']}") from None
+            flat += _platform_choose(archive, inner, want, strict, depth + 1)
+        elif archive.blob(descriptor["digest"]):
+            flat.append(descriptor)
+    if not flat and descriptors:
+        raise NotFound(
+            f"no matching manifest for {platform_text(want)} in the manifest list entries"
+        )
+    told = [descriptor for descriptor in flat if descriptor.get("platform")]
+    if len(told) < len(flat) or len(flat) == 1 and not strict and not depth:
+        return flat
+    ranked = max(
+        told, key=lambda descriptor: platform_rank(_platform_of(descriptor), want), default=None
+    )
+    if ranked is None or not platform_rank(_platform_of(ranked), want):
+        raise NotFound(
+            f"no matching manifest for {platform_text(want)} in the manifest list entries"
+        )
+    return [ranked]
+
+
+def _platform_of(descriptor: dict) -> dict:
+    told = descriptor.get("platform") or {}
+    return {
+        key: told.get(key) if isinstance(told.get(key), str) else ""
+        for key in ("os", "architecture", "variant")
+    }
+
+
+def _plan_oci(archive: _Archive, descriptor: dict) -> _Plan:
+    data = archive.blob(descriptor["digest"]).document()
+    config, layers = _manifest_parse(data, descriptor)
+    member = archive.blob(config["digest"])
+    if member is None:
+        raise InvalidParameter(f"invalid archive: {config['digest']} is missing")
+    document = member.document()
+    if digest_of(document) != config["digest"]:
+        raise InvalidParameter(
+            f"content digest mismatch: expected {config['digest']}, got {digest_of(document)}"
+        )
+    return _Plan(
+        document,
+        [(archive.blob(layer["digest"]), layer["digest"], layer["mediaType"]) for layer in layers],
+        [],
+        data,
+    )
+
+
+# -- save ---------------------------------------------------------------------
+
+
+def images_save(store: Store, refs: list, platform: dict | None = None) -> Iterator[bytes]:
+    """An archive of images, docker-archive and OCI layout at once, in pieces; the same each time.
+
+    A name without a tag means all tags of its repository. Raises before the first piece is asked
+    for where an image is missing.
+    """
+    chosen = _save_choose(store, refs, platform)
+    documents, blobs = _save_documents(store, chosen)
+    return _save_pieces(store, chosen, documents, blobs)
+
+
+def _save_choose(store: Store, refs: list, platform: dict | None) -> dict:
+    """{image id: (Image, [References with a tag])}, in the order asked for."""
+    chosen: dict = {}
+    for ref in refs:
+        names: list = []
+        try:
+            name = reference_parse(ref)
+            if not name.tag and not name.digest:
+                names = [
+                    row[0]
+                    for row in store.rows(
+                        "SELECT name FROM tags WHERE name GLOB ? ORDER BY name",
+                        _glob_escape(name.name) + ":*",
+                    )
+                ]
+            elif (
+                name.tag
+                and not name.digest
+                and store.row("SELECT 1 FROM tags WHERE name=?", reference_full(name))
+            ):
+                names = [reference_full(name)]
+        except InvalidParameter:
+            pass  # a full id is no name
+        for name in names or [ref]:
+            image = image_get(store, name)
+            if platform and not platform_rank(image.platform, platform):
+                raise NotFound(
+                    f"no suitable export target found for platform {platform_text(platform)}"
+                )
+            tags = chosen.setdefault(image.id, (image, []))[1]
+            if names and reference_parse(name) not in tags:
+                tags.append(reference_parse(name))
+    return chosen
+
+
+def _glob_escape(text: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in text)
+
+
+def _save_documents(store: Store, chosen: dict) -> tuple:
+    """({name: bytes} of the documents, {digest: size} of the blobs)."""
+    manifests, rows, index, repositories, blobs = {}, [], [], {}, {}
+    for image, tags in chosen.values():
+        data = blob_document(store, image.manifest)
+        manifest = json_parse(data)
+        parts = [manifest["config"], *manifest["layers"]]
+        blobs.update((part["digest"], blob_size(store, part["digest"])) for part in parts)
+        manifests[image.manifest] = data
+        paths = ["blobs/" + layer["digest"].replace(":", "/") for layer in manifest["layers"]]
+        diff_ids = image_diff_ids(image.config)
+        rows.append(
+            {
+                "Config": "blobs/" + image.id.replace(":", "/"),
+                "RepoTags": [name.familiar for name in tags] or None,
+                "Layers": paths,
+                "LayerSources": dict(sorted(zip(diff_ids, manifest["layers"]))),
+            }
+        )
+        descriptor = {
+            "mediaType": manifest.get("mediaType") or MEDIA_MANIFEST,
+            "digest": image.manifest,
+            "size": len(data),
+        }
+        index += [
+            {**descriptor, "annotations": {IMAGE_NAME: reference_full(name), REF_NAME: name.tag}}
+            for name in tags
+        ] or [descriptor]
+        for name in tags:
+            last = manifest["layers"][-1]["digest"][7:] if paths else ""
+            repositories.setdefault(name.familiar_name, {})[name.tag] = last
+    documents = {
+        "index.json": json_text(
+            {"schemaVersion": 2, "mediaType": INDEX_TYPES[0], "manifests": index}
+        ),
+        "manifest.json": json_text(rows) + "\n",
+        "oci-layout": '{"imageLayoutVersion": "1.0.0"}',
+    }
+    if repositories:
+        documents["repositories"] = json_text(repositories) + "\n"
+    found = {name: text.encode() for name, text in documents.items()}
+    found.update((f"blobs/sha256/{digest[7:]}", data) for digest, data in manifests.items())
+    return found, blobs
+
+
+def _save_pieces(store: Store, chosen: dict, documents: dict, blobs: dict) -> Iterator[bytes]:
+    names = {f"blobs/sha256/{digest[7:]}": digest for digest in blobs}
+    for name in sorted(["blobs", "blobs/sha256", *documents, *names]):
+        entry = TarEntry(name.encode())
+        if name in ("blobs", "blobs/sha256"):
+            entry.kind, entry.mode = TAR_DIR, 0o755
+            yield tar_header(entry)
+        elif name in documents:
+            data = documents[name]
+            entry.size = entry.stored = len(data)
+            yield tar_header(entry) + data + tar_padding(len(data))
+        else:
+            fd = blob_open(store, names[name])
+            try:
+                yield from file_pack(fd, entry)
+            finally:
+                os.close(fd)
+    yield TAR_END
+    for image, _tags in chosen.values():
+        image_event(store, "save", image.id, image.labels)
+
+
+# -- import -------------------------------------------------------------------
+
+
+def image_import(
+    store: Store,
+    read: Callable,
+    *,
+    name: Reference | None = None,
+    message: str = "",
+    changes: Iterable[str] = (),
+    platform: dict | None = None,
+    run_worker: Callable | None = None,
+) -> str:
+    """Make an image of one layer out of a tar of a root directory, compressed or not; its id."""
+    platform = platform or platform_host()
+    if platform["os"] != "linux":
+        raise InvalidParameter(f'operating system "{platform["os"]}" is not supported')
+    settings = changes_apply({}, changes)
+    created = time_rfc3339(time_now())
+    try:
+        with content_lease(store) as lease:
+            blob, size, media, diff_id = _layer_take(lease, read)
+            item = LayerItem(diff_id, "", lambda: (blob, size, media))
+            layers_register(lease, [item], run_worker=run_worker)
+            config = {
+                "architecture": platform["architecture"],
+                "comment": message,
+                "config": settings,
+                "created": created,
+                "docker_version": DOCKER_VERSION,
+                "history": [{"created": created, "comment": message}],
+                "os": platform["os"],
+                "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+                "variant": platform["variant"],
+            }
+            for key in ("comment", "variant"):
+                if not config[key]:
+                    del config[key]
+            full = [reference_full(reference_tagged(name))] if name else []
+            image = image_create(lease, json_text(config).encode(), names=full, tagged=time_now())
+    except BaseException:
+        content_collect_later(store)
+        raise
+    if name:
+        image_event(
+            store, "tag", image, settings.get("Labels") or {}, reference_tagged(name).familiar
+        )
+    image_event(store, "import", image, settings.get("Labels") or {})
+    return image
+
+
+def _layer_take(lease: content_lease, read: Callable) -> tuple:
+    """Store a layer as it comes; (blob, size, media type, diff id)."""
+    head, read = stream_peek(read, COMPRESSION_SNIFF)
+    kind = compression_of(head)
+    if kind not in MEDIA_COMPRESSED:
+        read, kind = decompressed(read)[1], ""
+    blob, size = blob_put(lease, read)
+    media = MEDIA_LAYER + MEDIA_COMPRESSED[kind]
+    if not kind:
+        return blob, size, media, blob
+    digester = hasher()
+    fd = blob_open(lease.store, blob)
+    try:
+        plain = decompressed(file_stream(fd))[1]
+        while True:
+            data = plain(STREAM_CHUNK)
+            if not data:
+                return blob, size, media, "sha256:" + digester.hexdigest()
+            digester.update(data)
+    finally:
+        os.close(fd)
+
+
+def content_collect_later(store: Store) -> None:
+    """After a failure: blobs that were stored for nothing go at once, if nobody else is at work."""
+    with content_alone(store) as alone:
+        if alone:
+            content_drop(store, [])
 
 
 # =============================================================================

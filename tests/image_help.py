@@ -1,4 +1,4 @@
-"""Archives for the tests of blobs, layers and images, and a store that is looked through afterwards."""
+"""Archives for the tests of blobs, layers and images, and a store that is looked through."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import json
 import os
 import tarfile
 
-import pytest
-
 import engine
+import pytest
 
 ARCH = engine.platform_host()["architecture"]
 
@@ -46,11 +45,18 @@ def layer(*names, salt=""):
 
 def config_of(layers, created="2024-01-01T00:00:00Z", **more):
     """Bytes of a config over plain layers; `labels`, `env` and the like go to its settings."""
-    document = {"architecture": ARCH, "os": "linux", "created": created,
-                "config": {key: more.pop(key) for key in list(more) if key[0].isupper()},
-                "rootfs": {"type": "layers", "diff_ids": [digest(data) for data in layers]},
-                "history": [{"created": created, "created_by": f"step {n}", "comment": "c"}
-                            for n in range(len(layers))], **more}
+    document = {
+        "architecture": ARCH,
+        "os": "linux",
+        "created": created,
+        "config": {key: more.pop(key) for key in list(more) if key[0].isupper()},
+        "rootfs": {"type": "layers", "diff_ids": [digest(data) for data in layers]},
+        "history": [
+            {"created": created, "created_by": f"step {n}", "comment": "c"}
+            for n in range(len(layers))
+        ],
+        **more,
+    }
     return json.dumps(document).encode()
 
 
@@ -60,21 +66,38 @@ def docker_files(layers, tags=("test:1",), config=None, packed=bytes, **more):
     name = digest(config)[7:] + ".json"
     paths = [digest(data)[7:] + "/layer.tar" for data in layers]
     manifest = [{"Config": name, "RepoTags": list(tags) or None, "Layers": paths}]
-    return {**{path: packed(data) for path, data in zip(paths, layers)}, name: config,
-            "manifest.json": json.dumps(manifest).encode()}
+    return {
+        **{path: packed(data) for path, data in zip(paths, layers)},
+        name: config,
+        "manifest.json": json.dumps(manifest).encode(),
+    }
 
 
 def oci_parts(layers, packed=gz, config=None, media="+gzip", **more):
     """({blob path: bytes}, manifest descriptor) of one image of an OCI layout."""
     config = config or config_of(layers, **more)
     blobs = [packed(data) for data in layers]
-    manifest = json.dumps({
-        "schemaVersion": 2, "mediaType": engine.MEDIA_MANIFEST,
-        "config": {"mediaType": engine.MEDIA_CONFIG, "digest": digest(config), "size": len(config)},
-        "layers": [{"mediaType": engine.MEDIA_LAYER + media, "digest": digest(data), "size": len(data)}
-                   for data in blobs]}).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": engine.MEDIA_MANIFEST,
+            "config": {
+                "mediaType": engine.MEDIA_CONFIG,
+                "digest": digest(config),
+                "size": len(config),
+            },
+            "layers": [
+                {"mediaType": engine.MEDIA_LAYER + media, "digest": digest(data), "size": len(data)}
+                for data in blobs
+            ],
+        }
+    ).encode()
     files = {"blobs/sha256/" + digest(data)[7:]: data for data in [config, manifest, *blobs]}
-    return files, {"mediaType": engine.MEDIA_MANIFEST, "digest": digest(manifest), "size": len(manifest)}
+    return files, {
+        "mediaType": engine.MEDIA_MANIFEST,
+        "digest": digest(manifest),
+        "size": len(manifest),
+    }
 
 
 def oci_files(descriptors, *parts):
@@ -82,7 +105,11 @@ def oci_files(descriptors, *parts):
     for part in parts:
         files.update(part)
     index = {"schemaVersion": 2, "mediaType": engine.INDEX_TYPES[0], "manifests": descriptors}
-    return {**files, "index.json": json.dumps(index).encode(), "oci-layout": b'{"imageLayoutVersion":"1.0.0"}'}
+    return {
+        **files,
+        "index.json": json.dumps(index).encode(),
+        "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+    }
 
 
 def named(descriptor, name, key=engine.REF_NAME, **more):
@@ -92,8 +119,11 @@ def named(descriptor, name, key=engine.REF_NAME, **more):
 def load(store, data, **options):
     """The `stream` lines of a load."""
     source = io.BytesIO(data) if isinstance(data, bytes) else data
-    return [message["stream"].rstrip("\n") for message in engine.images_load(store, source, **options)
-            if "stream" in message]
+    return [
+        message["stream"].rstrip("\n")
+        for message in engine.images_load(store, source, **options)
+        if "stream" in message
+    ]
 
 
 def nobody():
@@ -102,28 +132,37 @@ def nobody():
 
 def content(store):
     """What lies below the data root: ({layer directories}, {blobs}, {what is half done})."""
-    listed = [set(os.listdir(store.path(name))) if os.path.isdir(store.path(name)) else set()
-              for name in ("layers", "blobs/sha256", "tmp")]
+    listed = [
+        set(os.listdir(store.path(name))) if os.path.isdir(store.path(name)) else set()
+        for name in ("layers", "blobs/sha256", "tmp")
+    ]
     return tuple(listed)
 
 
 def events(store):
     """[(action, id, attributes)] of the journal."""
     found = []
-    for name in sorted(os.listdir(store.run_path("events")), key=lambda name: int(name.partition(".")[0])):
+    for name in sorted(
+        os.listdir(store.run_path("events")), key=lambda name: int(name.partition(".")[0])
+    ):
         with open(store.run_path("events", name), encoding="utf-8") as file:
             found += [json.loads(line) for line in file]
-    return [(event["Action"], event["Actor"]["ID"], event["Actor"]["Attributes"]) for event in found]
+    return [
+        (event["Action"], event["Actor"]["ID"], event["Actor"]["Attributes"]) for event in found
+    ]
 
 
-@pytest.fixture
-def store(tmp_path):
+@pytest.fixture(name="store")
+def store_fixture(tmp_path):
+    """A Store of its own; afterwards nothing half done is in it, nor a blob without a name."""
     found = engine.Store(str(tmp_path / "data"), str(tmp_path / "run"))
     yield found
     layers, blobs, half = content(found)
     assert not half
-    assert not os.path.isdir(found.run_path("locks")) or \
-        [name for name in os.listdir(found.run_path("locks")) if name.startswith("layer-")] == []
+    assert (
+        not os.path.isdir(found.run_path("locks"))
+        or [name for name in os.listdir(found.run_path("locks")) if name.startswith("layer-")] == []
+    )
     if os.path.exists(found.path("engine.db")):
         rows = found.rows("SELECT n FROM layers")
         assert layers == {engine.layer_name(row[0]) for row in rows}

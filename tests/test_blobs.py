@@ -7,17 +7,19 @@ import multiprocessing
 import os
 import subprocess
 
-import pytest
-from image_help import content, digest, store  # noqa: F401
-
 import engine
+import pytest
+from image_help import content, digest, store_fixture  # noqa: F401
 
 
 def test_put_get_remove(store):
     data = os.urandom(3_000_000)
     with engine.content_lease(store) as lease:
         assert engine.blob_put(lease, io.BytesIO(data).read) == (digest(data), len(data))
-        assert engine.blob_put(lease, io.BytesIO(data).read, digest(data), len(data)) == (digest(data), len(data))
+        assert engine.blob_put(lease, io.BytesIO(data).read, digest(data), len(data)) == (
+            digest(data),
+            len(data),
+        )
         small = engine.blob_put_bytes(lease, b"{}")
         assert engine.blob_put_bytes(lease, b"{}") == small == digest(b"{}")
     assert engine.blob_size(store, digest(data)) == len(data)
@@ -28,24 +30,43 @@ def test_put_get_remove(store):
     for name in (digest(data), small, small):
         engine.blob_remove(store, name)
     for call in (engine.blob_size, engine.blob_open, engine.blob_document):
-        with pytest.raises(engine.NotFound, match="^content digest sha256:[0-9a-f]{64}: not found$"):
+        with pytest.raises(
+            engine.NotFound, match="^content digest sha256:[0-9a-f]{64}: not found$"
+        ):
             call(store, small)
 
 
 def test_mismatch_is_not_kept(store):
     with engine.content_lease(store) as lease:
-        with pytest.raises(engine.InvalidParameter, match="^content digest mismatch: expected sha256:"):
+        with pytest.raises(
+            engine.InvalidParameter, match="^content digest mismatch: expected sha256:"
+        ):
             engine.blob_put(lease, io.BytesIO(b"evil").read, digest(b"good"))
         for size in (3, 5):
-            with pytest.raises(engine.InvalidParameter, match=f"has a wrong size: expected {size}$"):
+            with pytest.raises(
+                engine.InvalidParameter, match=f"has a wrong size: expected {size}$"
+            ):
                 engine.blob_put(lease, io.BytesIO(b"evil").read, size=size)
         with pytest.raises(engine.InvalidParameter):
-            engine.blob_put(lease, iter([]).__next__ and (lambda size: bytes(size)), size=10)     # endless
+            engine.blob_put(
+                lease, iter([]).__next__ and (lambda size: bytes(size)), size=10
+            )  # endless
     assert content(store)[1] == set()
 
 
-@pytest.mark.parametrize("name", ["", "sha256:", "sha256:../../etc/passwd", "sha256:" + "a" * 63, "md5:" + "a" * 32,
-                                  "sha512:" + "a" * 128, "sha256:" + "A" * 64, "sha256:" + "/" * 64])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "sha256:",
+        "sha256:../../etc/passwd",
+        "sha256:" + "a" * 63,
+        "md5:" + "a" * 32,
+        "sha512:" + "a" * 128,
+        "sha256:" + "A" * 64,
+        "sha256:" + "/" * 64,
+    ],
+)
 def test_bad_digests(store, name):
     with pytest.raises(engine.InvalidParameter):
         engine.blob_path(store, name)
@@ -92,8 +113,12 @@ def test_full_disk(store):
     os.mkdir(store.data)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", store.data], check=True)
     try:
-        with engine.content_lease(store) as lease, \
-                pytest.raises(engine.EngineError, match="^cannot store the content: no space left on device$"):
+        with (
+            engine.content_lease(store) as lease,
+            pytest.raises(
+                engine.EngineError, match="^cannot store the content: no space left on device$"
+            ),
+        ):
             engine.blob_put(lease, lambda size: bytes(size))
         assert content(store)[1:] == (set(), set())
     finally:

@@ -10,9 +10,8 @@ import os
 import shutil
 import subprocess
 
-import pytest
-
 import engine
+import pytest
 
 PLAIN = os.urandom(3000) + b"hello\n" * 200_000
 
@@ -23,7 +22,13 @@ def zstd(data):
     return subprocess.run(["zstd", "-qc"], input=data, stdout=subprocess.PIPE, check=True).stdout
 
 
-MAKERS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": zstd, "": bytes}
+MAKERS = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd": zstd,
+    "": bytes,
+}
 
 
 def read_all(read, size=1 << 20):
@@ -64,7 +69,9 @@ def test_members_and_padding(name):
 @pytest.mark.parametrize("cut", [11, -20, -1])
 def test_truncated(name, cut):
     data = MAKERS[name](PLAIN)[:cut]
-    with pytest.raises(engine.InvalidParameter, match=f"^damaged {name} data: unexpected end of data$"):
+    with pytest.raises(
+        engine.InvalidParameter, match=f"^damaged {name} data: unexpected end of data$"
+    ):
         read_all(engine.decompressed(io.BytesIO(data).read)[1])
 
 
@@ -79,7 +86,7 @@ def test_damaged(name):
 
 @pytest.mark.parametrize("name", ["gzip", "bzip2", "xz", "zstd"])
 def test_bomb_is_read_piece_by_piece(name):
-    """100 MB of zeros: nothing larger than a piece is ever made, and a reader may stop at any time."""
+    """100 MB of zeros: nothing larger than a piece is ever made; a reader may stop at any time."""
     data = MAKERS[name](bytes(100 << 20))
     read = engine.decompressed(io.BytesIO(data).read)[1]
     total = 0
@@ -111,6 +118,7 @@ def test_zstd_library():
 
 def test_zstd_is_nowhere(monkeypatch):
     import builtins
+
     real = builtins.__import__
 
     def refuse(name, *args, **kwargs):
@@ -120,6 +128,7 @@ def test_zstd_is_nowhere(monkeypatch):
 
     def none():
         raise OSError("no such library")
+
     monkeypatch.setattr(builtins, "__import__", refuse)
     monkeypatch.setattr(engine, "_zstd_library", none)
     with pytest.raises(engine.Unsupported, match="^zstd is not available: .* libzstd.so.1$"):
@@ -127,7 +136,7 @@ def test_zstd_is_nowhere(monkeypatch):
 
 
 def test_sniffing():
-    assert engine.compression_of(b"\x50\x2a\x4d\x18\4\0\0\0") == "zstd"    # a skippable frame
+    assert engine.compression_of(b"\x50\x2a\x4d\x18\4\0\0\0") == "zstd"  # a skippable frame
     assert engine.compression_of(b"") == engine.compression_of(b"ustar") == ""
     head, read = engine.stream_peek(io.BytesIO(b"abc").read, 10)
     assert head == b"abc" and read_all(read) == b"abc"

@@ -1,15 +1,24 @@
-"""Images as rows: find, tag, list, inspect, history, remove, prune, collect; Docker's words and shapes."""
+"""Images as rows: find, tag, list, inspect, history, remove, prune, collect; as Docker."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 
-import pytest
-from image_help import (config_of, content, digest, docker_files, events, layer, load, nobody, store,  # noqa: F401
-                        tar_of)
-
 import engine
+import pytest
+from image_help import (
+    config_of,
+    content,
+    digest,
+    docker_files,
+    events,
+    layer,
+    load,
+    nobody,
+    store_fixture,  # noqa: F401
+    tar_of,
+)
 
 A, B, C = layer("a"), layer("b"), layer("c")
 C1, C2 = "c" * 64, "d" * 64
@@ -27,13 +36,27 @@ def used(*rows):
 
 def test_find(store):
     image = add(store, "x:1", "quay.io/a/b:2", "busybox:latest")
-    for ref in ("x:1", "docker.io/library/x:1", "library/x:1", "quay.io/a/b:2", "busybox", image, image[7:], image[7:19],
-                image[7:8], "sha256:" + image[7:15]):
+    for ref in (
+        "x:1",
+        "docker.io/library/x:1",
+        "library/x:1",
+        "quay.io/a/b:2",
+        "busybox",
+        image,
+        image[7:],
+        image[7:19],
+        image[7:8],
+        "sha256:" + image[7:15],
+    ):
         assert engine.image_get(store, ref).id == image
-    for ref, text in (("nope", "No such image: nope:latest"), ("x", "No such image: x:latest"),
-                      ("x:2", "No such image: x:2"), ("f" * 64, f"No such image: sha256:{'f' * 64}"),
-                      ("x@sha256:" + "a" * 64, f"No such image: x@sha256:{'a' * 64}"),
-                      ("quay.io/a/b", "No such image: quay.io/a/b:latest")):
+    for ref, text in (
+        ("nope", "No such image: nope:latest"),
+        ("x", "No such image: x:latest"),
+        ("x:2", "No such image: x:2"),
+        ("f" * 64, f"No such image: sha256:{'f' * 64}"),
+        ("x@sha256:" + "a" * 64, f"No such image: x@sha256:{'a' * 64}"),
+        ("quay.io/a/b", "No such image: quay.io/a/b:latest"),
+    ):
         with pytest.raises(engine.NotFound) as refused:
             engine.image_get(store, ref)
         assert str(refused.value) == text
@@ -43,7 +66,9 @@ def test_find(store):
 
 
 def test_ambiguous_prefix(store):
-    ids = [add(store, f"x:{n}", Cmd=[str(n)]) for n in range(17)]       # two must share their first digit
+    ids = [
+        add(store, f"x:{n}", Cmd=[str(n)]) for n in range(17)
+    ]  # two must share their first digit
     first = next(image[7] for image in ids if sum(other[7] == image[7] for other in ids) > 1)
     with pytest.raises(engine.NotFound, match=f"^No such image: {first}:latest$"):
         engine.image_get(store, first)
@@ -54,13 +79,15 @@ def test_tag(store):
     engine.image_tag(store, "x:1", "z")
     engine.image_tag(store, image[7:19], "localhost:5000/z:9")
     assert engine.image_tags(store, image)[0] == ["x:1", "z:latest", "localhost:5000/z:9"]
-    engine.image_tag(store, "y:1", "z:latest")                          # moves it
+    engine.image_tag(store, "y:1", "z:latest")  # moves it
     assert engine.image_get(store, "z").id == other
     assert events(store)[-1] == ("tag", other, {"name": "z:latest"})
     assert events(store)[-3] == ("tag", image, {"l": "v", "name": "z:latest"})
-    for target, text in (("a@sha256:" + "a" * 64, "refusing to create a tag with a digest reference"),
-                         ("sha256", "refusing to create an ambiguous tag using digest algorithm as name"),
-                         ("UPPER", "invalid reference format: repository name (library/UPPER) must be lowercase")):
+    for target, text in (
+        ("a@sha256:" + "a" * 64, "refusing to create a tag with a digest reference"),
+        ("sha256", "refusing to create an ambiguous tag using digest algorithm as name"),
+        ("UPPER", "invalid reference format: repository name (library/UPPER) must be lowercase"),
+    ):
         with pytest.raises(engine.InvalidParameter) as refused:
             engine.image_tag(store, "x:1", target)
         assert str(refused.value) == text
@@ -69,35 +96,93 @@ def test_tag(store):
 
 
 def test_inspect(store):
-    image = add(store, "x:1", layers=(A, B), Cmd=["sh"], Env=["A=1"], Labels={"l": "v"}, ExposedPorts={"80/tcp": {}},
-                Hostname="old", author="me", created="2024-01-01T00:00:00.120Z", variant="v8", docker_version="27")
+    image = add(
+        store,
+        "x:1",
+        layers=(A, B),
+        Cmd=["sh"],
+        Env=["A=1"],
+        Labels={"l": "v"},
+        ExposedPorts={"80/tcp": {}},
+        Hostname="old",
+        author="me",
+        created="2024-01-01T00:00:00.120Z",
+        variant="v8",
+        docker_version="27",
+    )
     shown = engine.image_inspect(store, "x:1")
-    assert list(shown) == ["Id", "RepoTags", "RepoDigests", "Parent", "Comment", "Created", "DockerVersion", "Author",
-                           "Architecture", "Variant", "Os", "Size", "GraphDriver", "RootFS", "Metadata", "Config"]
+    assert list(shown) == [
+        "Id",
+        "RepoTags",
+        "RepoDigests",
+        "Parent",
+        "Comment",
+        "Created",
+        "DockerVersion",
+        "Author",
+        "Architecture",
+        "Variant",
+        "Os",
+        "Size",
+        "GraphDriver",
+        "RootFS",
+        "Metadata",
+        "Config",
+    ]
     assert shown["Id"] == image and shown["RepoTags"] == ["x:1"] and shown["RepoDigests"] == []
-    assert (shown["Comment"], shown["Author"], shown["DockerVersion"], shown["Size"]) == ("c", "me", "27", 2)
+    assert (shown["Comment"], shown["Author"], shown["DockerVersion"], shown["Size"]) == (
+        "c",
+        "me",
+        "27",
+        2,
+    )
     assert shown["Created"] == "2024-01-01T00:00:00.12Z"
     assert shown["Metadata"] == {"LastTagTime": "0001-01-01T00:00:00Z"}
     assert shown["RootFS"] == {"Type": "layers", "Layers": [digest(A), digest(B)]}
-    assert shown["Config"] == {"Cmd": ["sh"], "Entrypoint": None, "Env": ["A=1"], "ExposedPorts": {"80/tcp": {}},
-                               "Labels": {"l": "v"}, "OnBuild": None, "User": "", "Volumes": None, "WorkingDir": ""}
+    assert shown["Config"] == {
+        "Cmd": ["sh"],
+        "Entrypoint": None,
+        "Env": ["A=1"],
+        "ExposedPorts": {"80/tcp": {}},
+        "Labels": {"l": "v"},
+        "OnBuild": None,
+        "User": "",
+        "Volumes": None,
+        "WorkingDir": "",
+    }
     assert list(shown["Config"]) == sorted(shown["Config"])
     driver = shown["GraphDriver"]
-    assert driver["Name"] == "overlay2" and list(driver["Data"]) == ["LowerDir", "MergedDir", "UpperDir", "WorkDir"]
+    assert driver["Name"] == "overlay2" and list(driver["Data"]) == [
+        "LowerDir",
+        "MergedDir",
+        "UpperDir",
+        "WorkDir",
+    ]
     assert os.path.isdir(driver["Data"]["UpperDir"]) and os.path.isdir(driver["Data"]["LowerDir"])
-    with pytest.raises(engine.NotFound, match="^image with reference x:1 was found but its platform "
-                                              r"\(linux/\S+\) does not match the specified platform \(linux/s390x\)$"):
+    with pytest.raises(
+        engine.NotFound,
+        match="^image with reference x:1 was found but its platform "
+        r"\(linux/\S+\) does not match the specified platform \(linux/s390x\)$",
+    ):
         engine.image_inspect(store, "x:1", engine.platform_parse("linux/s390x"))
 
 
 def test_history(store):
-    history = [{"created": "2024-01-01T00:00:01Z", "created_by": "ADD", "comment": "one"},
-               {"created_by": "ENV", "empty_layer": True}, {"created": "2024-01-01T00:00:03Z", "created_by": "RUN"}]
+    history = [
+        {"created": "2024-01-01T00:00:01Z", "created_by": "ADD", "comment": "one"},
+        {"created_by": "ENV", "empty_layer": True},
+        {"created": "2024-01-01T00:00:03Z", "created_by": "RUN"},
+    ]
     image = add(store, "x:1", "x:2", layers=(A, layer("long-name")), history=history)
     shown = engine.image_history(store, "x:1")
-    assert [list(step) for step in shown] == [["Comment", "Created", "CreatedBy", "Id", "Size", "Tags"]] * 3
+    assert [list(step) for step in shown] == [
+        ["Comment", "Created", "CreatedBy", "Id", "Size", "Tags"]
+    ] * 3
     assert [(step["CreatedBy"], step["Size"], step["Id"], step["Tags"]) for step in shown] == [
-        ("RUN", 9, image, ["x:1", "x:2"]), ("ENV", 0, "<missing>", None), ("ADD", 1, "<missing>", None)]
+        ("RUN", 9, image, ["x:1", "x:2"]),
+        ("ENV", 0, "<missing>", None),
+        ("ADD", 1, "<missing>", None),
+    ]
     assert [step["Created"] for step in shown] == [1704067203, 0, 1704067201]
     add(store, "bad:1", history=[{}, {}])
     with pytest.raises(engine.EngineError, match="^too many non-empty layers in History section$"):
@@ -114,23 +199,47 @@ def test_list(store):
     three = add(store, created="2024-01-03T00:00:00Z", layers=(C,))
     assert listed(store) == [["-"], ["b:1", "b:2", "quay.io/x/c:1"], ["a:1"]]
     summary = engine.image_list(store, {}, used((C1, one, True, 0), (C2, one, False, 0)))[-1]
-    assert summary == {"Containers": 2, "Created": 1704067200, "Id": one, "Labels": {"k": "v"}, "ParentId": "",
-                       "RepoDigests": [], "RepoTags": ["a:1"], "SharedSize": -1, "Size": 1}
+    assert summary == {
+        "Containers": 2,
+        "Created": 1704067200,
+        "Id": one,
+        "Labels": {"k": "v"},
+        "ParentId": "",
+        "RepoDigests": [],
+        "RepoTags": ["a:1"],
+        "SharedSize": -1,
+        "Size": 1,
+    }
     assert list(summary) == sorted(summary)
-    shared = {row["Id"]: row["SharedSize"] for row in engine.image_list(store, {}, nobody, shared_size=True)}
+    shared = {
+        row["Id"]: row["SharedSize"]
+        for row in engine.image_list(store, {}, nobody, shared_size=True)
+    }
     assert shared == {one: 1, two: 1, three: 0}
-    for filters, want in (({"dangling": ["true"]}, [["-"]]), ({"dangling": ["false"]}, [["b:1", "b:2", "quay.io/x/c:1"], ["a:1"]]),
-                          ({"label": ["k"]}, [["a:1"]]), ({"label": ["k=w"]}, []),
-                          ({"label!": ["k"]}, [["-"], ["b:1", "b:2", "quay.io/x/c:1"]]),
-                          ({"reference": ["b"]}, [["b:1", "b:2"]]), ({"reference": ["*:1"]}, [["b:1"], ["a:1"]]),
-                          ({"reference": ["quay.io/*/c"]}, [["quay.io/x/c:1"]]), ({"reference": ["[a-b]:?"]}, [["b:1", "b:2"], ["a:1"]]),
-                          ({"reference": ["docker.io/library/a"]}, [["a:1"]]), ({"reference": ["z", "a"]}, [["a:1"]]),
-                          ({"before": ["b:1"]}, [["a:1"]]), ({"since": ["b:1"]}, [["-"]]), ({"since": ["a:1"], "before": [three[7:19]]},
-                                                                                          [["b:1", "b:2", "quay.io/x/c:1"]]),
-                          ({"until": ["2024-01-02T12:00:00Z"]}, [["b:1", "b:2", "quay.io/x/c:1"], ["a:1"]])):
+    for filters, want in (
+        ({"dangling": ["true"]}, [["-"]]),
+        ({"dangling": ["false"]}, [["b:1", "b:2", "quay.io/x/c:1"], ["a:1"]]),
+        ({"label": ["k"]}, [["a:1"]]),
+        ({"label": ["k=w"]}, []),
+        ({"label!": ["k"]}, [["-"], ["b:1", "b:2", "quay.io/x/c:1"]]),
+        ({"reference": ["b"]}, [["b:1", "b:2"]]),
+        ({"reference": ["*:1"]}, [["b:1"], ["a:1"]]),
+        ({"reference": ["quay.io/*/c"]}, [["quay.io/x/c:1"]]),
+        ({"reference": ["[a-b]:?"]}, [["b:1", "b:2"], ["a:1"]]),
+        ({"reference": ["docker.io/library/a"]}, [["a:1"]]),
+        ({"reference": ["z", "a"]}, [["a:1"]]),
+        ({"before": ["b:1"]}, [["a:1"]]),
+        ({"since": ["b:1"]}, [["-"]]),
+        ({"since": ["a:1"], "before": [three[7:19]]}, [["b:1", "b:2", "quay.io/x/c:1"]]),
+        ({"until": ["2024-01-02T12:00:00Z"]}, [["b:1", "b:2", "quay.io/x/c:1"], ["a:1"]]),
+    ):
         assert listed(store, **filters) == want, filters
-    for filters, text in (({"nope": ["1"]}, "^invalid filter 'nope'$"), ({"dangling": ["x"]}, "^invalid filter 'dangling=."),
-                          ({"reference": ["["]}, "^syntax error in pattern$"), ({"until": ["x"]}, "^invalid value for 'until' filter: ")):
+    for filters, text in (
+        ({"nope": ["1"]}, "^invalid filter 'nope'$"),
+        ({"dangling": ["x"]}, "^invalid filter 'dangling=."),
+        ({"reference": ["["]}, "^syntax error in pattern$"),
+        ({"until": ["x"]}, "^invalid value for 'until' filter: "),
+    ):
         with pytest.raises(engine.InvalidParameter, match=text):
             engine.image_list(store, filters, nobody)
 
@@ -141,10 +250,18 @@ def test_remove_by_name(store):
     assert engine.image_get(store, "x:2").id == image
     chains = engine.chain_ids([digest(A), digest(B)])
     assert engine.image_remove(store, "x:2", nobody) == [
-        {"Untagged": "x:2"}, {"Deleted": image}, {"Deleted": chains[1]}, {"Deleted": chains[0]}]
+        {"Untagged": "x:2"},
+        {"Deleted": image},
+        {"Deleted": chains[1]},
+        {"Deleted": chains[0]},
+    ]
     assert content(store) == (set(), set(), set())
     assert [(action, name) for action, name, _ in events(store)] == [
-        ("load", image), ("untag", image), ("untag", image), ("delete", image)]
+        ("load", image),
+        ("untag", image),
+        ("untag", image),
+        ("delete", image),
+    ]
     with pytest.raises(engine.NotFound, match="^No such image: x:2$"):
         engine.image_remove(store, "x:2", nobody)
 
@@ -152,8 +269,15 @@ def test_remove_by_name(store):
 def test_remove_keeps_shared_layers(store):
     one, two = add(store, "x:1", layers=(A, B)), add(store, "y:1", layers=(A, C))
     report = engine.image_remove(store, one[7:19], nobody)
-    assert report == [{"Untagged": "x:1"}, {"Deleted": one}, {"Deleted": engine.chain_ids([digest(A), digest(B)])[1]}]
-    assert [len(os.listdir(path)) for path in engine.layer_directories(store, engine.image_get(store, two).layer)] == [1, 1]
+    assert report == [
+        {"Untagged": "x:1"},
+        {"Deleted": one},
+        {"Deleted": engine.chain_ids([digest(A), digest(B)])[1]},
+    ]
+    assert [
+        len(os.listdir(path))
+        for path in engine.layer_directories(store, engine.image_get(store, two).layer)
+    ] == [1, 1]
     engine.blob_size(store, digest(A))
     with pytest.raises(engine.NotFound):
         engine.blob_size(store, digest(B))
@@ -163,10 +287,15 @@ def test_remove_by_id_with_several_names(store):
     image = add(store, "x:1", "y:1")
     with pytest.raises(engine.Conflict) as refused:
         engine.image_remove(store, image[7:19], nobody)
-    assert str(refused.value) == (f"conflict: unable to delete {image[7:19]} (must be forced) - image is referenced in"
-                                  " multiple repositories")
+    assert str(refused.value) == (
+        f"conflict: unable to delete {image[7:19]} (must be forced) - image is referenced in"
+        " multiple repositories"
+    )
     assert engine.image_remove(store, image, nobody, force=True)[:3] == [
-        {"Untagged": "x:1"}, {"Untagged": "y:1"}, {"Deleted": image}]
+        {"Untagged": "x:1"},
+        {"Untagged": "y:1"},
+        {"Deleted": image},
+    ]
 
 
 def test_remove_in_use(store):
@@ -175,16 +304,42 @@ def test_remove_in_use(store):
     running, stopped = used((C1, image, True, layers)), used((C2, image, False, layers))
     short = image[7:19]
     for ref, uses, force, text in (
-            ("x:1", running, False, f'conflict: unable to remove repository reference "x:1" (must force) - container'
-                                    f" {C1[:12]} is using its referenced image {short}"),
-            ("x:1", stopped, False, f'conflict: unable to remove repository reference "x:1" (must force) - container'
-                                    f" {C2[:12]} is using its referenced image {short}"),
-            (image, running, False, f"conflict: unable to delete {short} (cannot be forced) - image is being used by"
-                                    f" running container {C1[:12]}"),
-            (image, running, True, f"conflict: unable to delete {short} (cannot be forced) - image is being used by"
-                                   f" running container {C1[:12]}"),
-            (image, stopped, False, f"conflict: unable to delete {short} (must be forced) - image is being used by"
-                                    f" stopped container {C2[:12]}")):
+        (
+            "x:1",
+            running,
+            False,
+            f'conflict: unable to remove repository reference "x:1" (must force) - container'
+            f" {C1[:12]} is using its referenced image {short}",
+        ),
+        (
+            "x:1",
+            stopped,
+            False,
+            f'conflict: unable to remove repository reference "x:1" (must force) - container'
+            f" {C2[:12]} is using its referenced image {short}",
+        ),
+        (
+            image,
+            running,
+            False,
+            f"conflict: unable to delete {short} (cannot be forced) - image is being used by"
+            f" running container {C1[:12]}",
+        ),
+        (
+            image,
+            running,
+            True,
+            f"conflict: unable to delete {short} (cannot be forced) - image is being used by"
+            f" running container {C1[:12]}",
+        ),
+        (
+            image,
+            stopped,
+            False,
+            f"conflict: unable to delete {short} (must be forced) - image is being used by"
+            f" stopped container {C2[:12]}",
+        ),
+    ):
         with pytest.raises(engine.Conflict) as refused:
             engine.image_remove(store, ref, uses, force=force)
         assert str(refused.value) == text
@@ -192,8 +347,11 @@ def test_remove_in_use(store):
     assert engine.image_remove(store, "x:1", running, force=True) == [{"Untagged": "x:1"}]
     assert engine.image_get(store, image).id == image
     engine.image_tag(store, image, "x:1")
-    assert engine.image_remove(store, image, stopped, force=True) == [{"Untagged": "x:1"}, {"Deleted": image}]
-    assert len(content(store)[0]) == 1                  # the container still stands on it
+    assert engine.image_remove(store, image, stopped, force=True) == [
+        {"Untagged": "x:1"},
+        {"Deleted": image},
+    ]
+    assert len(content(store)[0]) == 1  # the container still stands on it
     assert engine.content_collect(store, stopped) == 0 and len(content(store)[0]) == 1
     assert engine.content_collect(store, nobody) == 1 and content(store) == (set(), set(), set())
 
@@ -201,19 +359,28 @@ def test_remove_in_use(store):
 def test_digests_go_with_the_last_tag(store):
     image = add(store, "x:1", "x:2")
     with store.write() as db:
-        db.execute("INSERT INTO tags VALUES(?, ?, 0)", ("docker.io/library/x@sha256:" + "a" * 64, image))
+        db.execute(
+            "INSERT INTO tags VALUES(?, ?, 0)", ("docker.io/library/x@sha256:" + "a" * 64, image)
+        )
     by_digest = "x@sha256:" + "a" * 64
     assert engine.image_get(store, by_digest).id == image
     assert engine.image_inspect(store, image)["RepoDigests"] == [by_digest]
     assert engine.image_remove(store, "x:1", nobody) == [{"Untagged": "x:1"}]
-    assert engine.image_remove(store, "x:2", nobody)[:3] == [{"Untagged": "x:2"}, {"Untagged": by_digest}, {"Deleted": image}]
+    assert engine.image_remove(store, "x:2", nobody)[:3] == [
+        {"Untagged": "x:2"},
+        {"Untagged": by_digest},
+        {"Deleted": image},
+    ]
 
 
 def test_remove_waits_for_no_lease(store):
     """While somebody loads, the rows go at once and the layers with the next collection."""
     image = add(store, "x:1")
     with engine.content_lease(store):
-        assert engine.image_remove(store, "x:1", nobody) == [{"Untagged": "x:1"}, {"Deleted": image}]
+        assert engine.image_remove(store, "x:1", nobody) == [
+            {"Untagged": "x:1"},
+            {"Deleted": image},
+        ]
         assert engine.content_collect(store, nobody) == 0
         assert len(content(store)[0]) == 1
     assert engine.content_collect(store, nobody) == 1
@@ -222,14 +389,29 @@ def test_remove_waits_for_no_lease(store):
 def test_prune(store):
     keep, loose = add(store, "x:1"), add(store, layers=(B,), created="2024-01-02T00:00:00Z")
     labelled = add(store, layers=(C,), Labels={"keep": "yes"})
-    assert engine.image_prune(store, {"until": ["2023-01-01"]}, nobody) == {"ImagesDeleted": None, "SpaceReclaimed": 0}
+    assert engine.image_prune(store, {"until": ["2023-01-01"]}, nobody) == {
+        "ImagesDeleted": None,
+        "SpaceReclaimed": 0,
+    }
     report = engine.image_prune(store, {"label!": ["keep=yes"]}, nobody)
-    assert report == {"ImagesDeleted": [{"Deleted": loose}, {"Deleted": digest(B)}], "SpaceReclaimed": 1}
-    assert engine.image_prune(store, {"label": ["keep"]}, nobody)["ImagesDeleted"][0] == {"Deleted": labelled}
+    assert report == {
+        "ImagesDeleted": [{"Deleted": loose}, {"Deleted": digest(B)}],
+        "SpaceReclaimed": 1,
+    }
+    assert engine.image_prune(store, {"label": ["keep"]}, nobody)["ImagesDeleted"][0] == {
+        "Deleted": labelled
+    }
     assert events(store)[-1] == ("prune", "", {"reclaimed": "1"})
-    assert engine.image_prune(store, {"dangling": ["false"]}, used((C1, keep, False, 1)))["ImagesDeleted"] is None
+    assert (
+        engine.image_prune(store, {"dangling": ["false"]}, used((C1, keep, False, 1)))[
+            "ImagesDeleted"
+        ]
+        is None
+    )
     assert engine.image_prune(store, {"dangling": ["false"]}, nobody)["ImagesDeleted"][:2] == [
-        {"Untagged": "x:1"}, {"Deleted": keep}]
+        {"Untagged": "x:1"},
+        {"Deleted": keep},
+    ]
     with pytest.raises(engine.InvalidParameter, match="^invalid filter 'reference'$"):
         engine.image_prune(store, {"reference": ["x"]}, nobody)
 
@@ -237,7 +419,7 @@ def test_prune(store):
 def _race(data, run, number, start):
     store = engine.Store(data, run)
     start.wait()
-    for turn in range(6):
+    for _turn in range(6):
         load(store, tar_of(docker_files([A, layer(str(number % 2))], (f"x:{number}",))))
         image = engine.image_get(store, f"x:{number}")
         for path in engine.layer_directories(store, image.layer):
@@ -248,10 +430,13 @@ def _race(data, run, number, start):
 
 
 def test_load_and_remove_race(store):
-    """Six processes load, read, save and remove images over the same layers; each sees its own whole."""
+    """Six processes load, save and remove images over the same layers; each sees its own whole."""
     context = multiprocessing.get_context("fork")
     start = context.Event()
-    workers = [context.Process(target=_race, args=(store.data, store.run, number, start)) for number in range(6)]
+    workers = [
+        context.Process(target=_race, args=(store.data, store.run, number, start))
+        for number in range(6)
+    ]
     for worker in workers:
         worker.start()
     start.set()

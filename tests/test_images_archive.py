@@ -12,11 +12,24 @@ import subprocess
 import tarfile
 import tempfile
 
-import pytest
-from image_help import (config_of, content, digest, docker_files, events, gz, layer, load, named, nobody,  # noqa: F401
-                        oci_files, oci_parts, store, tar_of)
-
 import engine
+import pytest
+from image_help import (
+    config_of,
+    content,
+    digest,
+    docker_files,
+    events,
+    gz,
+    layer,
+    load,
+    named,
+    nobody,
+    oci_files,
+    oci_parts,
+    store_fixture,  # noqa: F401
+    tar_of,
+)
 
 A, B, C = layer("a", "dir/x"), layer("b"), layer("c", salt="!")
 
@@ -40,8 +53,14 @@ def as_file(tmp_path, data):
 @pytest.fixture(params=["file", "pipe", "gzip", "xz", "bzip2", "zstd"])
 def give(request, tmp_path):
     """A function that makes a source of one kind of some bytes."""
-    packers = {"gzip": gz, "xz": lzma.compress, "bzip2": bz2.compress,
-               "zstd": lambda data: subprocess.run(["zstd", "-qc"], input=data, stdout=subprocess.PIPE, check=True).stdout}
+    packers = {
+        "gzip": gz,
+        "xz": lzma.compress,
+        "bzip2": bz2.compress,
+        "zstd": lambda data: (
+            subprocess.run(["zstd", "-qc"], input=data, stdout=subprocess.PIPE, check=True).stdout
+        ),
+    }
     if request.param == "pipe":
         return Pipe
     if request.param in ("zstd", "gzip"):
@@ -61,7 +80,7 @@ def test_docker_archive(store, give):
     source = give(tar_of(docker_files([A, B], ("test:1", "localhost:5000/x/y:z"))))
     assert load(store, source) == ["Loaded image: test:1", "Loaded image: localhost:5000/x/y:z"]
     image = engine.image_get(store, "test:1")
-    assert [os.listdir(path) for path in engine.layer_directories(store, image.layer)][0] == ["b"]
+    assert os.listdir(engine.layer_directories(store, image.layer)[0]) == ["b"]
     assert sorted(os.listdir(engine.layer_directories(store, image.layer)[1])) == ["a", "dir"]
     manifest = json.loads(engine.blob_document(store, image.manifest))
     assert [part["digest"] for part in manifest["layers"]] == [digest(A), digest(B)]
@@ -71,8 +90,9 @@ def test_docker_archive(store, give):
 
 def test_oci_layout_keeps_every_byte(store, give):
     parts, descriptor = oci_parts([A, B])
-    assert load(store, give(tar_of(oci_files([named(descriptor, "docker.io/library/test:1")], parts)))) == \
-        ["Loaded image: test:1"]
+    assert load(
+        store, give(tar_of(oci_files([named(descriptor, "docker.io/library/test:1")], parts)))
+    ) == ["Loaded image: test:1"]
     image = engine.image_get(store, "test:1")
     assert image.manifest == descriptor["digest"]
     assert {"blobs/sha256/" + name for name in content(store)[1]} == set(parts)
@@ -83,7 +103,9 @@ def test_oci_layout_keeps_every_byte(store, give):
 def test_compressed_layers_in_a_docker_archive(store, packed):
     assert load(store, tar_of(docker_files([A, B], packed=packed))) == ["Loaded image: test:1"]
     image = engine.image_get(store, "test:1")
-    for part, plain in zip(json.loads(engine.blob_document(store, image.manifest))["layers"], (A, B)):
+    for part, plain in zip(
+        json.loads(engine.blob_document(store, image.manifest))["layers"], (A, B)
+    ):
         is_gzip = packed is gz
         assert part["digest"] == digest(packed(plain) if is_gzip else plain)
         assert part["mediaType"].endswith("+gzip") == is_gzip
@@ -104,9 +126,17 @@ def test_several_images_share_layers(store):
     one, two = docker_files([A, B], ("one:1",)), docker_files([A, C], ("two:1", "two:2"))
     rows = json.loads(one["manifest.json"]) + json.loads(two["manifest.json"])
     data = tar_of({**one, **two, "manifest.json": json.dumps(rows).encode()})
-    assert load(store, data) == ["Loaded image: one:1", "Loaded image: two:1", "Loaded image: two:2"]
+    assert load(store, data) == [
+        "Loaded image: one:1",
+        "Loaded image: two:1",
+        "Loaded image: two:2",
+    ]
     assert len(content(store)[0]) == 3
-    assert load(store, data) == ["Loaded image: one:1", "Loaded image: two:1", "Loaded image: two:2"]
+    assert load(store, data) == [
+        "Loaded image: one:1",
+        "Loaded image: two:1",
+        "Loaded image: two:2",
+    ]
     assert len(content(store)[0]) == 3
     remove_all(store)
 
@@ -118,7 +148,9 @@ def test_untagged_and_renamed(store):
     load(store, tar_of(docker_files([B])))
     old = engine.image_get(store, "test:1").id
     assert load(store, tar_of(docker_files([A]))) == [
-        f"The image test:1 already exists, renaming the old one with ID {old} to empty string", "Loaded image: test:1"]
+        f"The image test:1 already exists, renaming the old one with ID {old} to empty string",
+        "Loaded image: test:1",
+    ]
     assert engine.image_get(store, old).id == old and engine.image_tags(store, old) == ([], [])
 
 
@@ -129,9 +161,12 @@ def test_no_layers(store):
 
 def test_progress(store):
     source = io.BytesIO(tar_of(docker_files([A, B])))
-    found = [message for message in engine.images_load(store, source, quiet=False) if "status" in message]
-    assert [(message["status"], message["id"]) for message in found] == \
-        [("Loading layer", digest(data)[7:19]) for data in (A, B)] * 2
+    found = [
+        message for message in engine.images_load(store, source, quiet=False) if "status" in message
+    ]
+    assert [(message["status"], message["id"]) for message in found] == [
+        ("Loading layer", digest(data)[7:19]) for data in (A, B)
+    ] * 2
     assert found[2]["progressDetail"] == {"current": len(A), "total": len(A)}
 
 
@@ -140,39 +175,75 @@ def test_nested_index_and_platforms(store):
     parts, descriptor = oci_parts([A])
     other, foreign = oci_parts([B], config=config_of([B], architecture="s390x"))
     proof, attestation = oci_parts([C])
-    inner = json.dumps({"schemaVersion": 2, "mediaType": engine.INDEX_TYPES[0], "manifests": [
-        {**foreign, "platform": {"os": "linux", "architecture": "s390x"}},
-        {**descriptor, "platform": {key: value for key, value in want.items() if value}},
-        {**attestation, "platform": {"os": "unknown", "architecture": "unknown"},
-         "annotations": {"vnd.docker.reference.type": "attestation-manifest"}},
-        {**attestation, "digest": digest(b"not here"), "platform": {"os": "linux", "architecture": "ppc64le"}}]}).encode()
+    inner = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": engine.INDEX_TYPES[0],
+            "manifests": [
+                {**foreign, "platform": {"os": "linux", "architecture": "s390x"}},
+                {**descriptor, "platform": {key: value for key, value in want.items() if value}},
+                {
+                    **attestation,
+                    "platform": {"os": "unknown", "architecture": "unknown"},
+                    "annotations": {"vnd.docker.reference.type": "attestation-manifest"},
+                },
+                {
+                    **attestation,
+                    "digest": digest(b"not here"),
+                    "platform": {"os": "linux", "architecture": "ppc64le"},
+                },
+            ],
+        }
+    ).encode()
     files = {"blobs/sha256/" + digest(inner)[7:]: inner}
-    index = named({"mediaType": engine.INDEX_TYPES[0], "digest": digest(inner), "size": len(inner)},
-                  "test:1", engine.IMAGE_NAME)
+    index = named(
+        {"mediaType": engine.INDEX_TYPES[0], "digest": digest(inner), "size": len(inner)},
+        "test:1",
+        engine.IMAGE_NAME,
+    )
     data = tar_of(oci_files([index], parts, other, proof, files))
     assert load(store, data) == ["Loaded image: test:1"]
     assert engine.image_get(store, "test:1").manifest == descriptor["digest"]
     load(store, data, platform=engine.platform_parse("linux/s390x"))
     assert engine.image_get(store, "test:1").config["architecture"] == "s390x"
-    with pytest.raises(engine.NotFound, match="^no matching manifest for linux/mips64le in the manifest list entries$"):
+    with pytest.raises(
+        engine.NotFound,
+        match="^no matching manifest for linux/mips64le in the manifest list entries$",
+    ):
         load(store, data, platform=engine.platform_parse("linux/mips64le"))
 
 
-@pytest.mark.parametrize("want, have, best", [
-    ("linux/amd64", ["linux/386", "linux/amd64"], 1), ("linux/arm/v7", ["linux/arm/v6", "linux/arm/v7", "linux/arm/v5"], 1),
-    ("linux/arm/v7", ["linux/arm/v5", "linux/arm/v6"], 1), ("linux/arm/v6", ["linux/arm/v7"], None),
-    ("linux/arm64", ["linux/arm64/v8"], 0), ("linux/amd64", ["windows/amd64"], None)])
+@pytest.mark.parametrize(
+    "want, have, best",
+    [
+        ("linux/amd64", ["linux/386", "linux/amd64"], 1),
+        ("linux/arm/v7", ["linux/arm/v6", "linux/arm/v7", "linux/arm/v5"], 1),
+        ("linux/arm/v7", ["linux/arm/v5", "linux/arm/v6"], 1),
+        ("linux/arm/v6", ["linux/arm/v7"], None),
+        ("linux/arm64", ["linux/arm64/v8"], 0),
+        ("linux/amd64", ["windows/amd64"], None),
+    ],
+)
 def test_platform_rank(want, have, best):
-    ranks = [engine.platform_rank(dict(zip(("os", "architecture", "variant"), text.split("/"))), engine.platform_parse(want))
-             for text in have]
+    ranks = [
+        engine.platform_rank(
+            dict(zip(("os", "architecture", "variant"), text.split("/"))),
+            engine.platform_parse(want),
+        )
+        for text in have
+    ]
     assert (ranks.index(max(ranks)) if max(ranks) else None) == best
 
 
 def test_oci_names(store):
     parts, descriptor = oci_parts([A])
-    for note, key, tags in (("latest", engine.REF_NAME, []), ("busybox", engine.REF_NAME, []),
-                            ("busybox:1", engine.REF_NAME, ["busybox:1"]), ("quay.io/a/b", engine.REF_NAME, ["quay.io/a/b:latest"]),
-                            ("docker.io/library/x:2", engine.IMAGE_NAME, ["x:2"])):
+    for note, key, tags in (
+        ("latest", engine.REF_NAME, []),
+        ("busybox", engine.REF_NAME, []),
+        ("busybox:1", engine.REF_NAME, ["busybox:1"]),
+        ("quay.io/a/b", engine.REF_NAME, ["quay.io/a/b:latest"]),
+        ("docker.io/library/x:2", engine.IMAGE_NAME, ["x:2"]),
+    ):
         load(store, tar_of(oci_files([named(descriptor, note, key)], parts)))
         assert engine.image_tags(store, digest(config_of([A])))[0] == tags
         remove_all(store)
@@ -187,6 +258,7 @@ def test_oci_directory(store, tmp_path):
 
     class Source:
         read = staticmethod(engine.stream_of(engine.tree_pack(str(tmp_path / "oci"))))
+
     assert load(store, Source) == ["Loaded image: x:1"]
 
 
@@ -196,8 +268,11 @@ def save(store, *refs, **options):
 
 def names_in(data):
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        return tar.getnames(), {name: tar.extractfile(name).read() for name in tar.getnames()
-                                if tar.getmember(name).isfile()}
+        return tar.getnames(), {
+            name: tar.extractfile(name).read()
+            for name in tar.getnames()
+            if tar.getmember(name).isfile()
+        }
 
 
 def test_save_is_both_kinds_and_deterministic(store, tmp_path):
@@ -210,11 +285,16 @@ def test_save_is_both_kinds_and_deterministic(store, tmp_path):
     assert names == sorted(names) and len(set(names)) == len(names)
     rows = json.loads(files["manifest.json"])
     assert [row["RepoTags"] for row in rows] == [["x:1", "x:2"], ["y:1"]]
-    assert [name for row in rows for name in [row["Config"], *row["Layers"]] if name not in files] == []
+    assert [
+        name for row in rows for name in [row["Config"], *row["Layers"]] if name not in files
+    ] == []
     assert json.loads(files["repositories"])["x"].keys() == {"1", "2"}
     index = json.loads(files["index.json"])["manifests"]
-    assert [part["annotations"][engine.IMAGE_NAME] for part in index] == \
-        ["docker.io/library/x:1", "docker.io/library/x:2", "docker.io/library/y:1"]
+    assert [part["annotations"][engine.IMAGE_NAME] for part in index] == [
+        "docker.io/library/x:1",
+        "docker.io/library/x:2",
+        "docker.io/library/y:1",
+    ]
     for name, blob in files.items():
         if name.startswith("blobs/"):
             assert digest(blob)[7:] == name[13:]
@@ -224,9 +304,14 @@ def test_save_is_both_kinds_and_deterministic(store, tmp_path):
     remove_all(store)
     assert load(store, data) == ["Loaded image: x:1", "Loaded image: x:2", "Loaded image: y:1"]
     for ref, image in ids.items():
-        assert (engine.image_get(store, ref).id, engine.image_get(store, ref).manifest) == (image.id, image.manifest)
+        assert (engine.image_get(store, ref).id, engine.image_get(store, ref).manifest) == (
+            image.id,
+            image.manifest,
+        )
     assert save(store, "x", "y:1") == data
-    oci = {name: blob for name, blob in files.items() if name not in ("manifest.json", "repositories")}
+    oci = {
+        name: blob for name, blob in files.items() if name not in ("manifest.json", "repositories")
+    }
     remove_all(store)
     load(store, tar_of(oci))
     assert engine.image_get(store, "y:1").manifest == descriptor["digest"]
@@ -248,10 +333,15 @@ def test_save_by_id_and_unknown(store):
     image = engine.image_get(store, "test:1").id
     for ref in (image, image[7:], image[7:19]):
         files = names_in(save(store, ref))[1]
-        assert json.loads(files["manifest.json"])[0]["RepoTags"] is None and "repositories" not in files
+        assert (
+            json.loads(files["manifest.json"])[0]["RepoTags"] is None
+            and "repositories" not in files
+        )
     with pytest.raises(engine.NotFound, match="^No such image: nope:latest$"):
         engine.images_save(store, ["test:1", "nope"])
-    with pytest.raises(engine.NotFound, match="^no suitable export target found for platform linux/s390x$"):
+    with pytest.raises(
+        engine.NotFound, match="^no suitable export target found for platform linux/s390x$"
+    ):
         save(store, "test:1", platform=engine.platform_parse("linux/s390x"))
 
 
@@ -277,7 +367,9 @@ def manifest(**changes):
 
 
 def config(data):
-    return tar_of(docker_files([A, B], config=data if isinstance(data, bytes) else json.dumps(data).encode()))
+    return tar_of(
+        docker_files([A, B], config=data if isinstance(data, bytes) else json.dumps(data).encode())
+    )
 
 
 HOSTILE = {
@@ -309,7 +401,9 @@ HOSTILE = {
     "config rootfs text": config({"rootfs": "x"}),
     "config diff_ids": config({"rootfs": {"diff_ids": [5, 6]}}),
     "config diff_ids bad": config({"rootfs": {"diff_ids": ["sha256:x", "sha256:y"]}}),
-    "config for windows": tar_of(docker_files([A, B], config=config_of([A, B]).replace(b'"linux"', b'"windows"'))),
+    "config for windows": tar_of(
+        docker_files([A, B], config=config_of([A, B]).replace(b'"linux"', b'"windows"'))
+    ),
     "config Env text": tar_of(docker_files([A, B], Env="PATH")),
     "config Labels list": tar_of(docker_files([A, B], Labels=["x"])),
     "config Labels values": tar_of(docker_files([A, B], Labels={"x": 1})),
@@ -341,8 +435,17 @@ HOSTILE = {
 
 def artifact():
     parts, _ = oci_parts([A])
-    data = json.dumps({"schemaVersion": 2, "config": {"mediaType": "application/vnd.cncf.helm.config.v1+json",
-                                                      "digest": digest(b"{}"), "size": 2}, "layers": []}).encode()
+    data = json.dumps(
+        {
+            "schemaVersion": 2,
+            "config": {
+                "mediaType": "application/vnd.cncf.helm.config.v1+json",
+                "digest": digest(b"{}"),
+                "size": 2,
+            },
+            "layers": [],
+        }
+    ).encode()
     found = {"mediaType": engine.MEDIA_MANIFEST, "digest": digest(data), "size": len(data)}
     return tar_of(oci_files([found], {**parts, "blobs/sha256/" + digest(data)[7:]: data}))
 
@@ -388,7 +491,9 @@ def test_disk_full(store, tmp_path, name):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", store.data], check=True)
     try:
         data = tar_of(docker_files([layer(*map(str, range(40)), salt="x" * 1_000_000)]))
-        with pytest.raises(engine.EngineError, match="^(cannot [a-z ]+|unpack /[0-9]+): no space left on device$"):
+        with pytest.raises(
+            engine.EngineError, match="^(cannot [a-z ]+|unpack /[0-9]+): no space left on device$"
+        ):
             load(store, Pipe(data) if name == "pipe" else as_file(tmp_path, data))
         assert content(store) == (set(), set(), set())
     finally:
@@ -398,32 +503,58 @@ def test_disk_full(store, tmp_path, name):
 
 # -- import -------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("packed", [bytes, gz, lzma.compress, bz2.compress])
 def test_import(store, packed):
     name = engine.reference_parse("mine:1")
-    image = engine.image_import(store, io.BytesIO(packed(A)).read, name=name, message="from a test",
-                                changes=["CMD [\"sh\"]", "ENV A=1", "LABEL l=v"])
+    image = engine.image_import(
+        store,
+        io.BytesIO(packed(A)).read,
+        name=name,
+        message="from a test",
+        changes=['CMD ["sh"]', "ENV A=1", "LABEL l=v"],
+    )
     shown = engine.image_inspect(store, "mine:1")
-    assert shown["Id"] == image and shown["Comment"] == "from a test" and shown["RootFS"]["Layers"] == [digest(A)]
-    assert shown["Config"]["Cmd"] == ["sh"] and shown["Config"]["Env"] == ["A=1"] and shown["Size"] == 6
+    assert (
+        shown["Id"] == image
+        and shown["Comment"] == "from a test"
+        and shown["RootFS"]["Layers"] == [digest(A)]
+    )
+    assert (
+        shown["Config"]["Cmd"] == ["sh"]
+        and shown["Config"]["Env"] == ["A=1"]
+        and shown["Size"] == 6
+    )
     assert shown["Architecture"] == engine.platform_host()["architecture"]
     assert shown["Metadata"]["LastTagTime"] > "2020"
     assert engine.image_history(store, image)[0]["Comment"] == "from a test"
-    blob = json.loads(engine.blob_document(store, engine.image_get(store, image).manifest))["layers"][0]["digest"]
+    blob = json.loads(engine.blob_document(store, engine.image_get(store, image).manifest))[
+        "layers"
+    ][0]["digest"]
     assert blob == digest(packed(A) if packed is gz else A)
-    assert [(action, attributes) for action, _, attributes in events(store)] == \
-        [("tag", {"l": "v", "name": "mine:1"}), ("import", {"l": "v", "name": image})]
+    assert [(action, attributes) for action, _, attributes in events(store)] == [
+        ("tag", {"l": "v", "name": "mine:1"}),
+        ("import", {"l": "v", "name": image}),
+    ]
 
 
 def test_import_refused(store):
-    for data, changes, text in ((b"no tar" * 500, [], "^invalid tar archive"), (A, ["RUN x"], "is not a valid change"),
-                                (A[:700], [], "unexpected EOF"), (gz(A)[:-5], [], "^damaged gzip data")):
+    for data, changes, text in (
+        (b"no tar" * 500, [], "^invalid tar archive"),
+        (A, ["RUN x"], "is not a valid change"),
+        (A[:700], [], "unexpected EOF"),
+        (gz(A)[:-5], [], "^damaged gzip data"),
+    ):
         with pytest.raises(engine.InvalidParameter, match=text):
             engine.image_import(store, io.BytesIO(data).read, changes=changes)
         store.roots_make()
         assert content(store) == (set(), set(), set())
-    with pytest.raises(engine.InvalidParameter, match='^operating system "windows" is not supported$'):
-        engine.image_import(store, io.BytesIO(A).read, platform=engine.platform_parse("windows/amd64"))
+    with pytest.raises(
+        engine.InvalidParameter, match='^operating system "windows" is not supported$'
+    ):
+        engine.image_import(
+            store, io.BytesIO(A).read, platform=engine.platform_parse("windows/amd64")
+        )
 
 
 @pytest.mark.root
@@ -432,12 +563,30 @@ def test_import_refused(store):
 def test_podman_reads_what_is_saved(store, tmp_path, source):
     load(store, tar_of(docker_files([A, B], ("peer:1",))))
     (tmp_path / "saved.tar").write_bytes(save(store, "peer:1"))
-    base = tempfile.mkdtemp(dir="/tmp")         # podman wants a short run root
+    base = tempfile.mkdtemp(dir="/tmp")  # podman wants a short run root
     try:
-        done = subprocess.run(["podman", "--root", base + "/d", "--runroot", base + "/r", "--storage-driver", "vfs",
-                               "pull", "-q", f"{source}:{tmp_path}/saved.tar"], stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
-        assert done.returncode == 0 and engine.image_get(store, "peer:1").id[7:] in done.stdout, done.stdout
+        done = subprocess.run(
+            [
+                "podman",
+                "--root",
+                base + "/d",
+                "--runroot",
+                base + "/r",
+                "--storage-driver",
+                "vfs",
+                "pull",
+                "-q",
+                f"{source}:{tmp_path}/saved.tar",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0 and engine.image_get(store, "peer:1").id[7:] in done.stdout, (
+            done.stdout
+        )
     finally:
         subprocess.run(["umount", "-q", base + "/d/vfs"], stderr=subprocess.DEVNULL, check=False)
         shutil.rmtree(base)

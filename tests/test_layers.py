@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import _socket
 import gzip
 import io
 import multiprocessing
 import os
 import threading
 
-import pytest
-from image_help import content, digest, layer, store, tar_of  # noqa: F401
-
 import engine
+import pytest
+from image_help import content, digest, layer, store_fixture, tar_of  # noqa: F401
+
+import _socket
 
 
 def items_of(lease, layers, packed=bytes, counter=None):
     found, parent = [], ""
     for data in layers:
+
         def fetch(data=data):
             if counter is not None:
                 counter.append(data)
             return (*engine.blob_put(lease, io.BytesIO(packed(data)).read), engine.MEDIA_LAYER)
+
         found.append(engine.LayerItem(digest(data), parent, fetch))
         parent = found[-1].chain_id
     return found
@@ -37,7 +39,14 @@ def test_chain_ids():
     a, b = "sha256:" + "a" * 64, "sha256:" + "b" * 64
     assert engine.chain_ids([a, b]) == [a, engine.digest_of(f"{a} {b}".encode())]
     assert engine.chain_ids([]) == []
-    assert [engine.layer_name(number) for number in (0, 1, 35, 36, 1295, 1296)] == ["0", "1", "z", "10", "zz", "100"]
+    assert [engine.layer_name(number) for number in (0, 1, 35, 36, 1295, 1296)] == [
+        "0",
+        "1",
+        "z",
+        "10",
+        "zz",
+        "100",
+    ]
 
 
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
@@ -48,20 +57,30 @@ def test_register(store, packed):
         engine.layers_register(lease, items_of(lease, layers, packed, fetched))
         items = items_of(lease, layers, packed, fetched)
         engine.layers_register(lease, items)
-    assert fetched == layers                        # the second time nothing was needed
+    assert fetched == layers  # the second time nothing was needed
     top = engine.layer_number(store, items[-1].chain_id)
     stack = engine.layer_stack(store, top)
     assert [row[2] for row in stack] == [digest(data) for data in reversed(layers)]
     assert [row[3] for row in stack] == [2, 1, 1]
-    assert [os.listdir(path) for path in engine.layer_directories(store, top)] == [["c"], ["b"], ["a"]]
+    assert [os.listdir(path) for path in engine.layer_directories(store, top)] == [
+        ["c"],
+        ["b"],
+        ["a"],
+    ]
     assert os.stat(engine.layer_directories(store, top)[0]).st_mode & 0o7777 == 0o755
     drop(store)
     assert content(store) == (set(), set(), set())
 
 
 def test_one_bad_layer_leaves_nothing(store):
-    for bad, text in ((b"no tar" * 200, "^invalid tar archive"), (tar_of({"../x": b""}), "is outside of")):
-        with engine.content_lease(store) as lease, pytest.raises(engine.InvalidParameter, match=text):
+    for bad, text in (
+        (b"no tar" * 200, "^invalid tar archive"),
+        (tar_of({"../x": b""}), "is outside of"),
+    ):
+        with (
+            engine.content_lease(store) as lease,
+            pytest.raises(engine.InvalidParameter, match=text),
+        ):
             engine.layers_register(lease, items_of(lease, [layer("a"), bad]))
     with engine.content_lease(store) as lease:
         item = items_of(lease, [layer("a")], gzip.compress)[0]
@@ -74,6 +93,7 @@ def test_one_bad_layer_leaves_nothing(store):
 
 def thread_worker(log, fail=()):
     """What the launcher does, with threads for processes."""
+
     def run(role, request, fds):
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         kept = [os.dup(fd) for fd in fds]
@@ -89,8 +109,10 @@ def thread_worker(log, fail=()):
             for fd in kept:
                 os.close(fd)
             theirs.close()
+
         threading.Thread(target=work).start()
         return ours
+
     return run
 
 
@@ -107,8 +129,13 @@ def test_workers(store):
 
 def test_a_worker_fails(store):
     layers = [layer(str(n)) for n in range(5)]
-    with engine.content_lease(store) as lease, pytest.raises(engine.InvalidParameter, match="^told to fail$"):
-        engine.layers_register(lease, items_of(lease, layers), 2, thread_worker([], {digest(layers[2])}))
+    with (
+        engine.content_lease(store) as lease,
+        pytest.raises(engine.InvalidParameter, match="^told to fail$"),
+    ):
+        engine.layers_register(
+            lease, items_of(lease, layers), 2, thread_worker([], {digest(layers[2])})
+        )
     drop(store)
 
 
@@ -117,8 +144,11 @@ def test_worker_dies(store):
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         theirs.close()
         return ours
-    with engine.content_lease(store) as lease, \
-            pytest.raises(engine.Unavailable, match="^the process that unpacked a layer died$"):
+
+    with (
+        engine.content_lease(store) as lease,
+        pytest.raises(engine.Unavailable, match="^the process that unpacked a layer died$"),
+    ):
         engine.layers_register(lease, items_of(lease, [layer("a"), layer("b")]), 2, dead)
     drop(store)
 
@@ -140,8 +170,10 @@ def test_many_processes_share(store):
     a, b, c = ([layer(f"{name}{n}", salt="x" * 50_000) for n in range(3)] for name in "abc")
     start, fetched = context.Event(), context.Value("i", 0)
     orders = [a, b, c, a[:1] + b, a, b, c, a[:1] + b]
-    workers = [context.Process(target=_register, args=(store.data, store.run, layers, start, fetched))
-               for layers in orders]
+    workers = [
+        context.Process(target=_register, args=(store.data, store.run, layers, start, fetched))
+        for layers in orders
+    ]
     for worker in workers:
         worker.start()
     start.set()
@@ -170,5 +202,7 @@ def test_128_layers(store):
     with engine.content_lease(store) as lease:
         items = items_of(lease, layers)
         engine.layers_register(lease, items)
-    assert len(engine.layer_directories(store, engine.layer_number(store, items[-1].chain_id))) == 128
+    assert (
+        len(engine.layer_directories(store, engine.layer_number(store, items[-1].chain_id))) == 128
+    )
     drop(store)
