@@ -254,7 +254,8 @@ def fastest(argv, runs=15):
 
 
 def test_without_sqlite3_one_sentence_when_it_is_needed(pyz, roots, tmp_path):
-    (tmp_path / "sqlite3.py").write_text("raise ImportError('No module named _sqlite3')\n")
+    for name in ("sqlite3", "_sqlite3"):
+        (tmp_path / (name + ".py")).write_text("raise ImportError('No module named _sqlite3')\n")
     env = {"PYTHONPATH": str(tmp_path)}
     cli = Cli(pyz, roots)
     assert cli("--version", env=env).ok().out

@@ -89,6 +89,7 @@ class Target:
     def __init__(self, base):
         self.base = os.path.join(base, self.name)
         self.env = dict(os.environ)
+        self.program = [self.name]
         self.prefix = []
         self.count = 0
 
