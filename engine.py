@@ -3400,8 +3400,8 @@ CREATE TABLE containers(
 CREATE INDEX containers_image ON containers(image);
 """
 #: containers.state is one of created, starting, running, paused, exited, removing, dead.
-#: `owner` is "pid start-time" of whoever moves a container through a passing state (starting,
-#: removing), so that the next command can tell whether it still lives.
+#: `owner` is "pid start-time" of a running container's first process, or of whoever moves it through
+#: a passing state (starting, removing): the next command can tell whether that still lives.
 
 DATA_DIRS = ("blobs/sha256", "layers", "containers", "tmp")
 RUN_DIRS = ("containers", "events", "locks")
@@ -7912,6 +7912,11 @@ def _launcher_start(store: Store, name: str) -> _socket.socket:
     return sock
 
 
+def program_path() -> str:
+    """The file that this program was started from: engine.pyz, or the plain source."""
+    return os.path.abspath(getattr(globals().get("__loader__"), "archive", __file__))
+
+
 def _launcher_spawn(store: Store, name: str, listener: _socket.socket) -> None:
     # posix_spawn, not fork: the daemon that calls this may have threads.
     log = store.run_path("launcher.log")
@@ -7923,8 +7928,9 @@ def _launcher_spawn(store: Store, name: str, listener: _socket.socket) -> None:
                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
                (os.POSIX_SPAWN_OPEN, 2, log, flags, 0o600),
                (os.POSIX_SPAWN_DUP2, listener.fileno(), 3)]
-    script = os.path.abspath(sys.argv[0] if __name__ != "__main__" else __file__)
-    command = [sys.executable, "-I", "-S", script, "--role=launcher", store.run, name]
+    # The data root tells where byte code may be that the file does not hold; it serves any other too.
+    command = [sys.executable, "-I", "-S", program_path(), "--data-root=" + store.data,
+               "--role=launcher", store.run, name]
     from signal import SIGRTMAX
     pid = os.posix_spawn(program, command, {"PATH": os.environ.get("PATH", os.defpath)},
                          file_actions=actions, setsid=True, setsigmask=(),
@@ -13339,14 +13345,18 @@ def record_delete(store: Store, id: str, durable: bool = True) -> bool:
         return db.execute("DELETE FROM containers WHERE id = ?", (id,)).rowcount == 1
 
 
-def owner_self() -> str:
-    """This process as it stands in `owner`: its pid and the kernel's time of its start."""
-    pid = os.getpid()
+def owner_of(pid: int) -> str:
+    """A process as it stands in `owner`: its pid and the kernel's time of its start."""
     return f"{pid} {_start_time(pid)}"
 
 
+def owner_self() -> str:
+    """This process, as owner_of tells it."""
+    return owner_of(os.getpid())
+
+
 def owner_lives(owner: str) -> bool:
-    """True while the process that wrote `owner` runs; its pid alone may be another's by now."""
+    """True while the process that `owner` names runs; its pid alone may be another's by now."""
     pid, _, started = owner.partition(" ")
     return bool(started) and _start_time(int(pid)) == started
 
@@ -13354,7 +13364,8 @@ def owner_lives(owner: str) -> bool:
 def _start_time(pid: int) -> str:
     try:
         # proc(5): the name in brackets may hold spaces; the start is the 20th field after it.
-        return file_read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19].decode()
+        fields = file_read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
     except (FileNotFoundError, ProcessLookupError):
         return ""
 
@@ -13749,8 +13760,8 @@ class Stdio:
 LINGER = 60.0                   # s that a client has to take what is queued after the end
 
 MONITOR_SQL = {
-    "running": "UPDATE containers SET state='running', pid=?, started=?, boot_id=?, exit_code=0,"
-               " oom_killed=0, error='', owner='', stopped=0 WHERE id=?",
+    "running": "UPDATE containers SET state='running', pid=?, owner=?, started=?, boot_id=?,"
+               " exit_code=0, oom_killed=0, error='', stopped=0 WHERE id=?",
     "exited":  "UPDATE containers SET state='exited', pid=0, finished=?, exit_code=?, oom_killed=?,"
                " stopped=?, owner='' WHERE id=?",
     "paused":  "UPDATE containers SET state='paused' WHERE id=? AND state='running'",
@@ -13996,7 +14007,8 @@ class Monitor:
         self.main.log = LogWriter(plan["log"])
         now = self.main.started = time.time_ns()
         with self.store.write(durable=False) as db:
-            db.execute(MONITOR_SQL["running"], (born.pid, now, boot_id(), self.id))
+            db.execute(MONITOR_SQL["running"],
+                       (born.pid, owner_of(born.pid), now, boot_id(), self.id))
         self.main.begin(born)
         for warning in born.warnings:
             os.write(2, f"engine: {self.id[:12]}: {warning}\n".encode())
@@ -21169,12 +21181,12 @@ def vendored_install() -> VendoredFinder | None:
 
 
 def main(argv: list[str]) -> int:
-    """The exit code of one role: `--role=launcher RUN NAME`, or a command line."""
+    """The exit code of one role: `--data-root=DIR --role=launcher RUN NAME`, or a command line."""
     vendored = vendored_install()
-    if argv[:1] == ["--role=launcher"]:
+    if argv[1:2] == ["--role=launcher"]:
         if vendored:
             vendored.hold()
-        launcher_main(*argv[1:3])
+        launcher_main(*argv[2:4])
     return cli_main(argv)
 
 

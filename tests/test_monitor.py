@@ -1,0 +1,300 @@
+"""monitor: one watcher per container; driven through the built file and its own protocol."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from conftest import alive, descendants, wait_for
+
+pytestmark = pytest.mark.root
+
+NONE = ("--network", "none")
+
+
+@pytest.fixture
+def store(engine, busybox):
+    return engine.Store(busybox.roots.data, busybox.roots.run)
+
+
+def monitors(cli):
+    return [pid for pid, stat in descendants().items() if stat[0] == "engine:monitor"]
+
+
+def state(cli, id):
+    return cli("inspect", "-f", "{{json .State}}", id).ok().json()
+
+
+def run(cli, *args):
+    return cli("run", "-d", *NONE, *args).ok().out.strip()
+
+
+def test_it_is_one_process_and_ends_with_its_container(busybox):
+    id = run(busybox, "busybox", "sleep", "60")
+    (pid,) = monitors(busybox)
+    first = state(busybox, id)
+    assert first["Running"] and first["Status"] == "running" and alive(first["Pid"])
+    busybox("kill", id).ok()
+    wait_for(lambda: not alive(pid), what="the monitor's end")
+    last = state(busybox, id)
+    assert (last["Status"], last["ExitCode"], last["Pid"]) == ("exited", 137, 0)
+    assert first["StartedAt"] == last["StartedAt"] < last["FinishedAt"]
+    assert os.listdir(busybox.roots.run + "/containers/" + id).count("monitor.sock") == 0
+
+
+def test_its_death_is_the_containers_and_is_noticed_at_once(busybox):
+    id = run(busybox, "busybox", "sleep", "60")
+    payload = state(busybox, id)["Pid"]
+    (pid,) = monitors(busybox)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not alive(payload), what="the payload's end")
+    wait_for(lambda: state(busybox, id)["Status"] == "exited", what="the repair")
+    last = state(busybox, id)
+    assert (last["ExitCode"], last["Error"]) == (137, "monitor died")
+    assert busybox("start", id).ok().out.strip() == id
+    assert state(busybox, id)["Running"]
+
+
+def test_its_death_without_a_launcher_is_repaired_by_the_next_command(busybox):
+    from conftest import launchers_of
+    id = run(busybox, "busybox", "sleep", "60")
+    for pid in launchers_of(busybox.roots.run) + monitors(busybox):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.3)
+    assert state(busybox, id)["Status"] == "exited"
+    assert state(busybox, id)["ExitCode"] == 137
+    assert busybox("ps", "-q").ok().out == ""
+
+
+def test_its_death_removes_a_container_that_wanted_that(busybox):
+    id = run(busybox, "--rm", "busybox", "sleep", "60")
+    (pid,) = monitors(busybox)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: busybox("ps", "-aq").ok().out == "", what="the removal")
+    assert not os.path.exists(busybox.roots.data + "/containers/" + id)
+
+
+def test_two_starts_at_once_have_one_winner(busybox):
+    id = busybox("create", *NONE, "busybox", "sleep", "60").ok().out.strip()
+    both = [busybox.popen("start", id) for _ in range(4)]
+    outs = [one.communicate(timeout=30) for one in both]
+    assert [one.returncode for one in both] == [0] * 4, outs
+    assert len(monitors(busybox)) == 1
+    removes = [busybox.popen("rm", "-f", id) for _ in range(3)]
+    outs = [one.communicate(timeout=30) for one in removes]
+    assert outs.count((id.encode() + b"\n", b"")) >= 1, outs
+    assert busybox("ps", "-aq").ok().out == ""
+
+
+def test_output_is_binary_safe_and_in_order(busybox):
+    program = "for n in $(seq 300); do echo out$n; echo err$n >&2; done; printf '\\000\\377\\200'"
+    done = busybox("run", "--rm", *NONE, "busybox", "sh", "-c", program).ok()
+    assert done.raw == b"".join(b"out%d\n" % n for n in range(1, 301)) + b"\x00\xff\x80"
+    assert done.raw_err == b"".join(b"err%d\n" % n for n in range(1, 301))
+
+
+def test_a_client_that_does_not_read_stops_the_writer_and_nothing_else(engine, busybox, store):
+    id = busybox("create", *NONE, "busybox", "sh", "-c",
+                 "yes 0123456789012345678901234567890123456789 | head -c 30000000; echo end").out.strip()
+    ours, theirs = socket.socketpair()
+    engine.monitor_call(store, id, {"verb": "attach", "stdout": True, "stderr": True, "mux": False},
+                        [theirs.fileno()], start=True)
+    theirs.close()
+    busybox("start", id).ok()
+    time.sleep(0.5)
+    assert state(busybox, id)["Running"], "the writer must be waiting"
+    assert busybox("exec", id, "echo", "alive").ok().out == "alive\n"
+    got = 0
+    tail = b""
+    while True:
+        data = ours.recv(1 << 20)
+        if not data:
+            break
+        got += len(data)
+        tail = (tail + data)[-4:]
+    ours.close()
+    assert got == 30000004 and tail == b"end\n"
+
+
+def test_stdin_goes_in_and_its_end_too(busybox):
+    data = os.urandom(3 << 20)
+    done = busybox("run", "--rm", "-i", *NONE, "busybox", "cat", input=data).ok()
+    assert done.raw == data
+    done = busybox("run", "--rm", "-i", *NONE, "busybox", "wc", "-c", input=b"").ok()
+    assert done.out.strip() == "0"
+    done = busybox("run", "--rm", *NONE, "busybox", "wc", "-c", input=b"not wanted").ok()
+    assert done.out.strip() == "0"
+
+
+def test_many_clients_see_the_same(engine, busybox, store):
+    id = busybox("create", *NONE, "busybox", "sh", "-c", "seq 1000").out.strip()
+    pairs = [socket.socketpair() for _ in range(5)]
+    for _, theirs in pairs:
+        engine.monitor_call(store, id, {"verb": "attach", "stdout": True, "stderr": True,
+                                        "mux": False}, [theirs.fileno()], start=True)
+        theirs.close()
+    busybox("start", id).ok()
+    expected = b"".join(b"%d\n" % n for n in range(1, 1001))
+    for ours, _ in pairs:
+        seen = b""
+        while True:
+            data = ours.recv(1 << 16)
+            if not data:
+                break
+            seen += data
+        ours.close()
+        assert seen == expected
+
+
+def test_an_armed_monitor_leaves_with_its_last_client(engine, busybox, store):
+    id = busybox("create", *NONE, "busybox", "true").out.strip()
+    ours, theirs = socket.socketpair()
+    engine.monitor_call(store, id, {"verb": "attach", "stdout": True}, [theirs.fileno()], start=True)
+    theirs.close()
+    (pid,) = monitors(busybox)
+    assert engine.monitor_call(store, id, {"verb": "hello"}) == {
+        "ok": True, "pid": pid, "state": "armed"}
+    ours.close()
+    wait_for(lambda: not alive(pid), what="the armed monitor's end")
+    assert state(busybox, id)["Status"] == "created"
+    with pytest.raises(engine.NoMonitor):
+        engine.monitor_call(store, id, {"verb": "hello"})
+
+
+@pytest.mark.parametrize("condition", ["next-exit", "not-running", "removed"])
+def test_waiting(engine, busybox, store, condition):
+    id = busybox("create", "--rm", *NONE, "busybox", "sh", "-c", "exit 9").out.strip()
+    ours, theirs = socket.socketpair()
+    engine.monitor_call(store, id, {"verb": "wait", "condition": condition}, [theirs.fileno()],
+                        start=True)
+    theirs.close()
+    busybox("start", id).ok()
+    assert json.loads(ours.recv(1000)) == {"StatusCode": 9}
+    assert ours.recv(10) == b""
+    ours.close()
+    assert busybox("ps", "-aq").ok().out == ""
+
+
+def test_who_waits_for_the_removal_hears_of_it_only_then(engine, busybox, store):
+    id = busybox("create", *NONE, "busybox", "sh", "-c", "exit 4").out.strip()
+    ours, theirs = socket.socketpair()
+    engine.monitor_call(store, id, {"verb": "wait", "condition": "removed"}, [theirs.fileno()],
+                        start=True)
+    theirs.close()
+    busybox("start", id).ok()
+    busybox("wait", id).ok()
+    ours.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        ours.recv(100)
+    busybox("rm", id).ok()
+    ours.settimeout(5)
+    assert json.loads(ours.recv(100)) == {"StatusCode": 4}
+    ours.close()
+
+
+def test_stop_is_a_signal_then_a_kill(busybox):
+    trap = "trap 'echo got TERM; exit 5' TERM; while :; do sleep 0.05; done"
+    id = run(busybox, "busybox", "sh", "-c", trap)
+    time.sleep(0.2)
+    busybox("stop", id).ok()
+    assert state(busybox, id)["ExitCode"] == 5
+    assert busybox("logs", id).ok().out == "got TERM\n"
+    id = run(busybox, "busybox", "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+    time.sleep(0.2)
+    begin = time.monotonic()
+    busybox("stop", "-t", "1", id).ok()
+    assert 0.9 < time.monotonic() - begin < 5
+    assert state(busybox, id)["ExitCode"] == 137
+
+
+def test_pause_holds_everything_and_kill_frees(busybox):
+    id = run(busybox, "busybox", "sh", "-c", "while :; do date +%s%N > /tmp/now; sleep 0.02; done")
+    busybox("pause", id).ok()
+    assert state(busybox, id)["Status"] == "paused"
+    refused = busybox("exec", id, "true")
+    assert refused.code == 1 and "is paused" in refused.err
+    assert busybox("pause", id).code == 1
+    busybox("unpause", id).ok()
+    assert busybox("exec", id, "true").code == 0
+    busybox("pause", id).ok()
+    busybox("kill", id).ok()
+    wait_for(lambda: state(busybox, id)["Status"] == "exited", what="the end of a killed paused one")
+    assert state(busybox, id)["ExitCode"] == 137
+
+
+def test_the_end_of_the_first_process_is_everybodys(busybox):
+    id = run(busybox, "busybox", "sh", "-c", "sleep 1000 & sleep 2000 & sleep 0.3")
+    begin = time.monotonic()
+    assert busybox("wait", id).ok().out == "0\n"
+    assert time.monotonic() - begin < 10
+    assert not [pid for pid in descendants() if b"sleep\x001000" in cmdline(pid)]
+
+
+def test_the_end_with_a_shared_pid_namespace_too(busybox):
+    id = run(busybox, "--pid", "host", "busybox", "sh", "-c", "sleep 1234 & sleep 0.3")
+    busybox("wait", id).ok()
+    wait_for(lambda: not [pid for pid in descendants() if b"sleep\x001234" in cmdline(pid)],
+             what="the end of the background process")
+
+
+def cmdline(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def test_exec_has_its_own_streams_and_code(busybox):
+    id = run(busybox, "busybox", "sleep", "60")
+    done = busybox("exec", "-i", id, "sh", "-c", "cat; echo err >&2; exit 3", input=b"hello")
+    assert (done.code, done.out, done.err) == (3, "hello", "err\n")
+    assert busybox("exec", id, "no-such-program").code == 127
+    assert busybox("exec", id, "/etc/passwd").code == 126
+    done = busybox("exec", "-e", "A=b", "-w", "/tmp", "-u", "user", id, "sh", "-c",
+                   "id -u; pwd; echo $A $HOME").ok()
+    assert done.lines() == ["1000", "/tmp", "b /home/user"]
+    busybox("exec", "-d", id, "sh", "-c", "sleep 0.1; echo done > /tmp/flag").ok()
+    wait_for(lambda: busybox("exec", id, "cat", "/tmp/flag").out == "done\n", what="the detached exec")
+
+
+def test_forty_execs_at_once(busybox):
+    id = run(busybox, "busybox", "sleep", "60")
+    results = []
+
+    def one(number):
+        results.append((number, busybox("exec", id, "echo", str(number)).ok().out.strip()))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(40)]
+    for at in range(0, 40, 8):
+        for thread in threads[at:at + 8]:
+            thread.start()
+        for thread in threads[at:at + 8]:
+            thread.join()
+    assert sorted(results) == [(number, str(number)) for number in range(40)]
+
+
+@pytest.mark.parametrize("text, keys", [
+    ("ctrl-p,ctrl-q", b"\x10\x11"), ("a", b"a"), ("ctrl-@,ctrl-[,ctrl-_", b"\x00\x1b\x1f"),
+    ("ctrl-A,z", b"\x01z")])
+def test_detach_keys(engine, text, keys):
+    assert engine.detach_keys_parse(text) == keys
+
+
+@pytest.mark.parametrize("text", ["", "ctrl-", "ctrl-pp", "abc", "ctrl-1", "a,", "ctrl-\u00e4"])
+def test_detach_keys_that_are_none(engine, text):
+    with pytest.raises(engine.InvalidParameter, match="invalid detach keys"):
+        engine.detach_keys_parse(text)
+
+
+def test_unknown_verbs_and_states_are_refused(engine, busybox, store):
+    id = run(busybox, "busybox", "sleep", "60")
+    with pytest.raises(engine.InvalidParameter, match="unknown verb fly"):
+        engine.monitor_call(store, id, {"verb": "fly"})
+    with pytest.raises(engine.Conflict):
+        engine.monitor_call(store, id, {"verb": "unpause"})
+    with pytest.raises(engine.Conflict):
+        engine.monitor_call(store, id, {"verb": "start", "plan": {}})
