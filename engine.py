@@ -13264,9 +13264,12 @@ _NAME_SIGNS = {ord(sign): "x" for sign in "_.-"}
 def record_insert(store: Store, c: Container) -> None:
     """Write the row of a new container; Conflict when its name is taken.
 
-    A name that is empty becomes a random one that is free.
+    A name that is empty becomes a random one that is free. NotFound when the image has been removed
+    since it was looked up: with the row in place it cannot be.
     """
     with store.write(durable=not c.auto_remove) as db:
+        if not db.execute("SELECT 1 FROM images WHERE id = ?", (c.image,)).fetchone():
+            raise NotFound("No such image: " + c.image)
         if c.name:
             taken = db.execute("SELECT id FROM containers WHERE name = ?", (c.name,)).fetchone()
             if taken:
@@ -14107,10 +14110,6 @@ class Monitor:
             born = self._born
             self.after(timeout, lambda: self._stop_late(born))
 
-    def keep(self) -> None:
-        """Do not remove the container at this end: it is being restarted."""
-        self._plan["auto_remove"] = False
-
     def _stop_late(self, born: Born) -> None:
         if self._born is born:
             self.signal(9)
@@ -14270,8 +14269,8 @@ def verb_stop(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
     """Signal, wait, kill; the answer comes when the process has ended."""
     if not monitor.runs:
         return {"ok": True}
-    if message.get("keep"):
-        monitor.keep()
+    if message.get("keep"):                # it is being restarted: not removed at this end
+        monitor._plan["auto_remove"] = False
     monitor.stop_add(sock, message["signal"], message["timeout"])
     return None
 
@@ -15078,7 +15077,7 @@ HOSTS = ("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00:
 #: Where mounts land; these exist below every container, so that making them changes nothing in it.
 INIT_DIRS = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
 INIT_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
-INIT_LAYER = "layers/init/diff"
+INIT_LAYER = "init/diff"                # not below layers/: it is no image's
 KILL_PATIENCE = 10.0                    # s; moby waits as long for the end after SIGKILL
 REMOVE_FILTERS = ("label", "label!", "until")
 
@@ -15458,7 +15457,7 @@ def init_layer_make(store: Store) -> None:
         os.close(os.open(f"{made}/diff/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
     os.chmod(made, 0o711)
     try:
-        os.rename(made, store.path("layers", "init"))
+        os.rename(made, store.path("init"))
     except OSError:
         if not os.path.exists(store.path(INIT_LAYER)):
             raise
@@ -16510,7 +16509,7 @@ def images_in_use(store: Store) -> list:
     """A row per container: (id, id of its image, whether it runs, number of its top layer)."""
     rows = []
     for c in record_list(store):
-        # ["layers/init/diff", "layers/<number in base 36>/diff" of the top layer, ...]
+        # ["init/diff", "layers/<number in base 36>/diff" of the top layer, ...]
         names = c.document["Layers"][1:2]
         layer = int(names[0].split("/")[1], 36) if names else 0
         rows.append((c.id, c.image, c.is_running or c.state == "starting", layer))

@@ -16,7 +16,7 @@ import pytest
 
 import engine
 
-IMAGE = "sha256:" + "1" * 64
+IMAGE, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -44,6 +44,9 @@ class Box:
         self.engine._images = OneImage()
         self.client = engine.ApiClient(engine.LocalTransport(lambda: self.engine))
         self.containers = self.engine.containers
+        with self.store.write() as db:
+            for id in (IMAGE, OTHER):
+                db.execute("INSERT INTO images VALUES(?, '', NULL, 5000, 0, 0, '{}')", (id,))
 
     def image(self):
         """Fill the layer."""

@@ -24,7 +24,7 @@ def test_info(bare_box):  # noqa: F811
     made = bare_box.engine.info()
     assert made["Driver"] == "overlay2" and made["LoggingDriver"] == "json-file"
     assert made["CgroupDriver"] == "cgroupfs" and made["CgroupVersion"] in ("1", "2")
-    assert (made["Containers"], made["ContainersStopped"], made["Images"]) == (1, 1, 0)
+    assert (made["Containers"], made["ContainersStopped"], made["Images"]) == (1, 1, 2)
     assert made["NCPU"] == len(os.sched_getaffinity(0))
     assert made["MemTotal"] > 1 << 20
     assert made["DockerRootDir"] == bare_box.store.data

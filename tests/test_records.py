@@ -106,6 +106,13 @@ def test_one_wins(store):
     assert engine.record_get(store, c.id).exit_code == 3
 
 
+def test_an_image_that_is_gone(store):
+    with store.write() as db:
+        db.execute("DELETE FROM images")
+    with pytest.raises(engine.NotFound, match="No such image: sha256:1111"):
+        insert(store)
+
+
 def test_list_is_newest_first(store):
     ids = [insert(store).id for _ in range(3)]
     assert [c.id for c in engine.record_list(store)] == ids[::-1]

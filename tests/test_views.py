@@ -68,7 +68,7 @@ def test_inspect_with_size(store):
         file.write(b"x" * 1000)
     os.link(upper + "/d/f", upper + "/g")
     shown = engine.container_show(store, c, size=True)
-    assert (shown["SizeRw"], shown["SizeRootFs"]) == (1000, 1000)
+    assert (shown["SizeRw"], shown["SizeRootFs"]) == (1000, 6000)
     assert list(shown)[-5:-3] == ["SizeRw", "SizeRootFs"]
 
 
