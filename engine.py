@@ -3400,8 +3400,8 @@ CREATE TABLE containers(
 CREATE INDEX containers_image ON containers(image);
 """
 #: containers.state is one of created, starting, running, paused, exited, removing, dead.
-#: `owner` is "pid start-time" of a running container's first process, or of whoever moves it through
-#: a passing state (starting, removing): the next command can tell whether that still lives.
+#: `owner` is "pid start-time" of a running container's first process, or of whoever moves it
+#: through a passing state (starting, removing): the next command can tell whether that lives.
 
 DATA_DIRS = ("blobs/sha256", "layers", "containers", "tmp")
 RUN_DIRS = ("containers", "events", "locks")
@@ -3521,7 +3521,7 @@ def sqlite_module() -> Any:
         import _sqlite3
     except ImportError:
         raise EngineError("this Python has no sqlite3 module, which the engine keeps its state in:"
-                          " install it (Debian: libpython3-stdlib) or use another python3") from None
+                          " install it (Debian: libpython3-stdlib), or use another one") from None
     return _sqlite3
 
 
@@ -3948,7 +3948,8 @@ class Watch:
             raise
 
     def wait(self, timeout: float | None = None, other: int = -1) -> bool:
-        """Sleep until something happened (True), or `other` became readable, or the time is over."""
+        """Sleep until something happened (True), or `other` became readable, or the time is over.
+        """
         from select import POLLIN, poll
         poller = poll()
         poller.register(self.fd, POLLIN)
@@ -6534,7 +6535,8 @@ def peer_cred(sock: _socket.socket) -> tuple[int, int, int]:
 # =============================================================================
 # Runs in: init.   Refs: netdevice(7)
 #
-# A new network namespace has one link, lo, and it is down. One ioctl brings it up; the kernel itself adds
+# A new network namespace has one link, lo, and it is down. One ioctl brings it up; the kernel
+# itself adds
 # 127.0.0.1 and ::1. Links between namespaces, addresses and routes come with bridge networks.
 
 _SIOCGIFFLAGS = 0x8913
@@ -6603,13 +6605,13 @@ def _event_files(directory: str) -> list:
 
 def event_follow(store: Store, since: int | None, until: int | None,
                  stop_fd: int = -1) -> Iterator[dict]:
-    """Yield events (dicts) from `since` to `until` (ns since the epoch), in the order they were written.
+    """Yield events (dicts) from `since` to `until` (ns since the epoch), oldest first.
 
     since=None begins with what comes now. until=None never ends by itself; a time in the past ends
     after the history. When `stop_fd` becomes readable it ends.
     """
+    store.roots_make()
     directory = store.run_path("events")
-    store.db                                     # the roots exist from here on
     watch = Watch(directory, IN_MODIFY | IN_CREATE)
     try:
         numbers = _event_files(directory)
@@ -7821,7 +7823,8 @@ def role(name: str) -> Callable:
 
 
 def build_id() -> str:
-    """Which build of the engine this is: one id, one code. From the archive, else from the source."""
+    """Which build of the engine this is: one id, one code. From the archive, else from the source.
+    """
     built = getattr(sys.modules["__main__"], "BUILD_ID", "")
     if built:
         return built
@@ -7928,7 +7931,7 @@ def _launcher_spawn(store: Store, name: str, listener: _socket.socket) -> None:
                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
                (os.POSIX_SPAWN_OPEN, 2, log, flags, 0o600),
                (os.POSIX_SPAWN_DUP2, listener.fileno(), 3)]
-    # The data root tells where byte code may be that the file does not hold; it serves any other too.
+    # The data root tells where byte code may be that the file does not hold.
     command = [sys.executable, "-I", "-S", program_path(), "--data-root=" + store.data,
                "--role=launcher", store.run, name]
     from signal import SIGRTMAX
@@ -7948,7 +7951,7 @@ def _spawned_reap(pid: int) -> None:
 
 
 def _interpreter_sealed() -> int:
-    """A descriptor of the interpreter on a read-only detached mount, or -1 where that is not to be had.
+    """A descriptor of the interpreter on a read-only detached mount; -1 where there is none.
 
     What is forked from it has /proc/PID/exe on a mount that nobody can write through: a container
     that opens it cannot replace the host's interpreter (CVE-2019-5736). Linux 5.12.
@@ -8163,8 +8166,10 @@ class Launcher:
 # Refs: runtime-spec config.md and config-linux.md, pivot_root(2), capabilities(7), credentials(7).
 
 # fmt: off
-DEVICES_DEFAULT = (             # runtime-spec config-linux.md, "Default Devices": name, major, minor
-    ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
+# runtime-spec config-linux.md, "Default Devices": name, major, minor
+DEVICES_DEFAULT = (
+    ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9),
+    ("tty", 5, 0),
 )
 DEVICE_LINKS = (
     ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
@@ -8172,7 +8177,7 @@ DEVICE_LINKS = (
 )
 # fmt: on
 S_IFMT, S_IFCHR, S_IFDIR = 0o170000, 0o020000, 0o040000     # inode(7); nothing is imported here
-PASSWD_SIZE = 16 << 20          # bytes of /etc/passwd and /etc/group that are read; they are the image's
+PASSWD_SIZE = 16 << 20          # bytes of the image's /etc/passwd and /etc/group that are read
 ID_MAX = (1 << 31) - 1
 
 
@@ -8183,7 +8188,7 @@ class InitError(EngineError):
 
 
 def init_refuse(message: str, exit: int, plain: bool = False) -> InitError:
-    """The error with its exit code: 126, 127 (status 400), or 125 for what is no fault of the command."""
+    """The error with its exit code: 126, 127 (status 400), or 125: not the command's fault."""
     refused = InitError(message, exit)
     refused.status = 400 if exit in (126, 127) else 500
     refused.plain = plain
@@ -8193,15 +8198,16 @@ def init_refuse(message: str, exit: int, plain: bool = False) -> InitError:
 class Birth:
     """All that a new process needs to know, made by the monitor before the clone.
 
-    `channel` is the socket to the monitor, `stdio` three descriptors (none with a terminal), `names`
-    the OCI names of the namespaces that are new (none for a second process), `joins` pairs of name
-    and descriptor of those to enter, `tasks` the files of v1 cgroups to write oneself into, `cgroup`
-    the directory of the v2 one to be born in, `root` the detached root mount. A second process has `document`, a descriptor, instead of a bundle.
+    `channel` is the socket to the monitor, `stdio` three descriptors (none with a terminal),
+    `names` the OCI names of the namespaces that are new (none for a second process), `joins` pairs
+    of name and descriptor of those to enter, `tasks` the files of v1 cgroups to write oneself into,
+    `cgroup` the directory of the v2 one to be born in, `root` the detached root mount. A second
+    process has `document`, a descriptor, instead of a bundle.
     """
 
-    __slots__ = ("bundle", "cgroup", "channel", "document", "gid", "groups", "home", "joins", "layers", "names",
-                 "process", "program", "root", "rows_columns", "slave", "spec", "stdio", "tasks",
-                 "terminal", "uid", "upper", "work")
+    __slots__ = ("bundle", "cgroup", "channel", "document", "gid", "groups", "home", "joins",
+                 "layers", "names", "process", "program", "root", "rows_columns", "slave", "spec",
+                 "stdio", "tasks", "terminal", "uid", "upper", "work")
     if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
@@ -8235,11 +8241,13 @@ def birth_run(birth: Birth, steps: tuple) -> None:
 
 def _birth_fail(birth: Birth, step: str, failure: BaseException) -> None:
     if isinstance(failure, InitError):
-        message, status, exit_code, plain = str(failure), failure.status, failure.exit, failure.plain
+        message, status = str(failure), failure.status
+        exit_code, plain = failure.exit, failure.plain
     else:
         text = failure.strerror if isinstance(failure, OSError) else f"{failure!r}"
         where = f" {failure.filename}" if isinstance(failure, OSError) and failure.filename else ""
-        message, status, exit_code, plain = f"{step}:{where} {text}", 500, 125, False
+        message, status = f"{step}:{where} {text}", 500
+        exit_code, plain = 125, False
     answer = {"error": message, "status": status, "exit": exit_code, "plain": plain, "step": step}
     birth.channel.send(json_text(answer).encode("utf-8", "replace"))
 
@@ -8297,7 +8305,9 @@ def init_hostname(birth: Birth) -> None:
 
 
 def init_root_attach(birth: Birth) -> None:
-    """Put the root's detached mount into this mount namespace, which no longer reports to the host's."""
+    """Put the root's detached mount into this mount namespace, which no longer reports to the
+    host's.
+    """
     mount_propagation("/", MS_SLAVE | MS_REC)
     if birth.root >= 0:
         mount_attach(birth.root, AT_FDCWD, birth.bundle)
@@ -8386,7 +8396,8 @@ def _attrs_settle(fd: int, parsed: MountOptions) -> bool:
 
 
 def _cgroup_put(target: int, options: list) -> None:
-    """/sys/fs/cgroup as the cgroup namespace shows it: the v2 tree, or a tmpfs of v1 hierarchies."""
+    """/sys/fs/cgroup as the cgroup namespace shows it: the v2 tree, or a tmpfs of v1 hierarchies.
+    """
     hierarchies = cgroup_probe()
     flags = [word for word in options if word in MOUNT_OPTIONS]
     if hierarchies.mode == "none":
@@ -8421,7 +8432,7 @@ def _hierarchy_put(tmpfs: int, directory: str, fstype: str, options: list) -> No
 
 
 def init_devices(birth: Birth) -> None:
-    """Nodes and links in /dev; the nodes are ours, made in a tmpfs, so nothing of the image is trusted."""
+    """Nodes and links in /dev, made by us in a tmpfs: nothing of the image is trusted."""
     dev = path_make(birth.root, "/dev")
     umask = os.umask(0)
     try:
@@ -8455,7 +8466,8 @@ def _node_make(at: int, name: str, mode: int, device: int, owner: tuple) -> None
 
 
 def init_terminal(birth: Birth) -> None:
-    """A pty of the container's own devpts: /dev/pts/0 exists for it, and /dev/console is the same."""
+    """A pty of the container's own devpts: /dev/pts/0 exists for it, and /dev/console is the same.
+    """
     if not birth.terminal:
         return
     pts = path_make(birth.root, "/dev/pts")
@@ -8512,7 +8524,7 @@ def init_root_enter(birth: Birth) -> None:
 def init_paths_hide(birth: Birth) -> None:
     """Read-only and masked paths: over what the kernel shows of the host, and over nothing else.
 
-    The target is opened first and is the thing that is covered, whatever a link may become meanwhile;
+    The target is opened first and is the thing that is covered, whatever a link may become later;
     /dev/null must be the device it says it is (CVE-2025-31133).
     """
     linux = birth.spec["linux"]
@@ -8653,7 +8665,7 @@ def init_stdio(birth: Birth) -> None:
 
 
 def init_limits(birth: Birth) -> None:
-    """Resource limits and the OOM score; raising above the hard limit needs a capability we may lack."""
+    """Resource limits and the OOM score; going above the hard limit may not be ours to do."""
     warnings = rlimits_apply(birth.process.get("rlimits", ()))
     score = birth.process.get("oomScoreAdj")
     if score is not None:
@@ -8705,8 +8717,8 @@ def init_confine(birth: Birth) -> None:
     os.setresgid(birth.gid, birth.gid, birth.gid)
     os.setresuid(birth.uid, birth.uid, birth.uid)
     caps_keep(False)
-    root = birth.uid == 0
-    caps_set(effective=caps["effective"] if root else (), permitted=caps["permitted"] if root else (),
+    mine = caps if birth.uid == 0 else {"effective": (), "permitted": ()}
+    caps_set(effective=mine["effective"], permitted=mine["permitted"],
              inheritable=caps.get("inheritable", ()), ambient=caps.get("ambient", ()))
     if seccomp is not None and quiet:
         seccomp_install(seccomp_program(seccomp, caps["bounding"]))
@@ -8724,7 +8736,7 @@ def init_cwd(birth: Birth) -> None:
 
 
 def init_program(birth: Birth) -> None:
-    """Find the program as the user would: 127 when it does not exist, 126 when it may not be executed."""
+    """Find the program as the user would: 127 if it does not exist, 126 if it may not be run."""
     name = birth.process["args"][0]
     env = dict(word.partition("=")[::2] for word in birth.process["env"] if "=" in word)
     env.setdefault("HOME", birth.home)
@@ -8791,7 +8803,8 @@ def _program_become(birth: Birth) -> None:
     try:
         os.execve(birth.program, process["args"], process["env"])
     except OSError as refused:
-        os.write(2, f"exec {birth.program}: {refused.strerror.lower()}\n".encode("utf-8", "replace"))
+        text = f"exec {birth.program}: {refused.strerror.lower()}\n"
+        os.write(2, text.encode("utf-8", "replace"))
         os._exit(255)
 
 
@@ -8922,7 +8935,8 @@ PINNED = ("mount", "network", "pid", "ipc", "uts", "cgroup")     # namespaces of
 
 
 class Born:
-    """A process that runs: its pid, our ends of its stdio (-1: none), its namespaces by OCI name."""
+    """A process that runs: its pid, our ends of its stdio (-1: none), its namespaces by OCI name.
+    """
 
     __slots__ = ("pid", "pins", "stderr", "stdin", "stdout", "terminal", "warnings")
 
@@ -8963,9 +8977,9 @@ def runtime_start(plan: dict) -> Born:
     except InitError as refused:
         if refused.plain:
             raise
-        text = ("failed to create task for container: failed to create shim task: OCI runtime create"
-                " failed: runc create failed: unable to start container process: error during"
-                f" container init: {refused}: unknown")
+        text = ("failed to create task for container: failed to create shim task: OCI runtime"
+                " create failed: runc create failed: unable to start container process: error"
+                f" during container init: {refused}: unknown")
         if refused.exit == 126 and "permission denied" not in text:
             text += ": permission denied"           # docker's CLI takes the exit code from this
         raise error_for(refused.status, text, refused.exit) from None
@@ -10389,19 +10403,17 @@ def _pax_time_text(ns: int) -> bytes:
 # trees -- a tar becomes a directory and back, by descriptors: nothing leaves the root
 # =============================================================================
 # Runs in: api, cli, worker.   Refs: image-spec layer.md, openat2(2), kernel overlayfs.rst, moby
-# go-archive
-# Unpacking never joins strings into a path. A name is made relative and cleaned; the directory that
-# it is in is walked to from the root's descriptor with O_NOFOLLOW, a component at a time, and kept
-# open for the next entry. A component that is a link (tars of whole systems write through lib ->
-# usr/lib) is resolved by the kernel with RESOLVE_IN_ROOT. The last component is only ever created
-# anew (O_EXCL): what stood there is removed first, so a link in its place is never followed. `..`
-# above the root, also in a hard link's target, is refused as Docker does; links may point anywhere,
-# as nobody follows them here.
-# Order: contents, owner (which clears setuid and capabilities), mode, xattrs, times; the times of
-# directories last of all, as every new child changes them. Later entries win.
-# Whiteouts become what overlayfs reads: `.wh.x` a character device 0/0 named x, `.wh..wh..opq` the
-# xattr trusted.overlay.opaque=y. Xattrs of that name space are never taken from an archive: a
-# redirect in them would show other parts of the layers below.
+# go-archive Unpacking never joins strings into a path. A name is made relative and cleaned; the
+# directory that it is in is walked to from the root's descriptor with O_NOFOLLOW, a component at a
+# time, and kept open for the next entry. A component that is a link (tars of whole systems write
+# through lib -> usr/lib) is resolved by the kernel with RESOLVE_IN_ROOT. The last component is
+# only ever created anew (O_EXCL): what stood there is removed first, so a link in its place is
+# never followed. `..` above the root, also in a hard link's target, is refused as Docker does;
+# links may point anywhere, as nobody follows them here. Order: contents, owner (which clears
+# setuid and capabilities), mode, xattrs, times; the times of directories last of all, as every new
+# child changes them. Later entries win. Whiteouts become what overlayfs reads: `.wh.x` a character
+# device 0/0 named x, `.wh..wh..opq` the xattr trusted.overlay.opaque=y. Xattrs of that name space
+# are never taken from an archive: a redirect in them would show other parts of the layers below.
 
 OVERLAY_XATTR = "trusted.overlay."
 WHITEOUT_PREFIX = b".wh."  # image-spec layer.md: "a/.wh.b" hides a/b of the layers below
@@ -13404,10 +13416,10 @@ def state_show(c: Container) -> dict:
 # =============================================================================
 # Runs in: monitor.   Refs: pty(7), pipe(7), moby container/stream/attach.go
 #
-# One Stdio per process, the container's first or one executed beside it; any number of clients. What
-# the process writes goes to the log and to every client; what a client types goes to the process.
-#   - Nobody is waited for: sockets and pipes are non-blocking. What a client does not take is queued
-#     for it; above QUEUE_SIZE the process's output is not read until it does.
+# One Stdio per process, the container's first or one executed beside it; any number of clients.
+# What the process writes goes to the log and to every client; what a client types goes to the process.
+#   - Nobody is waited for: sockets and pipes are non-blocking. What a client does not take is
+#     queued for it; above QUEUE_SIZE the process's output is not read until it does.
 #   - The detach keys are looked for on terminals only, in the client's input, as Docker does.
 #   - A client's half close ends the process's stdin when stdin was made for one client (StdinOnce);
 #     output still goes to it. A client that is gone altogether takes nothing with it.
@@ -13420,7 +13432,9 @@ DETACH_KEYS = "ctrl-p,ctrl-q"
 
 
 def detach_keys_parse(text: str) -> bytes:
-    """The bytes of a key sequence like "ctrl-p,ctrl-q" or "a,ctrl-@"; InvalidParameter with Docker's text."""
+    """The bytes of a key sequence like "ctrl-p,ctrl-q" or "a,ctrl-@"; InvalidParameter with
+    Docker's text.
+    """
     keys = bytearray()
     for name in text.split(","):
         letter = name[5:] if name.startswith("ctrl-") else ""
@@ -13662,7 +13676,7 @@ class Stdio:
         return True
 
     def drain(self) -> None:
-        """Read what is left after the process has ended; whoever else holds the pipe is not waited for."""
+        """Read what is left after the process has ended, whoever else may hold the pipe."""
         for fd in list(self._outs):
             while fd in self._outs and self._take(fd):
                 pass
@@ -13696,7 +13710,8 @@ class Stdio:
                 self.input_end()
 
     def input_end(self) -> None:
-        """A client has no more input: the process sees the end when stdin was for one client only."""
+        """A client has no more input: the process sees the end when stdin was for one client only.
+        """
         if self.tty or not self.stdin_once or self.stdin < 0 or self._input:
             return
         if any(client.input for client in self.clients):
@@ -13778,7 +13793,8 @@ class NoMonitor(EngineError):
 
 
 def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socket | None:
-    """A connection to a container's monitor, or None; with `start` one is forked if there is none."""
+    """A connection to a container's monitor, or None; with `start` one is forked if there is none.
+    """
     directory = store.run_path("containers", id)
     sock = unix_connect(directory, "monitor.sock")
     if sock is not None or not start:
@@ -13851,7 +13867,8 @@ class Monitor:
         # Whether there is a terminal is known with the plan; until then the row tells.
         row = self.store.row("SELECT config FROM containers WHERE id=?", self.id)
         config = json_parse(row[0]) if row else {}
-        return Stdio(self, "", tty=bool(config.get("Tty")), takes_input=bool(config.get("OpenStdin")),
+        return Stdio(self, "", tty=bool(config.get("Tty")),
+                     takes_input=bool(config.get("OpenStdin")),
                      stdin_once=bool(config.get("StdinOnce")))
 
     def _wake_make(self) -> None:
@@ -14041,7 +14058,7 @@ class Monitor:
         self.cgroup.remove()
 
     def cgroup_end(self) -> None:
-        """Nothing of the container outlives its first process, also where the pid namespace is shared."""
+        """Nothing outlives the first process, also where the pid namespace is shared."""
         if self.paused:
             self.cgroup.thaw()
         self.cgroup.kill()
@@ -14068,7 +14085,8 @@ class Monitor:
         self._stops = []
 
     def waiters_tell(self, code: int, gone: bool) -> None:
-        """Answer who waits: for the end all of them, for the removal (`removed`) when it is gone."""
+        """Answer who waits: for the end all of them, for the removal (`removed`) when it is gone.
+        """
         kept = []
         for condition, fd, head in self._waiters:
             if condition == "removed" and not gone:
@@ -14153,7 +14171,8 @@ class Monitor:
         return born.pid
 
     def exec_refused(self, message: dict, failure: EngineError, client: int) -> None:
-        """It did not start: Docker tells on the stream that was opened for it, and in the record."""
+        """It did not start: Docker tells on the stream that was opened for it, and in the record.
+        """
         path = self._exec_path(message["id"])
         self._record_change(path, {"Running": False, "ExitCode": failure.exit})
         if client >= 0:
@@ -15859,7 +15878,8 @@ class Engine:
         machine = platform_host()["architecture"]
         details = {"ApiVersion": API_VERSION, "Arch": machine, "BuildTime": "",
                    "Experimental": "false", "GitCommit": "", "GoVersion": "",
-                   "KernelVersion": system.release, "MinAPIVersion": API_VERSION_MIN, "Os": "linux", "EngineVersion": VERSION,
+                   "KernelVersion": system.release, "MinAPIVersion": API_VERSION_MIN, "Os": "linux",
+                   "EngineVersion": VERSION,
                    "PythonVersion": "{}.{}.{}".format(*sys.version_info[:3])}
         return {
             "Platform": {"Name": f"engine.pyz {VERSION}"},
@@ -18523,7 +18543,7 @@ class signals_caught:
     __slots__ = ("_before", "_old_fd", "_pipe", "is_proxy")
 
     def __init__(self, *, proxy: bool, resize: bool = False) -> None:
-        import _signal      # signal itself is a shell around it that imports enum: 2 ms
+        import _signal  # signal itself is a shell around it that imports enum: 2 ms
         self.is_proxy = proxy
         wanted = {signal_number(name) for name in ENDING_SIGNALS}
         if proxy:
@@ -21036,11 +21056,11 @@ def cmd_system_prune(client: Any, args: Any) -> int:
 # that this program executes itself. Monitors, workers and inits are forks of the launcher and
 # never come through here.
 #
-# engine.pyz starts in its own __main__ (build_zipapp.py), which loads the byte code of this file and
-# calls `main_exit`. That ends by os._exit: finalising the interpreter costs 2 ms, and what must be on
-# disk already is. pyroute2 and pyzstd travel inside engine.pyz: VendoredFinder serves `import
-# pyroute2.x` and `import pyzstd` from there, the C extension through a memfd. Nothing of them is read
-# before it is imported.
+# engine.pyz starts in its own __main__ (build_zipapp.py), which loads the byte code of this file
+# and calls `main_exit`. That ends by os._exit: finalising the interpreter costs 2 ms, and what must
+# be on disk already is. pyroute2 and pyzstd travel inside engine.pyz: VendoredFinder serves `import
+# pyroute2.x` and `import pyzstd` from there, the C extension through a memfd. Nothing of them
+# is read before it is imported.
 
 VENDORED = ("pyroute2", "pyzstd")
 ZSTD_EXTENSION = "pyzstd._c._zstd"
@@ -21095,7 +21115,9 @@ class VendoredFinder:
         return self._held.get(name) or self._get(name)
 
     def _all(self) -> dict:
-        """{name: (is a package, function that returns its code)}; empty where nothing was vendored."""
+        """{name: (is a package, function that returns its code)}; empty where nothing was
+        vendored.
+        """
         if self._modules is None:
             import marshal
             from importlib.util import MAGIC_NUMBER
@@ -21107,7 +21129,8 @@ class VendoredFinder:
             except OSError:
                 compiled = False
             try:
-                pairs = marshal.loads(blob[4:] if compiled else decompress(self._member("vendored")))
+                image = blob[4:] if compiled else decompress(self._member("vendored"))
+                pairs = marshal.loads(image)
             except OSError:
                 return self._modules
             for name, (package, body) in pairs.items():
@@ -21115,7 +21138,8 @@ class VendoredFinder:
         return self._modules
 
     def _extension_spec(self, name: str) -> object:
-        """A spec over a memfd that holds this Python's extension; None where there is none for it."""
+        """A spec over a memfd that holds this Python's extension; None where there is none for it.
+        """
         try:
             image = zstd_extension(self._member("zstd-" + os.uname().machine))
             if image is None:

@@ -12,9 +12,8 @@ import shutil
 import sys
 
 import conftest
-import pytest
-
 import engine
+import pytest
 
 IMAGE, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 NEVER = "0001-01-01T00:00:00Z"

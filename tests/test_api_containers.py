@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import engine
 import pytest
 from container_help import bare_box, box  # noqa: F401
-
-import engine
 
 
 def send(box, method, path, query=None, body=None, headers=None):  # noqa: F811

@@ -7,10 +7,9 @@ import os
 import threading
 import time
 
+import engine
 import pytest
 from container_help import IMAGE, NEVER, bare_box, box  # noqa: F401
-
-import engine
 
 LOOP = ("sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done")
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from container_help import bare_box  # noqa: F401
-
 import engine
+from container_help import bare_box  # noqa: F401
 
 
 def test_version():

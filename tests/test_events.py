@@ -22,10 +22,16 @@ def test_an_event_has_dockers_shape(engine, store):
     emit(engine, store, 1)
     (event,) = engine.event_follow(store, 0, time.time_ns())
     now = time.time_ns()
-    assert abs(now - event.pop("timeNano")) < 10 ** 10 and abs(now // 10 ** 9 - event.pop("time")) < 10
-    assert event == {"status": "start", "id": "id0", "from": "busybox", "Type": "container",
-                     "Action": "start", "scope": "local",
-                     "Actor": {"ID": "id0", "Attributes": {"image": "busybox"}}}
+    assert abs(now - event.pop("timeNano")) < 10**10 and abs(now // 10**9 - event.pop("time")) < 10
+    assert event == {
+        "status": "start",
+        "id": "id0",
+        "from": "busybox",
+        "Type": "container",
+        "Action": "start",
+        "scope": "local",
+        "Actor": {"ID": "id0", "Attributes": {"image": "busybox"}},
+    }
 
 
 def test_since_and_until_cut_the_history(engine, store):
@@ -56,7 +62,7 @@ def test_a_follower_sees_each_event_once_over_rotations(engine, store, monkeypat
 
     def follow():
         begun.set()
-        for event in engine.event_follow(store, None, time.time_ns() + 10 * 10 ** 9):
+        for event in engine.event_follow(store, None, time.time_ns() + 10 * 10**9):
             seen.append(event["id"])
             if event["id"] == "last":
                 return

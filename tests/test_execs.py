@@ -7,11 +7,10 @@ import json
 import threading
 import time
 
+import engine
 import pytest
 from container_help import bare_box, box, frames, received  # noqa: F401
 from test_containers import LOOP, refused
-
-import engine
 
 pytestmark = pytest.mark.root
 

@@ -29,11 +29,15 @@ def test_an_ordinary_user_has_roots_of_their_own(engine, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("HOME", "/home/joe")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
-    assert engine.roots_find(None, None) == ("/home/joe/.local/share/engine", "/run/user/1000/engine")
+    assert engine.roots_find(None, None) == (
+        "/home/joe/.local/share/engine",
+        "/run/user/1000/engine",
+    )
 
 
 def test_sha256_is_sha256(engine):
     import hashlib
+
     assert engine.sha256(b"abc").hexdigest() == hashlib.sha256(b"abc").hexdigest()
 
 
@@ -62,11 +66,14 @@ def test_a_failed_write_leaves_the_old_content(engine, tmp_path, monkeypatch):
 
 def test_a_lock_keeps_others_out_and_ends_with_its_process(engine, tmp_path):
     path = str(tmp_path / "lock")
-    program = (f"import sys; sys.path.insert(0, {os.path.dirname(engine.__file__)!r}); import engine\n"
-               f"l = engine.lock_file({path!r}); l.__enter__(); print('held', flush=True)\n"
-               "sys.stdin.read()")
-    holder = subprocess.Popen([sys.executable, "-B", "-c", program], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE)
+    program = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(engine.__file__)!r}); import engine\n"
+        f"l = engine.lock_file({path!r}); l.__enter__(); print('held', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-B", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(BlockingIOError), engine.lock_file(path, block=False):
         pass

@@ -4,38 +4,60 @@ import os
 
 import pytest
 
-PASSWD = [line.split(":") for line in (
-    "root:x:0:0:root:/root:/bin/sh", "user:x:1000:1000:u:/home/user:/bin/sh", "7:x:77:78::/seven:/x",
-    "nohome:x:5:6:::", "short:x")]
-GROUP = [line.split(":") for line in (
-    "root:x:0:", "user:x:1000:", "audio:x:29:user,other", "wheel:x:10:root", "short", "video:x:44")]
+PASSWD = [
+    line.split(":")
+    for line in (
+        "root:x:0:0:root:/root:/bin/sh",
+        "user:x:1000:1000:u:/home/user:/bin/sh",
+        "7:x:77:78::/seven:/x",
+        "nohome:x:5:6:::",
+        "short:x",
+    )
+]
+GROUP = [
+    line.split(":")
+    for line in (
+        "root:x:0:",
+        "user:x:1000:",
+        "audio:x:29:user,other",
+        "wheel:x:10:root",
+        "short",
+        "video:x:44",
+    )
+]
 
 
-@pytest.mark.parametrize("user, added, found", [
-    ("", [], (0, 0, [0, 10], "/root")),
-    ("root", [], (0, 0, [0, 10], "/root")),
-    ("0", [], (0, 0, [0, 10], "/root")),
-    ("user", [], (1000, 1000, [1000, 29], "/home/user")),
-    ("1000", [], (1000, 1000, [1000, 29], "/home/user")),
-    ("user:audio", [], (1000, 29, [29], "/home/user")),
-    ("user:44", [], (1000, 44, [44], "/home/user")),
-    ("user", ["wheel", "99"], (1000, 1000, [1000, 29, 10, 99], "/home/user")),
-    ("4242", [], (4242, 0, [0], "/")),
-    ("4242:4343", [], (4242, 4343, [4343], "/")),
-    ("nohome", [], (5, 6, [6], "/")),
-    ("7", [], (77, 78, [78], "/seven")),        # a name made of digits is a name first
-])
+@pytest.mark.parametrize(
+    "user, added, found",
+    [
+        ("", [], (0, 0, [0, 10], "/root")),
+        ("root", [], (0, 0, [0, 10], "/root")),
+        ("0", [], (0, 0, [0, 10], "/root")),
+        ("user", [], (1000, 1000, [1000, 29], "/home/user")),
+        ("1000", [], (1000, 1000, [1000, 29], "/home/user")),
+        ("user:audio", [], (1000, 29, [29], "/home/user")),
+        ("user:44", [], (1000, 44, [44], "/home/user")),
+        ("user", ["wheel", "99"], (1000, 1000, [1000, 29, 10, 99], "/home/user")),
+        ("4242", [], (4242, 0, [0], "/")),
+        ("4242:4343", [], (4242, 4343, [4343], "/")),
+        ("nohome", [], (5, 6, [6], "/")),
+        ("7", [], (77, 78, [78], "/seven")),  # a name made of digits is a name first
+    ],
+)
 def test_users_are_resolved_by_the_images_files(engine, user, added, found):
     assert engine.user_resolve(user, added, PASSWD, GROUP) == found
 
 
-@pytest.mark.parametrize("user, added, text", [
-    ("nobody", [], "unable to find user nobody: no matching entries in passwd file"),
-    ("user:none", [], "unable to find group none: no matching entries in group file"),
-    ("user", ["none"], "unable to find group none: no matching entries in group file"),
-    ("2147483648", [], "uids and gids must be in range 0-2147483647"),
-    ("user:2147483648", [], "uids and gids must be in range 0-2147483647"),
-])
+@pytest.mark.parametrize(
+    "user, added, text",
+    [
+        ("nobody", [], "unable to find user nobody: no matching entries in passwd file"),
+        ("user:none", [], "unable to find group none: no matching entries in group file"),
+        ("user", ["none"], "unable to find group none: no matching entries in group file"),
+        ("2147483648", [], "uids and gids must be in range 0-2147483647"),
+        ("user:2147483648", [], "uids and gids must be in range 0-2147483647"),
+    ],
+)
 def test_unknown_users_and_groups_are_named(engine, user, added, text):
     with pytest.raises(engine.InitError) as refused:
         engine.user_resolve(user, added, PASSWD, GROUP)
@@ -48,7 +70,9 @@ def test_no_files_is_no_users(engine):
         engine.user_resolve("root", [], [], [])
 
 
-@pytest.mark.parametrize("status, code", [(0, 0), (7 << 8, 7), (9, 137), (15, 143), (11 | 0x80, 139)])
+@pytest.mark.parametrize(
+    "status, code", [(0, 0), (7 << 8, 7), (9, 137), (15, 143), (11 | 0x80, 139)]
+)
 def test_exit_codes_are_dockers(engine, status, code):
     assert engine.status_code(status) == code
 
@@ -57,12 +81,19 @@ def test_the_order_that_safety_rests_on(engine):
     """What the comments in INIT_STEPS say, held by a test."""
     names = [step.__name__ for step in engine.INIT_STEPS]
     before = [
-        ("init_alone", "init_join"), ("init_cgroup", "init_cgroup_namespace"),
-        ("init_root_attach", "init_mounts"), ("init_mounts", "init_devices"),
-        ("init_devices", "init_terminal"), ("init_sysctl", "init_root_enter"),
-        ("init_root_enter", "init_paths_hide"), ("init_paths_hide", "init_confine"),
-        ("init_user", "init_confine"), ("init_limits", "init_confine"),
-        ("init_confine", "init_cwd"), ("init_confine", "init_program"), ("init_ready", "init_exec"),
+        ("init_alone", "init_join"),
+        ("init_cgroup", "init_cgroup_namespace"),
+        ("init_root_attach", "init_mounts"),
+        ("init_mounts", "init_devices"),
+        ("init_devices", "init_terminal"),
+        ("init_sysctl", "init_root_enter"),
+        ("init_root_enter", "init_paths_hide"),
+        ("init_paths_hide", "init_confine"),
+        ("init_user", "init_confine"),
+        ("init_limits", "init_confine"),
+        ("init_confine", "init_cwd"),
+        ("init_confine", "init_program"),
+        ("init_ready", "init_exec"),
     ]
     assert [pair for pair in before if names.index(pair[0]) > names.index(pair[1])] == []
     joins = [step.__name__ for step in engine.EXEC_STEPS]
@@ -74,6 +105,7 @@ def test_imports_freeze_leaves_no_way_to_the_containers_modules(engine, tmp_path
     pid = os.fork()
     if pid == 0:
         import sys
+
         sys.path.insert(0, str(tmp_path))
         engine.imports_freeze()
         try:

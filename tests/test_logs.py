@@ -7,11 +7,10 @@ import os
 import threading
 import time
 
+import engine
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import engine
 
 
 def writer(path, kind="json-file", attrs="", **options):

@@ -60,6 +60,7 @@ def test_its_death_is_the_containers_and_is_noticed_at_once(busybox):
 
 def test_its_death_without_a_launcher_is_repaired_by_the_next_command(busybox):
     from conftest import launchers_of
+
     id = run(busybox, "busybox", "sleep", "60")
     for pid in launchers_of(busybox.roots.run) + monitors(busybox):
         os.kill(pid, signal.SIGKILL)
@@ -97,11 +98,22 @@ def test_output_is_binary_safe_and_in_order(busybox):
 
 
 def test_a_client_that_does_not_read_stops_the_writer_and_nothing_else(engine, busybox, store):
-    id = busybox("create", *NONE, "busybox", "sh", "-c",
-                 "yes 0123456789012345678901234567890123456789 | head -c 30000000; echo end").out.strip()
+    id = busybox(
+        "create",
+        *NONE,
+        "busybox",
+        "sh",
+        "-c",
+        "yes 0123456789012345678901234567890123456789 | head -c 30000000; echo end",
+    ).out.strip()
     ours, theirs = socket.socketpair()
-    engine.monitor_call(store, id, {"verb": "attach", "stdout": True, "stderr": True, "mux": False},
-                        [theirs.fileno()], start=True)
+    engine.monitor_call(
+        store,
+        id,
+        {"verb": "attach", "stdout": True, "stderr": True, "mux": False},
+        [theirs.fileno()],
+        start=True,
+    )
     theirs.close()
     busybox("start", id).ok()
     time.sleep(0.5)
@@ -133,8 +145,13 @@ def test_many_clients_see_the_same(engine, busybox, store):
     id = busybox("create", *NONE, "busybox", "sh", "-c", "seq 1000").out.strip()
     pairs = [socket.socketpair() for _ in range(5)]
     for _, theirs in pairs:
-        engine.monitor_call(store, id, {"verb": "attach", "stdout": True, "stderr": True,
-                                        "mux": False}, [theirs.fileno()], start=True)
+        engine.monitor_call(
+            store,
+            id,
+            {"verb": "attach", "stdout": True, "stderr": True, "mux": False},
+            [theirs.fileno()],
+            start=True,
+        )
         theirs.close()
     busybox("start", id).ok()
     expected = b"".join(b"%d\n" % n for n in range(1, 1001))
@@ -152,11 +169,16 @@ def test_many_clients_see_the_same(engine, busybox, store):
 def test_an_armed_monitor_leaves_with_its_last_client(engine, busybox, store):
     id = busybox("create", *NONE, "busybox", "true").out.strip()
     ours, theirs = socket.socketpair()
-    engine.monitor_call(store, id, {"verb": "attach", "stdout": True}, [theirs.fileno()], start=True)
+    engine.monitor_call(
+        store, id, {"verb": "attach", "stdout": True}, [theirs.fileno()], start=True
+    )
     theirs.close()
     (pid,) = monitors(busybox)
     assert engine.monitor_call(store, id, {"verb": "hello"}) == {
-        "ok": True, "pid": pid, "state": "armed"}
+        "ok": True,
+        "pid": pid,
+        "state": "armed",
+    }
     ours.close()
     wait_for(lambda: not alive(pid), what="the armed monitor's end")
     assert state(busybox, id)["Status"] == "created"
@@ -168,8 +190,9 @@ def test_an_armed_monitor_leaves_with_its_last_client(engine, busybox, store):
 def test_waiting(engine, busybox, store, condition):
     id = busybox("create", "--rm", *NONE, "busybox", "sh", "-c", "exit 9").out.strip()
     ours, theirs = socket.socketpair()
-    engine.monitor_call(store, id, {"verb": "wait", "condition": condition}, [theirs.fileno()],
-                        start=True)
+    engine.monitor_call(
+        store, id, {"verb": "wait", "condition": condition}, [theirs.fileno()], start=True
+    )
     theirs.close()
     busybox("start", id).ok()
     assert json.loads(ours.recv(1000)) == {"StatusCode": 9}
@@ -181,8 +204,9 @@ def test_waiting(engine, busybox, store, condition):
 def test_who_waits_for_the_removal_hears_of_it_only_then(engine, busybox, store):
     id = busybox("create", *NONE, "busybox", "sh", "-c", "exit 4").out.strip()
     ours, theirs = socket.socketpair()
-    engine.monitor_call(store, id, {"verb": "wait", "condition": "removed"}, [theirs.fileno()],
-                        start=True)
+    engine.monitor_call(
+        store, id, {"verb": "wait", "condition": "removed"}, [theirs.fileno()], start=True
+    )
     theirs.close()
     busybox("start", id).ok()
     busybox("wait", id).ok()
@@ -221,7 +245,9 @@ def test_pause_holds_everything_and_kill_frees(busybox):
     assert busybox("exec", id, "true").code == 0
     busybox("pause", id).ok()
     busybox("kill", id).ok()
-    wait_for(lambda: state(busybox, id)["Status"] == "exited", what="the end of a killed paused one")
+    wait_for(
+        lambda: state(busybox, id)["Status"] == "exited", what="the end of a killed paused one"
+    )
     assert state(busybox, id)["ExitCode"] == 137
 
 
@@ -236,8 +262,10 @@ def test_the_end_of_the_first_process_is_everybodys(busybox):
 def test_the_end_with_a_shared_pid_namespace_too(busybox):
     id = run(busybox, "--pid", "host", "busybox", "sh", "-c", "sleep 1234 & sleep 0.3")
     busybox("wait", id).ok()
-    wait_for(lambda: not [pid for pid in descendants() if b"sleep\x001234" in cmdline(pid)],
-             what="the end of the background process")
+    wait_for(
+        lambda: not [pid for pid in descendants() if b"sleep\x001234" in cmdline(pid)],
+        what="the end of the background process",
+    )
 
 
 def cmdline(pid):
@@ -254,11 +282,14 @@ def test_exec_has_its_own_streams_and_code(busybox):
     assert (done.code, done.out, done.err) == (3, "hello", "err\n")
     assert busybox("exec", id, "no-such-program").code == 127
     assert busybox("exec", id, "/etc/passwd").code == 126
-    done = busybox("exec", "-e", "A=b", "-w", "/tmp", "-u", "user", id, "sh", "-c",
-                   "id -u; pwd; echo $A $HOME").ok()
+    done = busybox(
+        "exec", "-e", "A=b", "-w", "/tmp", "-u", "user", id, "sh", "-c", "id -u; pwd; echo $A $HOME"
+    ).ok()
     assert done.lines() == ["1000", "/tmp", "b /home/user"]
     busybox("exec", "-d", id, "sh", "-c", "sleep 0.1; echo done > /tmp/flag").ok()
-    wait_for(lambda: busybox("exec", id, "cat", "/tmp/flag").out == "done\n", what="the detached exec")
+    wait_for(
+        lambda: busybox("exec", id, "cat", "/tmp/flag").out == "done\n", what="the detached exec"
+    )
 
 
 def test_forty_execs_at_once(busybox):
@@ -270,16 +301,22 @@ def test_forty_execs_at_once(busybox):
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(40)]
     for at in range(0, 40, 8):
-        for thread in threads[at:at + 8]:
+        for thread in threads[at : at + 8]:
             thread.start()
-        for thread in threads[at:at + 8]:
+        for thread in threads[at : at + 8]:
             thread.join()
     assert sorted(results) == [(number, str(number)) for number in range(40)]
 
 
-@pytest.mark.parametrize("text, keys", [
-    ("ctrl-p,ctrl-q", b"\x10\x11"), ("a", b"a"), ("ctrl-@,ctrl-[,ctrl-_", b"\x00\x1b\x1f"),
-    ("ctrl-A,z", b"\x01z")])
+@pytest.mark.parametrize(
+    "text, keys",
+    [
+        ("ctrl-p,ctrl-q", b"\x10\x11"),
+        ("a", b"a"),
+        ("ctrl-@,ctrl-[,ctrl-_", b"\x00\x1b\x1f"),
+        ("ctrl-A,z", b"\x01z"),
+    ],
+)
 def test_detach_keys(engine, text, keys):
     assert engine.detach_keys_parse(text) == keys
 

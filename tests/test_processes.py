@@ -6,9 +6,8 @@ import os
 import shutil
 import subprocess
 
-import pytest
-
 import engine
+import pytest
 
 
 @pytest.fixture

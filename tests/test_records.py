@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
+import engine
 import pytest
 from container_help import IMAGE, NEVER, bare_box  # noqa: F401
-
-import engine
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ import sys
 import time
 
 import conftest
+import engine
 import pytest
 from container_help import bare_box, box  # noqa: F401
 from test_containers import LOOP
-
-import engine
 
 DEAD = "999999999 5"
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import engine
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import engine
 
 
 def checked(host=None, version="1.51", **config):

@@ -19,10 +19,12 @@ def test_the_first_use_makes_both_roots(engine, roots):
     assert not os.path.exists(roots.data)
     assert store.rows("SELECT id FROM images") == []
     assert sorted(os.listdir(roots.data)) == sorted(
-        ["blobs", "containers", "engine.db", "engine.db-shm", "engine.db-wal", "layers", "tmp"])
+        ["blobs", "containers", "engine.db", "engine.db-shm", "engine.db-wal", "layers", "tmp"]
+    )
     assert os.stat(roots.run).st_mode & 0o777 == 0o700
-    assert sqlite3.connect(store.path("engine.db")).execute(
-        "PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sqlite3.connect(store.path("engine.db")).execute("PRAGMA journal_mode").fetchone() == (
+        "wal",
+    )
 
 
 def test_a_write_is_whole_or_not_at_all(store):
@@ -43,11 +45,13 @@ def test_durability_is_per_write(store, durable, level):
 
 def test_many_processes_write_at_once(engine, store, roots):
     store.db
-    program = (f"import sys; sys.path.insert(0, {os.path.dirname(engine.__file__)!r}); import engine\n"
-               f"s = engine.Store({roots.data!r}, {roots.run!r})\n"
-               "for n in range(50):\n"
-               "    with s.write(durable=False) as db:\n"
-               "        db.execute('INSERT INTO meta VALUES(?, ?)', (sys.argv[1] + str(n), 'x'))\n")
+    program = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(engine.__file__)!r}); import engine\n"
+        f"s = engine.Store({roots.data!r}, {roots.run!r})\n"
+        "for n in range(50):\n"
+        "    with s.write(durable=False) as db:\n"
+        "        db.execute('INSERT INTO meta VALUES(?, ?)', (sys.argv[1] + str(n), 'x'))\n"
+    )
     workers = [subprocess.Popen([sys.executable, "-B", "-c", program, name]) for name in "abcdef"]
     assert [worker.wait() for worker in workers] == [0] * 6
     assert store.row("SELECT count(*) FROM meta WHERE value='x'") == (300,)
@@ -68,8 +72,10 @@ def test_a_fork_gets_a_connection_of_its_own(store):
 
 def test_another_run_root_is_refused_while_a_monitor_answers(engine, roots, store):
     with store.write() as db:
-        db.execute("INSERT INTO containers(id, name, image, state, created, config, host_config,"
-                   " document) VALUES('c1', 'n', 'i', 'running', 1, '{}', '{}', '{}')")
+        db.execute(
+            "INSERT INTO containers(id, name, image, state, created, config, host_config,"
+            " document) VALUES('c1', 'n', 'i', 'running', 1, '{}', '{}', '{}')"
+        )
     os.makedirs(roots.run + "/containers/c1")
     monitor = engine.unix_listen(roots.run + "/containers/c1", "monitor.sock")
     other = engine.Store(roots.data, roots.base + "/other")

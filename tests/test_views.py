@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
+import engine
 import pytest
 from container_help import IMAGE, bare_box  # noqa: F401
-
-import engine
 
 INSPECT = (
     "Id Created Path Args State Image ResolvConfPath HostnamePath HostsPath LogPath Name"
