@@ -10403,17 +10403,19 @@ def _pax_time_text(ns: int) -> bytes:
 # trees -- a tar becomes a directory and back, by descriptors: nothing leaves the root
 # =============================================================================
 # Runs in: api, cli, worker.   Refs: image-spec layer.md, openat2(2), kernel overlayfs.rst, moby
-# go-archive Unpacking never joins strings into a path. A name is made relative and cleaned; the
-# directory that it is in is walked to from the root's descriptor with O_NOFOLLOW, a component at a
-# time, and kept open for the next entry. A component that is a link (tars of whole systems write
-# through lib -> usr/lib) is resolved by the kernel with RESOLVE_IN_ROOT. The last component is
-# only ever created anew (O_EXCL): what stood there is removed first, so a link in its place is
-# never followed. `..` above the root, also in a hard link's target, is refused as Docker does;
-# links may point anywhere, as nobody follows them here. Order: contents, owner (which clears
-# setuid and capabilities), mode, xattrs, times; the times of directories last of all, as every new
-# child changes them. Later entries win. Whiteouts become what overlayfs reads: `.wh.x` a character
-# device 0/0 named x, `.wh..wh..opq` the xattr trusted.overlay.opaque=y. Xattrs of that name space
-# are never taken from an archive: a redirect in them would show other parts of the layers below.
+# go-archive
+# Unpacking never joins strings into a path. A name is made relative and cleaned; the directory that
+# it is in is walked to from the root's descriptor with O_NOFOLLOW, a component at a time, and kept
+# open for the next entry. A component that is a link (tars of whole systems write through lib ->
+# usr/lib) is resolved by the kernel with RESOLVE_IN_ROOT. The last component is only ever created
+# anew (O_EXCL): what stood there is removed first, so a link in its place is never followed. `..`
+# above the root, also in a hard link's target, is refused as Docker does; links may point anywhere,
+# as nobody follows them here.
+# Order: contents, owner (which clears setuid and capabilities), mode, xattrs, times; the times of
+# directories last of all, as every new child changes them. Later entries win.
+# Whiteouts become what overlayfs reads: `.wh.x` a character device 0/0 named x, `.wh..wh..opq` the
+# xattr trusted.overlay.opaque=y. Xattrs of that name space are never taken from an archive: a
+# redirect in them would show other parts of the layers below.
 
 OVERLAY_XATTR = "trusted.overlay."
 WHITEOUT_PREFIX = b".wh."  # image-spec layer.md: "a/.wh.b" hides a/b of the layers below
@@ -10673,25 +10675,22 @@ class _Unpacker:
     def hard_link(
         self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, name: bytes
     ) -> None:
+        shown = f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"'
         try:
             target = name_clean(entry.link)
         except InvalidParameter:
-            raise InvalidParameter(
-                f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"'
-            ) from None
+            raise InvalidParameter(shown) from None
         if target == name:
             return
         up, _, target_leaf = target.rpartition(b"/")
         source = self.walk(up, make=False)
+        if target_leaf and _kind_at(source, target_leaf)[0] == _S_IFDIR:
+            raise InvalidParameter(shown)  # EPERM, says link(2), if nothing else is wrong
         try:
             os.link(target_leaf, leaf, src_dir_fd=source, dst_dir_fd=at, follow_symlinks=False)
         except FileExistsError:
             self.clear(at, leaf)
             os.link(target_leaf, leaf, src_dir_fd=source, dst_dir_fd=at, follow_symlinks=False)
-        except PermissionError:  # EPERM: a directory (link(2))
-            raise InvalidParameter(
-                f'invalid hardlink "/{name_shown(name)}" -> "{name_shown(entry.link)}"'
-            ) from None
 
     def symlink(
         self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, _name: bytes
@@ -10879,7 +10878,7 @@ def _pack_entry(
             yield tar_header(entry)
             return
     where = b"/proc/self/fd/%d/%s" % (at, leaf)
-    entry.xattrs = _xattrs_kept(where)
+    entry.xattrs = xattrs_kept(where)
     if kind == _S_IFLNK:
         entry.link = os.readlink(leaf, dir_fd=at)
     elif kind in (_S_IFCHR, _S_IFBLK):
@@ -10911,16 +10910,16 @@ def file_pack(fd: int, entry: TarEntry) -> Iterator[bytes]:
     yield tar_padding(entry.size)
 
 
-def _xattrs_kept(where: bytes) -> dict:
+def xattrs_kept(where: bytes, follow: bool = False) -> dict:
     """Of a file's xattrs, those that mean something elsewhere: file capabilities and user.*."""
     try:
-        names = os.listxattr(where, follow_symlinks=False)
+        names = os.listxattr(where, follow_symlinks=follow)
     except OSError as refused:
         if refused.errno in (errno.ENOTSUP, errno.EACCES):
             return {}
         raise
     return {
-        os.fsencode(name): os.getxattr(where, name, follow_symlinks=False)
+        os.fsencode(name): os.getxattr(where, name, follow_symlinks=follow)
         for name in names
         if name == "security.capability"
         or name.startswith("user.")
@@ -13170,7 +13169,537 @@ def content_collect_later(store: Store) -> None:
 # =============================================================================
 # harvest -- an image made of the host's own programs: ELF closure and data files
 # =============================================================================
-# Runs in: api, cli.
+# Runs in: cli.   Refs: elf(5), ld.so(8), ldconfig(8), glibc sysdeps/generic/dl-cache.h, musl
+# ldso/dynlink.c
+# A host without any registry can start at once: programs that it has, with all that they need,
+# become the tar of a root directory, which `import` turns into an image. Nothing is executed to
+# find out; ELF headers tell the loader (PT_INTERP) and the libraries (DT_NEEDED), which are looked
+# for where that loader would: RPATH and RUNPATH with $ORIGIN, glibc's ld.so.cache or musl's path
+# file, then the built-in directories. Scripts bring their interpreters, Python its standard
+# library, a few libraries and programs the data of HARVEST_DATA. What is opened at run time by a
+# name made up then (plug-ins) is not found. Paths are the host's. Links between directories stay
+# links (/bin -> usr/bin); a file's link is replaced by what it leads to, under its own name; the
+# same file under several names is packed once, as hard links.
+
+HARVEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HARVEST_DIRS = {
+    "/dev": 0o755,
+    "/etc": 0o755,
+    "/home": 0o755,
+    "/proc": 0o555,
+    "/root": 0o700,
+    "/run": 0o755,
+    "/sys": 0o555,
+    "/tmp": 0o1777,
+    "/usr": 0o755,
+    "/var": 0o755,
+    "/var/tmp": 0o1777,
+}
+#: Files that most programs expect; those of the host would tell of its users.
+HARVEST_FILES = {
+    "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n"
+    "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+    "/etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
+}
+#: What comes along with a library or program whose name starts so: patterns of paths.
+HARVEST_DATA = (
+    (
+        "libc.so.6",
+        (
+            "/etc/ld.so.cache",
+            "/etc/ld.so.conf",
+            "/etc/ld.so.conf.d/*.conf",
+            "/usr/lib/locale/C.utf8",
+            "{dir}/libnss_files.so.2",
+            "{dir}/libnss_dns.so.2",
+            "{dir}/libgcc_s.so.1",
+        ),
+    ),
+    ("libncurses", ("{terminfo}",)),
+    (
+        "libssl",
+        ("/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/openssl.cnf", "/usr/lib/ssl/openssl.cnf"),
+    ),
+    ("libtinfo", ("{terminfo}",)),
+    (
+        "perl",
+        ("/usr/lib/*-linux-*/perl-base", "/usr/share/perl/5.*", "/usr/lib/*-linux-*/perl/5.*"),
+    ),
+)
+HARVEST_TERMS = (
+    "d/dumb",
+    "l/linux",
+    "s/screen*",
+    "t/tmux*",
+    "v/vt100",
+    "v/vt220",
+    "x/xterm",
+    "x/xterm-*color",
+)
+TERMINFO_DIRS = ("/usr/share/terminfo", "/lib/terminfo", "/etc/terminfo")
+#: Parts of Python's library that no program needs at run time.
+PYTHON_UNUSED = (
+    "config-*",
+    "dist-packages",
+    "ensurepip",
+    "idlelib",
+    "site-packages",
+    "test",
+    "tests",
+    "tkinter",
+    "turtledemo",
+)
+LIBRARY_DIRS_MUSL = ("/lib", "/usr/local/lib", "/usr/lib")
+LIBRARY_DIRS = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")
+_LD_CACHE_MAGIC = b"glibc-ld.so.cache1.1"
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
+_SCRIPTS_MAX = 8  # interpreters of interpreters
+
+
+def harvest_archive(programs: list) -> Iterator[bytes]:
+    """The tar of a root directory with these programs (names or paths) and all that they need.
+
+    NotFound for a program or library that this host does not have, before the first piece.
+    """
+    harvest = _Harvest()
+    for program in programs:
+        harvest.program(program_find(program), 0)
+    return harvest.pieces()
+
+
+def harvest_changes(programs: list) -> list:
+    """The instructions that make the image of harvest_archive() start well: ENV PATH and CMD."""
+    found = [program_find(program) for program in programs]
+    directories = HARVEST_PATH.split(":")
+    extra = list(dict.fromkeys(os.path.dirname(path) for path in found))
+    extra = [path for path in extra if path not in directories]
+    shells = [path for path in found if os.path.basename(path) in ("sh", "bash", "dash", "ash")]
+    command = json_text([(shells or found)[0]])
+    return ["ENV PATH=" + ":".join(directories + extra), "CMD " + command]
+
+
+def program_find(name: str) -> str:
+    """The absolute path of a program, links in its directory kept; NotFound where there is none."""
+    if "/" in name:
+        candidates = [os.path.abspath(name)]
+    else:
+        path = (os.environ.get("PATH") or "") + ":" + HARVEST_PATH
+        # The shims of version managers only work beside these.
+        candidates = [
+            f"{directory}/{name}"
+            for directory in path.split(":")
+            if directory[:1] == "/" and os.path.basename(directory) != "shims"
+        ]
+    for candidate in candidates:
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    raise NotFound(
+        f"no program {name!r} on this host" + ("" if "/" in name else ": it is not in PATH")
+    )
+
+
+class _Harvest:
+    """What is gathered: {path in the image: source file, ("link", target), or bytes}."""
+
+    def __init__(self) -> None:
+        self.files: dict = {}
+        self.links: dict = {}
+        self.seen: set = set()
+        self.cache: dict | None = None
+        self.is_musl = False  # of the program at hand
+        self.made = {path: text.encode() for path, text in HARVEST_FILES.items()}
+        for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
+            if os.path.islink(name) and os.path.isdir(name):
+                self.place(name + "/.")
+
+    # ---- where things go
+
+    def place(self, path: str) -> str:
+        """The path of a file with links in its directory resolved; these links come along."""
+        parts = path.strip("/").split("/")
+        done, count = "", 0
+        while len(parts) > 1:
+            part = parts.pop(0)
+            if part in ("", "."):
+                continue
+            if part == "..":
+                done = done.rpartition("/")[0]
+                continue
+            step = f"{done}/{part}"
+            if not os.path.islink(step):
+                done = step
+                continue
+            count += 1
+            if count > 40:
+                raise EngineError(f"{path}: too many levels of symbolic links")
+            target = os.readlink(step)
+            self.links[step] = target
+            parts = target.strip("/").split("/") + parts
+            done = "" if target.startswith("/") else done
+        return f"{done}/{parts[0]}"
+
+    def file(self, path: str) -> str:
+        """Take a file along under its own name; where it stands in the image."""
+        place = self.place(path)
+        if place not in self.made:
+            self.files[place] = os.path.realpath(place)
+        return place
+
+    def data(self, pattern: str) -> None:
+        """Take along what a pattern matches: files, and directories with all that is in them."""
+        from glob import glob
+
+        for path in glob(pattern):
+            if os.path.isdir(path):
+                for top, directories, names in os.walk(path):
+                    directories.sort()
+                    for name in names:
+                        if os.path.isfile(f"{top}/{name}"):
+                            self.file(f"{top}/{name}")
+            elif os.path.isfile(path):
+                self.file(path)
+
+    def companions(self, path: str) -> None:
+        """The data that a library or program is known to need."""
+        name, directory = os.path.basename(path), os.path.dirname(path)
+        for prefix, patterns in HARVEST_DATA:
+            if not name.startswith(prefix):
+                continue
+            for pattern in patterns:
+                if pattern == "{terminfo}":
+                    for base in TERMINFO_DIRS:
+                        for term in HARVEST_TERMS:
+                            self.data(f"{base}/{term}")
+                elif pattern.startswith("{dir}"):
+                    library = pattern.replace("{dir}", directory)
+                    if os.path.isfile(library):
+                        self.elf(library, ())
+                else:
+                    self.data(pattern)
+
+    # ---- programs
+
+    def program(self, path: str, depth: int) -> None:
+        """Take a program along: an ELF file, or a script and its interpreter."""
+        real = os.path.realpath(path)
+        with _readable(real) as fd:
+            head = os.read(fd, 4096)
+        if head[:2] == b"#!" and depth < _SCRIPTS_MAX:
+            self.file(path)
+            words = head[2:].split(b"\n", 1)[0].decode("utf-8", "surrogateescape").split()
+            if words:
+                self.program(program_find(words[0]), depth + 1)
+                if os.path.basename(words[0]) == "env" and len(words) > 1:
+                    inner = [word for word in words[1:] if word[:1] != "-" and "=" not in word][:1]
+                    for word in inner:
+                        self.program(program_find(word), depth + 1)
+            return
+        if head[:4] == b"\x7fELF":
+            elf = _Elf(real)
+            name = os.path.basename(real)
+            is_python = name.startswith("python") and name[6:7] in "3."
+            # A program that finds its things from where it stands must stand where it did.
+            if os.path.realpath(os.path.dirname(path)) != os.path.dirname(real) and (
+                is_python
+                or "$ORIGIN" in elf.rpath + elf.runpath
+                or "${ORIGIN}" in elf.rpath + elf.runpath
+            ):
+                self.links[self.place(path)] = real
+                path = real
+            self.elf(path, ())
+            if is_python:
+                self.python(real)
+            return
+        self.file(path)
+
+    def python(self, real: str) -> None:
+        """The standard library of an interpreter, and the libraries of its extensions."""
+        from fnmatch import fnmatch
+        from glob import glob
+
+        prefix = os.path.dirname(os.path.dirname(real))
+        version = os.path.basename(real)[len("python") :]
+        found = sorted(glob(f"{prefix}/lib*/python{version if '.' in version else '3.*'}/os.py"))
+        if not found:
+            raise NotFound(f"no standard library for {real} below {prefix}")
+        for top, directories, names in os.walk(os.path.dirname(found[-1])):
+            directories[:] = sorted(
+                name
+                for name in directories
+                if not any(fnmatch(name, unused) for unused in PYTHON_UNUSED)
+            )
+            for name in names:
+                path = f"{top}/{name}"
+                if ".opt-" in name or not os.path.isfile(path):
+                    continue
+                if ".so" in name and not top.endswith("__pycache__"):
+                    self.elf(path, ())
+                else:
+                    self.file(path)
+
+    # ---- libraries
+
+    def elf(self, path: str, loaders: tuple) -> None:
+        """Take an ELF file along, with its loader and all its libraries."""
+        path = self.file(path)
+        if path in self.seen:
+            return
+        self.seen.add(path)
+        self.companions(path)
+        elf = _Elf(os.path.realpath(path))
+        if elf.interpreter:
+            self.elf(elf.interpreter, ())
+            self.is_musl = "/ld-musl-" in elf.interpreter
+            if self.is_musl:
+                self.data("/etc/" + os.path.basename(elf.interpreter).replace(".so.1", ".path"))
+        origin = os.path.dirname(os.path.realpath(path))
+        chain = () if elf.runpath else (*loaders, *_rpath(elf.rpath, origin))
+        for needed in elf.needed:
+            found = self.library(elf, needed, (*chain, *_rpath(elf.runpath, origin)))
+            if found is None:
+                raise NotFound(f"{path} needs the library {needed}, which is not on this host")
+            self.elf(found, chain)
+
+    def library(self, elf: _Elf, needed: str, first: tuple) -> str | None:
+        if "/" in needed:
+            return needed if os.path.isfile(needed) else None
+        if self.cache is None:
+            self.cache = _ld_cache()
+        candidates = [f"{directory}/{needed}" for directory in first] + self.cache.get(needed, [])
+        candidates += [f"{directory}/{needed}" for directory in _library_dirs(self.is_musl)]
+        for candidate in candidates:
+            if os.path.isfile(candidate) and elf.fits(candidate):
+                return candidate
+        return None
+
+    # ---- packing
+
+    def pieces(self) -> Iterator[bytes]:
+        """The tar: directories, links, files, in the order of their names."""
+        directories = dict(HARVEST_DIRS)
+        for path in [*self.files, *self.links, *self.made]:
+            while path.rpartition("/")[0]:
+                path = path.rpartition("/")[0]
+                directories.setdefault(path, 0o755)
+        packed: dict = {}
+        for path in sorted({*directories, *self.files, *self.links, *self.made} - {""}):
+            name = path[1:].encode("utf-8", "surrogateescape")
+            if path in self.links:
+                yield tar_header(
+                    TarEntry(
+                        name,
+                        TAR_SYMLINK,
+                        mode=0o777,
+                        link=self.links[path].encode("utf-8", "surrogateescape"),
+                    )
+                )
+            elif path in self.files:
+                yield from self.piece(name, self.files[path], packed)
+            elif path in self.made:
+                data = self.made[path]
+                yield tar_header(TarEntry(name, size=len(data))) + data + tar_padding(len(data))
+            else:
+                yield tar_header(TarEntry(name, TAR_DIR, mode=directories[path]))
+        yield TAR_END
+
+    def piece(self, name: bytes, source: str, packed: dict) -> Iterator[bytes]:
+        with _readable(source) as fd:
+            there = os.fstat(fd)
+            first = packed.setdefault((there.st_dev, there.st_ino), name)
+            entry = TarEntry(
+                name,
+                mode=there.st_mode & 0o7777,
+                uid=there.st_uid,
+                gid=there.st_gid,
+                mtime=there.st_mtime_ns,
+            )
+            if first != name:
+                entry.kind, entry.link = TAR_LINK, first
+                yield tar_header(entry)
+                return
+            entry.xattrs = xattrs_kept(b"/proc/self/fd/%d" % fd, follow=True)
+            yield from file_pack(fd, entry)
+
+
+class _readable:
+    """Context manager: a descriptor of a file of the host."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = -1
+
+    def __enter__(self) -> int:
+        try:
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as refused:
+            raise EngineError(
+                f"cannot read {self.path}: {(refused.strerror or '').lower()}"
+            ) from None
+        return self.fd
+
+    def __exit__(self, *failure: object) -> None:
+        os.close(self.fd)
+
+
+class _Elf:
+    """What the loader reads of an ELF file: interpreter, needed libraries, RPATH, RUNPATH."""
+
+    __slots__ = ("interpreter", "machine", "needed", "rpath", "runpath")
+
+    def __init__(self, path: str) -> None:
+        self.interpreter = self.rpath = self.runpath = ""
+        self.needed: list = []
+        with _readable(path) as fd:
+            self.machine = _elf_machine(fd)
+            try:
+                if self.machine:
+                    self.headers(fd)
+            except (struct.error, OSError, OverflowError, ValueError):
+                raise EngineError(f"{path} is a damaged ELF file") from None
+
+    def headers(self, fd: int) -> None:
+        wide, order = self.machine[0] == 2, "<" if self.machine[1] == 1 else ">"
+        if wide:
+            offset, size, count = struct.unpack_from(order + "32xQ14xHH", os.pread(fd, 64, 0))
+            form, pick = order + "IIQQQQQQ", (0, 2, 3, 5)
+        else:
+            offset, size, count = struct.unpack_from(order + "28xI10xHH", os.pread(fd, 52, 0))
+            form, pick = order + "IIIIIIII", (0, 1, 2, 4)
+        loads, dynamic = [], b""
+        table = os.pread(fd, min(size * count, 1 << 16), offset)
+        for at in range(0, len(table) - struct.calcsize(form) + 1, size or 1 << 16):
+            fields = struct.unpack_from(form, table, at)
+            kind, start, address, length = (fields[index] for index in pick)
+            if kind == _PT_LOAD:
+                loads.append((address, start, length))
+            elif kind == _PT_INTERP:
+                self.interpreter = _text(os.pread(fd, min(length, 4096), start), 0)
+            elif kind == _PT_DYNAMIC:
+                dynamic = os.pread(fd, min(length, 1 << 20), start)
+        self.tags(
+            fd,
+            list(
+                struct.iter_unpack(
+                    order + ("qQ" if wide else "iI"),
+                    dynamic[: len(dynamic) // (16 if wide else 8) * (16 if wide else 8)],
+                )
+            ),
+            loads,
+        )
+
+    def tags(self, fd: int, rows: list, loads: list) -> None:
+        strings = next((value for tag, value in rows if tag == _DT_STRTAB), 0)
+        start = next(
+            (
+                start + strings - address
+                for address, start, length in loads
+                if address <= strings < address + length
+            ),
+            -1,
+        )
+        if start < 0:
+            return
+        names = []
+        for tag, value in rows:
+            if not tag:
+                break
+            if tag in (_DT_NEEDED, _DT_RPATH, _DT_RUNPATH):
+                names.append((tag, _text(os.pread(fd, 4096, start + value), 0)))
+        self.needed = [text for tag, text in names if tag == _DT_NEEDED]
+        self.rpath = ":".join(text for tag, text in names if tag == _DT_RPATH)
+        self.runpath = ":".join(text for tag, text in names if tag == _DT_RUNPATH)
+
+    def fits(self, path: str) -> bool:
+        """Whether another file is for the same machine, so that the loader would take it."""
+        with _readable(path) as fd:
+            return _elf_machine(fd) == self.machine
+
+
+def _elf_machine(fd: int) -> tuple:
+    """(class, byte order, machine) of an ELF file, () for any other."""
+    head = os.pread(fd, 20, 0)
+    if len(head) < 20 or head[:4] != b"\x7fELF" or head[4] not in (1, 2) or head[5] not in (1, 2):
+        return ()
+    return head[4], head[5], struct.unpack_from("<H" if head[5] == 1 else ">H", head, 18)[0]
+
+
+def _text(data: bytes, at: int) -> str:
+    return data[at : data.index(b"\0", at) if b"\0" in data[at:] else len(data)].decode(
+        "utf-8", "surrogateescape"
+    )
+
+
+def _rpath(text: str, origin: str) -> list:
+    """The directories of an RPATH; of its variables only $ORIGIN has one value for all."""
+    found = [
+        part.replace("${ORIGIN}", origin).replace("$ORIGIN", origin) for part in text.split(":")
+    ]
+    return [os.path.normpath(part) for part in found if part[:1] == "/" and "$" not in part]
+
+
+def _library_dirs(is_musl: bool) -> list:
+    if is_musl:
+        from glob import glob
+
+        for path in glob("/etc/ld-musl-*.path"):
+            return file_read(path).decode("utf-8", "surrogateescape").replace("\n", ":").split(":")
+        return list(LIBRARY_DIRS_MUSL)
+    machine = os.uname().machine
+    triples = [
+        f"{base}/{machine}-linux-gnu{suffix}"
+        for base in ("/lib", "/usr/lib")
+        for suffix in ("", "eabihf", "eabi")
+    ]
+    if machine.startswith("arm"):
+        triples += [f"{base}/arm-linux-gnueabihf" for base in ("/lib", "/usr/lib")]
+    return triples + list(LIBRARY_DIRS) + _ld_conf("/etc/ld.so.conf", 0)
+
+
+def _ld_conf(path: str, depth: int) -> list:
+    """The directories of ld.so.conf and of what it includes."""
+    from glob import glob
+
+    found: list = []
+    if depth > 4 or not os.path.isfile(path):
+        return found
+    for line in file_read(path).decode("utf-8", "surrogateescape").split("\n"):
+        words = line.partition("#")[0].replace(",", " ").replace(":", " ").split()
+        if words[:1] == ["include"]:
+            for pattern in words[1:]:
+                for name in sorted(glob(os.path.join(os.path.dirname(path), pattern))):
+                    found += _ld_conf(name, depth + 1)
+        elif words and words[0] != "hwcap":
+            found += words
+    return found
+
+
+def _ld_cache(path: str = "/etc/ld.so.cache") -> dict:
+    """{"libc.so.6": ["/lib/x86_64-linux-gnu/libc.so.6", ...]} of ldconfig's cache; {} without one.
+
+    Variants for newer processors come last: the image may go to another machine.
+    """
+    try:
+        data = file_read(path)
+    except OSError:
+        return {}
+    base = data.find(_LD_CACHE_MAGIC)
+    if base < 0:
+        return {}
+    found: dict = {}
+    try:
+        count = struct.unpack_from("=I", data, base + len(_LD_CACHE_MAGIC))[0]
+        for index in range(min(count, len(data) // 24)):
+            _flags, key, value = struct.unpack_from("=iII", data, base + 48 + 24 * index)
+            found.setdefault(_text(data, base + key), []).append(_text(data, base + value))
+    except struct.error:
+        return {}
+    for paths in found.values():
+        paths.sort(key=lambda path: "glibc-hwcaps" in path)
+    return found
 
 
 # =============================================================================
@@ -20647,7 +21176,8 @@ FROM_HOST_FLAGS = (
 def cmd_from_host(client: Any, args: Any) -> int:
     """Makes an image of this host's own programs with their libraries and data; prints its id."""
     body = ChunkReader(harvest_archive(args.rest))
-    query = _import_query(args.tag, args.change, "from-host " + " ".join(args.rest), "")
+    changes = [*harvest_changes(args.rest), *args.change]
+    query = _import_query(args.tag, changes, "from-host " + " ".join(args.rest), "")
     progress_show(client.lines("POST", "/images/create", query, body))
     return 0
 
