@@ -42,6 +42,7 @@ CONTENT     bytes that have a digest
     blobs           content-addressed store: put, verify, get, lease
     layers          one unpacked tree per chain id: registered once, in parallel, collected
     images          what is named: tags, list, inspect, history, remove, prune
+    changes         lines of a Dockerfile that change an image's configuration: -c, --change
     images_archive  images as files: load, save, import
     harvest         an image made of the host's own programs: ELF closure and data files
 OBJECTS     the things users name
