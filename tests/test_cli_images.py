@@ -392,23 +392,20 @@ def test_prune_asks(run, monkeypatch, answer, asked):
 
 
 def test_from_host(run, monkeypatch):
-    monkeypatch.setattr(
-        engine,
-        "harvest_archive",
-        lambda programs: iter([b"tar of ", " ".join(programs).encode()]),
-        raising=False,
-    )
+    def archive(programs):
+        return iter([b"tar of ", " ".join(programs).encode()])
+
+    monkeypatch.setattr(engine, "harvest_archive", archive)
+    monkeypatch.setattr(engine, "harvest_changes", lambda programs: ["CMD " + programs[0]])
     fake = Fake(IMPORTED)
-    assert run("image", "from-host", "-t", "tools", "-c", "CMD sh", "sh", "ls", fake=fake)[:2] == (
-        0,
-        ID + "\n",
-    )
+    words = ("image", "from-host", "-t", "tools", "-c", "CMD ls", "sh", "ls")
+    assert run(*words, fake=fake)[:2] == (0, ID + "\n")
     assert fake.body == b"tar of sh ls"
     assert fake.asked[0][2] == {
         "fromSrc": "-",
         "repo": "tools",
         "tag": "latest",
-        "changes": ["CMD sh"],
+        "changes": ["CMD sh", "CMD ls"],
         "message": "from-host sh ls",
     }
 
