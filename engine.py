@@ -7192,7 +7192,7 @@ def create_verify(config: dict, host: dict) -> list:
         name, separator, address = entry.partition("=" if "=" in entry else ":")
         if not (separator and name and address):
             raise InvalidParameter(f'bad format for add-host: "{entry}"')
-    capabilities_resolve(host["CapAdd"] or [], host["CapDrop"] or [], host["Privileged"])
+    _capabilities_verify(host)
     if "" in (host["Annotations"] or {}):
         raise InvalidParameter("invalid Annotations: the empty string is not permitted as an"
                                " annotation key")
@@ -7211,6 +7211,14 @@ def create_verify(config: dict, host: dict) -> list:
         raise InvalidParameter("--restart is not supported by this engine yet")
     _host_fill(host)
     return warnings
+
+
+def _capabilities_verify(host: dict) -> None:
+    for field in ("CapAdd", "CapDrop"):
+        try:
+            capabilities_resolve(host[field] or [], [], False)
+        except InvalidParameter as wrong:
+            raise InvalidParameter(f"invalid {field}: {wrong}") from None
 
 
 def _config_verify(config: dict) -> None:
@@ -7419,7 +7427,7 @@ def config_merge(config: dict, image: dict | None) -> None:
     config["User"] = config["User"] or image.get("User") or ""
     if image.get("ExposedPorts"):
         config["ExposedPorts"] = {**image["ExposedPorts"], **(config["ExposedPorts"] or {})}
-    _env_merge(config, image.get("Env") or [])
+    _env_merge(config, image.get("Env"))
     config["Labels"] = {**(image.get("Labels") or {}), **(config["Labels"] or {})}
     if not config["Entrypoint"]:
         if not config["Cmd"]:
@@ -7431,8 +7439,7 @@ def config_merge(config: dict, image: dict | None) -> None:
         theirs = fields_check(image["Healthcheck"], HEALTH_CONFIG, "Image.Healthcheck")
         config["Healthcheck"] = {name: mine[name] or theirs[name] for name in HEALTH_CONFIG}
     config["WorkingDir"] = config["WorkingDir"] or image.get("WorkingDir") or ""
-    if image.get("Volumes"):
-        config["Volumes"] = {**(config["Volumes"] or {}), **image["Volumes"]}
+    config["Volumes"] = {**(config["Volumes"] or {}), **(image.get("Volumes") or {})} or None
     config["StopSignal"] = config["StopSignal"] or image.get("StopSignal") or ""
     if config["Entrypoint"] == [""]:
         config["Entrypoint"] = None
@@ -7440,12 +7447,12 @@ def config_merge(config: dict, image: dict | None) -> None:
         raise InvalidParameter("no command specified")
 
 
-def _env_merge(config: dict, inherited: list) -> None:
+def _env_merge(config: dict, inherited: list | None) -> None:
     if not config["Env"]:
-        config["Env"] = list(inherited)
+        config["Env"] = inherited
         return
     mine = {entry.partition("=")[0] for entry in config["Env"]}
-    config["Env"] = config["Env"] + [entry for entry in inherited
+    config["Env"] = config["Env"] + [entry for entry in inherited or ()
                                      if entry.partition("=")[0] not in mine]
 
 
@@ -8493,7 +8500,11 @@ def init_cwd_make(birth: Birth) -> None:
     """The working directory exists when the program starts, as Docker makes it."""
     cwd = birth.process["cwd"]
     try:
-        os.close(path_make(birth.root, cwd))
+        made = path_make(birth.root, cwd)
+        is_dir = _is_dir(os.fstat(made).st_mode)
+        os.close(made)
+        if not is_dir:
+            raise init_refuse(f"Cannot mkdir: {cwd} is not a directory", 125, plain=True)
     except OSError as refused:
         raise init_refuse(f"mkdir {cwd}: {refused.strerror.lower()}", 125) from None
 
@@ -11149,7 +11160,6 @@ class content_alone:
     def __enter__(self) -> bool:
         import fcntl
 
-        self._store.roots_make()
         self._fd = os.open(
             self._store.run_path("locks", "content"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -15681,7 +15691,6 @@ class Containers:
             "Layers": [INIT_LAYER, *image["layers"]],
             "EndpointsConfig": networking["EndpointsConfig"]})
         directory = self._store.path("containers", id)
-        self._store.roots_make()
         with undo_on_error() as undo:
             undo.callback(tree_remove, directory)
             for path in (directory, directory + "/upper", directory + "/work"):
@@ -15694,11 +15703,19 @@ class Containers:
         return {"Id": id, "Warnings": warnings}
 
     def _modes_resolve(self, host: dict) -> None:
-        """Names in container:x become ids, so that a rename changes nothing (moby create.go)."""
+        """Names in container:x become ids, so that a rename changes nothing (moby create.go).
+
+        A network's container may be made later: it is looked for again at start.
+        """
         for field in ("NetworkMode", "IpcMode", "PidMode"):
             other = mode_container(host[field])
-            if other:
+            if not other:
+                continue
+            try:
                 host[field] = "container:" + record_find(self._store, other).id
+            except NotFound:
+                if field != "NetworkMode":
+                    raise
 
     def remove(self, ref: str, *, force: bool = False, link: bool = False) -> None:
         """Remove a container; with `force` also one that runs."""
@@ -15762,7 +15779,7 @@ class Containers:
                 "Renaming a container with the same name as its current name")
         old = c.name
         try:
-            c.name = name_check(name)
+            c.name = name_check(name if name[0] == "/" else "/" + name)
             record_rename(self._store, c.id, c.name)
         except (InvalidParameter, Conflict) as refused:
             raise type(refused)(f"Error when allocating new name: {refused}") from None
@@ -16104,6 +16121,8 @@ def exec_create(engine: Engine, ref: str, body: Any) -> str:
         raise Conflict(f"Container {ref} is paused, unpause the container before exec")
     if asked["DetachKeys"]:
         _keys_check(asked["DetachKeys"], "escape")
+    if asked["User"]:
+        _user_check(c, asked["User"])
     config = c.config
     env = environment_build({**config, "Tty": asked["Tty"]}, config["Hostname"])
     user = asked["User"] or config["User"]
@@ -16140,6 +16159,41 @@ def _keys_check(text: str, what: str) -> None:
         detach_keys_parse(text)
     except InvalidParameter:
         raise InvalidParameter(f"Invalid {what} keys ({text}) provided") from None
+
+
+def _user_check(c: Container, user: str) -> None:
+    """Look a name up in the running container's own files, so that a wrong one is told at create.
+
+    They are opened inside its root, for links in it are the container's.
+    """
+    tables = []
+    try:
+        root = os.open(f"/proc/{c.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return                          # it has just ended; the start will tell
+    try:
+        for path in ("/etc/passwd", "/etc/group"):
+            tables.append(_rows_inside(root, path))
+    finally:
+        os.close(root)
+    try:
+        user_resolve(user, [], *tables)
+    except InitError as unknown:
+        raise InvalidParameter(str(unknown)) from None
+
+
+def _rows_inside(root: int, path: str) -> list:
+    try:
+        fd = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return []
+    try:
+        text = os.read(fd, PASSWD_SIZE).decode("utf-8", "surrogateescape")
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    return [line.split(":") for line in text.split("\n") if line and line[0] != "#"]
 
 
 def _execs_sweep(directory: str) -> None:

@@ -42,7 +42,11 @@ def test_create(bare_box):  # noqa: F811
         ({"Cmd": None, "Entrypoint": [""]}, "InvalidParameter", "no command specified"),
         ({"HostConfig": {}}, "InvalidParameter", 'network "bridge" is not supported by this engine'
          " yet: use --network none or --network host"),
-        ({"HostConfig": {"NetworkMode": "container:x"}}, "NotFound", "No such container: x"),
+        (
+            {"HostConfig": {"NetworkMode": "none", "PidMode": "container:x"}},
+            "NotFound",
+            "No such container: x",
+        ),
     ],
 )
 def test_create_refused_leaves_nothing(bare_box, body, kind, text):  # noqa: F811
@@ -78,7 +82,7 @@ def test_remove_rename_prune_of_what_never_ran(bare_box):  # noqa: F811
     )
     refused(
         "InvalidParameter",
-        "Error when allocating new name: Invalid container name (a b), only"
+        "Error when allocating new name: Invalid container name (/a b), only"
         " [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
         bare_box.containers.rename, "three", "a b",
     )
@@ -217,6 +221,28 @@ def test_commands_that_cannot_run(box, command, exit, ending):  # noqa: F811
     with pytest.raises(engine.EngineError):
         box.containers.start(box.create(command, host={"AutoRemove": True}))
     assert [c.id for c in box.containers.all()] == [id]
+
+
+@pytest.mark.root
+def test_a_working_directory_that_is_a_file(box):  # noqa: F811
+    id = box.create("true", WorkingDir="/etc/passwd")
+    failure = refused(
+        "EngineError", "Cannot mkdir: /etc/passwd is not a directory", box.containers.start, id
+    )
+    assert failure.exit == 125
+
+
+@pytest.mark.root
+def test_a_network_of_nobody(box):  # noqa: F811
+    id = box.create("true", host={"NetworkMode": "container:later"})
+    refused(
+        "EngineError",
+        "joining network namespace of container: No such container: later",
+        box.containers.start, id,
+    )
+    box.create(*LOOP, name="later")
+    box.containers.start("later")
+    box.containers.start(id)
 
 
 @pytest.mark.root

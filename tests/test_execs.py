@@ -102,6 +102,8 @@ def test_refused(web):
             {"Cmd": []})
     refused("InvalidParameter", "Invalid escape keys (ctrl-) provided", post,
             "/containers/web/exec", {}, {"Cmd": ["sh"], "DetachKeys": "ctrl-"})
+    refused("InvalidParameter", "unable to find user x9: no matching entries in passwd file", post,
+            "/containers/web/exec", {}, {"Cmd": ["sh"], "User": "x9"})
     refused("NotFound", "No such exec instance: abc", post, "/exec/abc/start", {}, {})
     refused("NotFound", "No such container: x", post, "/containers/x/exec", {}, {"Cmd": ["sh"]})
     web.containers.pause("web")
