@@ -13961,9 +13961,10 @@ def state_show(c: Container) -> dict:
 #   - Nobody is waited for: sockets and pipes are non-blocking. What a client does not take is
 #     queued for it; above QUEUE_SIZE the process's output is not read until it does.
 #   - The detach keys are looked for on terminals only, in the client's input, as Docker does.
-#   - A client's half close ends the process's stdin when stdin was made for one client (StdinOnce);
-#     output still goes to it. A client that is gone altogether takes nothing with it.
-# The loop is the monitor's: watch(fd, mask, handler) and unwatch(fd) are all that is asked of it.
+#   - A client's half close ends the process's stdin when stdin was made for one client
+#     (StdinOnce); output still goes to it. A client that is gone altogether takes nothing with it.
+#     The Loop is the monitor's own; watch(fd, mask, handler) and unwatch(fd) are all that is asked
+#     of it.
 
 QUEUE_SIZE = 1 << 20            # bytes that one client may be behind
 STDIO_READ = 1 << 16
@@ -13985,6 +13986,56 @@ def detach_keys_parse(text: str) -> bytes:
         else:
             raise InvalidParameter(f"invalid detach keys ({text}): Unknown character: '{name}'")
     return bytes(keys)
+
+
+class Loop:
+    """epoll(7) and timers: handlers are called with the events of a descriptor, functions later."""
+
+    __slots__ = ("_handlers", "_poll", "_timers")
+
+    def __init__(self) -> None:
+        self._handlers: dict = {}          # descriptor -> (mask, handler)
+        self._poll = sys.modules["select"].epoll(16)
+        self._timers: list = []            # (when, function)
+
+    def turn(self) -> None:
+        """Wait for the next events and deal with them."""
+        for fd, events in self._poll.poll(self._timeout()):
+            entry = self._handlers.get(fd)
+            if entry:                      # one before it may have closed this one
+                entry[1](events)
+        self._timers_run()
+
+    def watch(self, fd: int, mask: int, handler: Callable) -> None:
+        """Call handler(events) when the descriptor is ready."""
+        known = self._handlers.get(fd)
+        if known is None:
+            self._poll.register(fd, mask)
+        elif known[0] != mask:
+            self._poll.modify(fd, mask)
+        self._handlers[fd] = (mask, handler)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor, before it is closed."""
+        if self._handlers.pop(fd, None):
+            self._poll.unregister(fd)
+
+    def _timeout(self) -> float:
+        if not self._timers:
+            return -1
+        return max(0.0, min(when for when, _ in self._timers) - time.monotonic())
+
+    def _timers_run(self) -> None:
+        now = time.monotonic()
+        due = [timer for timer in self._timers if timer[0] <= now]
+        if due:
+            self._timers = [timer for timer in self._timers if timer[0] > now]
+            for _, function in due:
+                function()
+
+    def after(self, seconds: float, function: Callable) -> None:
+        """Call the function later."""
+        self._timers.append((time.monotonic() + seconds, function))
 
 
 class Attached:
@@ -14372,23 +14423,20 @@ def monitor_call(store: Store, id: str, message: dict, fds: list[int] | tuple = 
     raise NoMonitor(f"no monitor answers for container {id}")
 
 
-class Monitor:
+class Monitor(Loop):
     """The state of one container's monitor and its loop; see the banner."""
 
-    __slots__ = ("_born", "_conns", "_execs", "_handlers", "_listener", "_plan", "_poll", "_stops",
-                 "_timers", "_trash", "_waiters", "_wake", "cgroup", "deadline", "id", "main",
-                 "paused", "store", "user_stopped")
+    __slots__ = ("_born", "_conns", "_execs", "_listener", "_plan", "_stops", "_trash", "_waiters",
+                 "_wake", "cgroup", "id", "main", "paused", "store", "user_stopped")
 
     def __init__(self, store: Store, id: str, conn: _socket.socket | None) -> None:
+        super().__init__()
         self.store = store
         self.id = id
-        self._handlers: dict = {}
-        self._poll = sys.modules["select"].epoll(16)
         self._conns: dict = {}             # fd -> socket
         self._execs: dict = {}             # id -> Stdio
         self._waiters: list = []           # (condition, fd, head)
         self._stops: list = []             # sockets that wait for the end
-        self._timers: list = []            # (when, function)
         self._trash: list = []             # directories to remove at last
         self._born: Born | None = None
         self._plan: dict = {}
@@ -14396,7 +14444,6 @@ class Monitor:
         self.paused = False
         self.user_stopped = False
         self.cgroup = None
-        self.deadline = 0.0
         self._listener = unix_listen(store.run_path("containers", id), "monitor.sock")
         self._listener.setblocking(False)
         self.watch(self._listener.fileno(), EPOLLIN, self._accept)
@@ -14420,48 +14467,13 @@ class Monitor:
 
     # ---- the loop
 
-    def watch(self, fd: int, mask: int, handler: Callable) -> None:
-        """Call handler(events) when the descriptor is ready."""
-        known = self._handlers.get(fd)
-        if known is None:
-            self._poll.register(fd, mask)
-        elif known[0] != mask:
-            self._poll.modify(fd, mask)
-        self._handlers[fd] = (mask, handler)
-
-    def unwatch(self, fd: int) -> None:
-        """Forget a descriptor, before it is closed."""
-        if self._handlers.pop(fd, None):
-            self._poll.unregister(fd)
-
     def run(self) -> None:
         """Serve until there is no process and nobody left to serve; then clear up."""
         while True:
-            for fd, events in self._poll.poll(self._timeout()):
-                entry = self._handlers.get(fd)
-                if entry:                   # one before it may have closed this one
-                    entry[1](events)
-            self._timers_run()
+            self.turn()
             if self._idle():
                 break
         self._leave()
-
-    def _timeout(self) -> float:
-        if not self._timers:
-            return -1
-        return max(0.0, min(when for when, _ in self._timers) - time.monotonic())
-
-    def _timers_run(self) -> None:
-        now = time.monotonic()
-        due = [timer for timer in self._timers if timer[0] <= now]
-        if due:
-            self._timers = [timer for timer in self._timers if timer[0] > now]
-            for _, function in due:
-                function()
-
-    def after(self, seconds: float, function: Callable) -> None:
-        """Call the function later."""
-        self._timers.append((time.monotonic() + seconds, function))
 
     def _idle(self) -> bool:
         return not (self._born or self._conns or self._waiters or self._stops

@@ -90,82 +90,6 @@ def test_two_starts_at_once_have_one_winner(busybox):
     assert busybox("ps", "-aq").ok().out == ""
 
 
-def test_output_is_binary_safe_and_in_order(busybox):
-    program = "for n in $(seq 300); do echo out$n; echo err$n >&2; done; printf '\\000\\377\\200'"
-    done = busybox("run", "--rm", *NONE, "busybox", "sh", "-c", program).ok()
-    assert done.raw == b"".join(b"out%d\n" % n for n in range(1, 301)) + b"\x00\xff\x80"
-    assert done.raw_err == b"".join(b"err%d\n" % n for n in range(1, 301))
-
-
-def test_a_client_that_does_not_read_stops_the_writer_and_nothing_else(engine, busybox, store):
-    id = busybox(
-        "create",
-        *NONE,
-        "busybox",
-        "sh",
-        "-c",
-        "yes 0123456789012345678901234567890123456789 | head -c 30000000; echo end",
-    ).out.strip()
-    ours, theirs = socket.socketpair()
-    engine.monitor_call(
-        store,
-        id,
-        {"verb": "attach", "stdout": True, "stderr": True, "mux": False},
-        [theirs.fileno()],
-        start=True,
-    )
-    theirs.close()
-    busybox("start", id).ok()
-    time.sleep(0.5)
-    assert state(busybox, id)["Running"], "the writer must be waiting"
-    assert busybox("exec", id, "echo", "alive").ok().out == "alive\n"
-    got = 0
-    tail = b""
-    while True:
-        data = ours.recv(1 << 20)
-        if not data:
-            break
-        got += len(data)
-        tail = (tail + data)[-4:]
-    ours.close()
-    assert got == 30000004 and tail == b"end\n"
-
-
-def test_stdin_goes_in_and_its_end_too(busybox):
-    data = os.urandom(3 << 20)
-    done = busybox("run", "--rm", "-i", *NONE, "busybox", "cat", input=data).ok()
-    assert done.raw == data
-    done = busybox("run", "--rm", "-i", *NONE, "busybox", "wc", "-c", input=b"").ok()
-    assert done.out.strip() == "0"
-    done = busybox("run", "--rm", *NONE, "busybox", "wc", "-c", input=b"not wanted").ok()
-    assert done.out.strip() == "0"
-
-
-def test_many_clients_see_the_same(engine, busybox, store):
-    id = busybox("create", *NONE, "busybox", "sh", "-c", "seq 1000").out.strip()
-    pairs = [socket.socketpair() for _ in range(5)]
-    for _, theirs in pairs:
-        engine.monitor_call(
-            store,
-            id,
-            {"verb": "attach", "stdout": True, "stderr": True, "mux": False},
-            [theirs.fileno()],
-            start=True,
-        )
-        theirs.close()
-    busybox("start", id).ok()
-    expected = b"".join(b"%d\n" % n for n in range(1, 1001))
-    for ours, _ in pairs:
-        seen = b""
-        while True:
-            data = ours.recv(1 << 16)
-            if not data:
-                break
-            seen += data
-        ours.close()
-        assert seen == expected
-
-
 def test_an_armed_monitor_leaves_with_its_last_client(engine, busybox, store):
     id = busybox("create", *NONE, "busybox", "true").out.strip()
     ours, theirs = socket.socketpair()
@@ -306,25 +230,6 @@ def test_forty_execs_at_once(busybox):
         for thread in threads[at : at + 8]:
             thread.join()
     assert sorted(results) == [(number, str(number)) for number in range(40)]
-
-
-@pytest.mark.parametrize(
-    "text, keys",
-    [
-        ("ctrl-p,ctrl-q", b"\x10\x11"),
-        ("a", b"a"),
-        ("ctrl-@,ctrl-[,ctrl-_", b"\x00\x1b\x1f"),
-        ("ctrl-A,z", b"\x01z"),
-    ],
-)
-def test_detach_keys(engine, text, keys):
-    assert engine.detach_keys_parse(text) == keys
-
-
-@pytest.mark.parametrize("text", ["", "ctrl-", "ctrl-pp", "abc", "ctrl-1", "a,", "ctrl-\u00e4"])
-def test_detach_keys_that_are_none(engine, text):
-    with pytest.raises(engine.InvalidParameter, match="invalid detach keys"):
-        engine.detach_keys_parse(text)
 
 
 def test_unknown_verbs_and_states_are_refused(engine, busybox, store):
