@@ -8,6 +8,7 @@ What is in the archive, in this order (a member costs 5 us at every start, so th
 
     __main__.py, __main__.pyc  picks the byte code below: MAIN of this file
     help                       what `--help` prints, so that it needs no engine to be loaded
+    seccomp                    the default filter: marshal of {machine: BPF program}
     <cache tag>/engine.pyc     byte code, stored, never checked against the source
     <cache tag>/vendored       byte code of the vendored packages: {name: (is package, code)}
     engine.py                  the source, for every other Python and for tracebacks
@@ -36,6 +37,7 @@ import zipfile
 
 TOP = os.path.dirname(os.path.abspath(__file__))
 LIMIT = 3_000_000
+MACHINES = ("aarch64", "armv7l", "riscv64", "x86_64")
 
 PYROUTE2 = "pyroute2==0.9.7"
 #: 0.18 is the last pyzstd with a C extension of its own.
@@ -472,15 +474,30 @@ def byte_code(
     return marshal.loads(done.stdout)
 
 
-def help_text(source: bytes) -> bytes:
-    """What `--help` prints where no terminal says how wide it is."""
-    run = (
-        "import sys; sys.argv = ['engine.pyz']; m = sys.modules['engine'] = type(sys)('engine'); "
-        "m.__file__ = 'engine.py'; exec(sys.stdin.buffer.read(), m.__dict__); "
-        "sys.exit(m.main(['--help']))"
-    )
+def render_pipe() -> None:
+    """Role `--render`: the engine's source in; what it says to `--help`, and its filters, out."""
+    import io
+
+    sys.argv = ["engine.pyz"]
+    engine = sys.modules["engine"] = type(sys)("engine")
+    engine.__file__ = "engine.py"
+    exec(sys.stdin.buffer.read(), engine.__dict__)
+    caps = engine.CAPABILITIES_DEFAULT
+    filters = {machine: engine.seccomp_default_program(caps, machine) for machine in MACHINES}
+    pipe, sys.stdout = sys.stdout.buffer, io.TextIOWrapper(io.BytesIO())
+    if engine.main(["--help"]):
+        raise SystemExit("engine.py --help fails")
+    sys.stdout.flush()
+    marshal.dump((sys.stdout.buffer.getvalue(), marshal.dumps(filters, 2)), pipe)
+
+
+def rendered(source: bytes) -> tuple[bytes, bytes]:
+    """What `--help` prints where no terminal says how wide it is, and the default seccomp filters.
+
+    Made by the engine itself, in a process of its own.
+    """
     done = subprocess.run(
-        [sys.executable, "-B", "-c", run],
+        [sys.executable, "-B", os.path.abspath(__file__), "--render"],
         input=source,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -488,10 +505,9 @@ def help_text(source: bytes) -> bytes:
         env={"PATH": os.environ.get("PATH", "")},
     )
     if done.returncode:
-        raise SystemExit(
-            "build_zipapp: engine.py --help failed:\n" + done.stderr.decode(errors="replace")
-        )
-    return done.stdout
+        error = done.stderr.decode(errors="replace")
+        raise SystemExit("build_zipapp: engine.py cannot be run:\n" + error)
+    return marshal.loads(done.stdout)
 
 
 # ---------------------------------------------------------------- archive
@@ -510,7 +526,8 @@ def members(cache: str, pythons: list[str], vendored: bool) -> list[tuple[str, b
     for python in pythons:
         tag, magic, codes = byte_code(python, {"engine": (False, source), **sources})
         made[tag] = (magic, codes)
-    rows = [("help", help_text(source), True)]
+    help_text, filters = rendered(source)
+    rows = [("help", help_text, True), ("seccomp", filters, True)]
     for tag, (magic, codes) in sorted(made.items()):
         rows.append((tag + "/engine.pyc", magic + bytes(12) + codes.pop("engine")[1], True))
         if codes:
@@ -583,8 +600,8 @@ def options_parse(argv: list[str]) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    if argv == ["--compile"]:
-        compile_pipe()
+    if argv in (["--compile"], ["--render"]):
+        (compile_pipe if argv == ["--compile"] else render_pipe)()
         return 0
     options = options_parse(argv)
     reason = "asked to" if options["no_vendored"] else wheels_ensure(options["cache"])

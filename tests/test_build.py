@@ -263,3 +263,12 @@ def test_without_sqlite3_one_sentence_when_it_is_needed(pyz, roots, tmp_path):
     refused = cli("ps", env=env)
     assert refused.code == 1 and "sqlite3" in refused.err
     assert len(refused.err.splitlines()) == 1
+
+
+def test_seccomp_filter_inside_is_what_the_source_compiles(pyz):
+    code = (
+        "caps = CAPABILITIES_DEFAULT; made = seccomp_default_program(caps); "
+        "own = seccomp_compile(seccomp_default_profile(machine_name()), None, caps); "
+        "print(made == own, archive_member('seccomp') is not None)"
+    )
+    assert evaluate(pyz, "globals().update(module.__dict__); " + code) == "True True"

@@ -21,22 +21,13 @@ SOURCES = {
 }
 
 
-def member_of(members):
-    def get(name):
-        if name not in members:
-            raise OSError(name)
-        return members[name]
-
-    return get
-
-
 @pytest.fixture
 def finder():
     """A finder over SOURCES that imports really go through, for one test."""
     for name in [name for name in sys.modules if name.partition(".")[0] in engine.VENDORED]:
         del sys.modules[name]
     members = {"vendored": lzma.compress(marshal.dumps(SOURCES))}
-    found = engine.VendoredFinder(member_of(members))
+    found = engine.VendoredFinder(members.get)
     sys.meta_path.insert(0, found)
     yield found
     sys.meta_path.remove(found)
@@ -105,12 +96,12 @@ def test_byte_code_of_another_python_is_not_used():
         "vendored": lzma.compress(marshal.dumps(SOURCES)),
     }
     assert (
-        engine.VendoredFinder(member_of(members)).find_spec("pyroute2.link").name == "pyroute2.link"
+        engine.VendoredFinder(members.get).find_spec("pyroute2.link").name == "pyroute2.link"
     )
 
 
 def test_nothing_vendored_is_nothing_found():
-    finder = engine.VendoredFinder(member_of({}))
+    finder = engine.VendoredFinder({}.get)
     finder.hold()
     assert finder.find_spec("pyroute2") is None
     assert finder.find_spec(engine.ZSTD_EXTENSION) is None
@@ -118,7 +109,7 @@ def test_nothing_vendored_is_nothing_found():
 
 def test_held_members_are_not_read_again():
     members = {"vendored": lzma.compress(marshal.dumps(SOURCES))}
-    finder = engine.VendoredFinder(member_of(members))
+    finder = engine.VendoredFinder(members.get)
     finder.hold()
     members.clear()
     assert finder.find_spec("pyroute2") is not None
