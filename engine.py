@@ -9174,6 +9174,7 @@ def _born_drop(born: Born) -> None:
 
 LOG_PART = 16384                        # moby daemon/logger/copier.go defaultBufSize
 LOG_BLOCK = 1 << 18
+LOG_RUN = 1 << 15                       # bytes of lines taken at once; a chunk makes no more, mostly
 _HEAD = b'{"log":"'
 _STREAMS = (b"", b"stdout", b"stderr")
 #: Bytes that stand for themselves; a newline does too until the lines are put in place.
@@ -9347,6 +9348,8 @@ def _text_plain(text: bytes) -> bytes:
         text = text.replace(b"\\\\", b"\xff")
     for escape, raw in _SHORT:
         text = text.replace(escape, raw)
+        if b"\\" not in text:
+            break                       # nearly always after the newlines, which come first
     for escape, raw in _UNESCAPES:
         if b"\\u" not in text:
             break
@@ -9482,12 +9485,11 @@ def _lines_alike(data: bytes, at: int) -> tuple:
     tail = data[tail_at:next_at]
     stream = 2 if tail.startswith(b'","stream":"stderr"') else 1
     second = data.find(b"\n", next_at) + 1
-    if data[second - len(tail):second] == tail:
+    if second - at < LOG_RUN and data[second - len(tail):second] == tail:
         # Lines of one chunk have one time: all that is between them is the same.
-        end = data.rfind(tail) + len(tail)
-        run = data[at:end]
-        if run.count(b"\n") == run.count(tail):
-            text = run[len(_HEAD):-len(tail)].replace(tail + _HEAD, b"")
+        end = data.rfind(tail, at, at + LOG_RUN) + len(tail)
+        text = data[at + len(_HEAD):end - len(tail)].replace(tail + _HEAD, b"")
+        if b"\n" not in text:
             return stream, _text_plain(text), end
     mark = b'","stream":"' + _STREAMS[stream] + b'"'
     pieces = data[at + len(_HEAD):].split(b'"}\n' + _HEAD)
