@@ -3143,6 +3143,7 @@ class FrameReader:
 
 DATA_ROOT = "/var/lib/engine"
 RUN_ROOT = "/run/engine"
+TREE_DEPTH = 64                 # directories held open while a tree is removed
 
 
 def sha256(data: bytes = b"") -> Any:
@@ -3307,7 +3308,7 @@ def tree_remove(path: str) -> None:
         os.close(fd)
 
 
-def _tree_remove_at(parent: int, name: str) -> None:
+def _tree_remove_at(parent: int, name: str, top: int = -1, depth: int = 0) -> None:
     try:
         os.unlink(name, dir_fd=parent)
         return
@@ -3326,10 +3327,16 @@ def _tree_remove_at(parent: int, name: str) -> None:
     except OSError as refused:
         if refused.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
+    if depth >= TREE_DEPTH:                # neither the stack nor descriptors are endless
+        os.rename(name, f"deep-{os.urandom(8).hex()}", src_dir_fd=parent, dst_dir_fd=top)
+        return
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        for child in os.listdir(fd):
-            _tree_remove_at(fd, child)
+        children = os.listdir(fd)
+        while children:
+            for child in children:
+                _tree_remove_at(fd, child, fd if depth == 0 else top, depth + 1)
+            children = [] if depth else os.listdir(fd)     # what was too deep is here now
     finally:
         os.close(fd)
     try:
@@ -10587,7 +10594,10 @@ class _Unpacker:
             if not make:
                 raise
             os.mkdir(leaf, 0o755, dir_fd=at)
-            return os.open(leaf, _DIR_FLAGS, dir_fd=at)
+            fd = os.open(leaf, _DIR_FLAGS, dir_fd=at)
+            if self.special & 0o755:
+                os.fchmod(fd, 0o755)
+            return fd
         except OSError as refused:
             if (
                 refused.errno not in (errno.ENOTDIR, errno.ELOOP)
@@ -11183,6 +11193,7 @@ class content_alone:
     def __enter__(self) -> bool:
         import fcntl
 
+        self._store.roots_make()
         self._fd = os.open(
             self._store.run_path("locks", "content"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -11343,7 +11354,7 @@ def _layers_unpack(
                 else:
                     while len(busy) >= workers:
                         _worker_answer(busy)
-                    busy[run_worker("extract", request, (fd, lease.fd))] = item
+                    busy[run_worker("extract", request, [fd, lease.fd])] = item
             finally:
                 os.close(fd)
         while busy:

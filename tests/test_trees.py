@@ -477,3 +477,11 @@ def test_nothing_outside(root, tmp_path, members):
         tmp_path / "outside"
     ).st_nlink == 1
     assert not os.listxattr(tmp_path)
+
+
+def test_removing_what_is_deep(root):
+    """Deeper than the stack of Python, and than descriptors: a hostile layer goes away whole."""
+    unpack(root, ("/".join(["d"] * 2000) + "/f", FILE, b"1"), ("x", FILE, b""))
+    engine.tree_remove(str(root))
+    assert not root.exists()
+    root.mkdir()
