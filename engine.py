@@ -7516,7 +7516,9 @@ _DECIMAL = {"": 1, "b": 1, "k": 10 ** 3, "m": 10 ** 6, "g": 10 ** 9, "t": 10 ** 
 def log_limits(options: dict) -> tuple:
     """(bytes per file, number of files) of json-file options; ValueError with Docker's words."""
     size, files = LOG_SIZE, LOG_FILES
-    if "max-size" in options:
+    if options.get("max-size") == "-1":
+        size, files = 1 << 62, 1
+    elif "max-size" in options:
         text = options["max-size"].strip().lower()
         number = text.rstrip("bkmgtp i")
         unit = text[len(number):].strip()
@@ -7657,7 +7659,7 @@ def _spec_mounts(spec: dict, c: Container, given: dict) -> None:
     mounts = [{"destination": target, "type": kind, "source": source, "options": list(options)}
               for target, kind, source, options in MOUNTS]
     if security_parse(host["SecurityOpt"])["writable_cgroups"]:
-        mounts[4]["options"].remove("ro")
+        mounts[4]["options"] = [word for word in mounts[4]["options"] if word != "ro"]
     if given["shm"]:
         mounts.append(given["shm"])
     elif host["IpcMode"] == "host":
@@ -9181,7 +9183,7 @@ def _born_drop(born: Born) -> None:
 
 LOG_PART = 16384                        # moby daemon/logger/copier.go defaultBufSize
 LOG_BLOCK = 1 << 18
-LOG_RUN = 1 << 15                       # bytes of lines taken at once; a chunk makes no more, mostly
+LOG_RUN = 1 << 15                       # bytes of lines that are taken at once
 _HEAD = b'{"log":"'
 _STREAMS = (b"", b"stdout", b"stderr")
 #: Bytes that stand for themselves; a newline does too until the lines are put in place.
@@ -9373,7 +9375,7 @@ def _unescape_rest(found: Any) -> bytes:
 
 def pattern_bytes(text: bytes) -> Any:
     """The compiled pattern over bytes; `re` is imported at its first use."""
-    cache = pattern_bytes.__dict__
+    cache: dict = pattern_bytes.__dict__
     if text not in cache:
         import re
         cache[text] = re.compile(text)
@@ -9609,7 +9611,7 @@ def log_read(path: str, *, stdout: bool = True, stderr: bool = True, tail: int =
             watch.close()
 
 
-def _log_drain(fd: int, rest: bytes, form: _LogFormat) -> Iterator[tuple]:
+def _log_drain(fd: int, rest: bytes, form: _LogFormat) -> Generator[tuple, None, bytes]:
     """Yields what a file holds from where it stands; returns an unfinished last line."""
     while not form.done:
         data = os.read(fd, LOG_BLOCK)
@@ -14631,6 +14633,7 @@ class Monitor(Loop):
         now = time.time_ns()
         self._born = None
         self.paused = False
+        plan["exit_code"] = code
         self._end_record(code, oom, now)
         if oom:
             self.emit("oom", self.main)
@@ -14856,8 +14859,14 @@ def verb_attach(monitor: Monitor, message: dict, fds: list, sock: _socket.socket
 
 def verb_wait(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Whoever holds the other end of the descriptor is told how the process ends."""
-    monitor.wait_add(message["condition"], fds[0], message.get("head", "").encode("latin-1"))
+    fd, head = fds[0], message.get("head", "").encode("latin-1")
     fds[0] = -1
+    if message["condition"] == "not-running" and not monitor.runs:
+        # It ended while the question was on its way; a --rm container has no row any more.
+        row = monitor.store.row("SELECT exit_code FROM containers WHERE id=?", monitor.id)
+        monitor._waiter_answer(fd, head, row[0] if row else monitor._plan.get("exit_code", 0))
+    else:
+        monitor.wait_add(message["condition"], fd, head)
     return {"ok": True}
 
 
@@ -16005,7 +16014,7 @@ class Containers:
         container_event(self._store, c, "top")
         return table
 
-    def changes(self, ref: str) -> list | None:
+    def changes(self, ref: str) -> Any:
         """What the container changed in its image: [{"Path": path, "Kind": 0, 1 or 2}] or None."""
         c = self.find(ref)
         lowers = layer_paths(self._store, c.document["Layers"])
@@ -16487,6 +16496,9 @@ class Engine:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._containers = self._images = None
+
+    _containers: Containers | None
+    _images: Images | None
 
     @property
     def containers(self) -> Containers:
@@ -17508,7 +17520,8 @@ def post_container_wait(engine: Engine, request: Request) -> Any:
 @route("POST", "/containers/{id}/attach")
 def post_container_attach(engine: Engine, request: Request) -> Any:
     """Join the streams of a container."""
-    asked = {name: request.flag(name) for name in ("stdin", "stdout", "stderr", "logs", "stream")}
+    asked: dict = {name: request.flag(name)
+                   for name in ("stdin", "stdout", "stderr", "logs", "stream")}
     asked["detach_keys"] = request.arg("detachKeys")
     container_attach(engine, request.params["id"], asked, _hijacker(request))
     return HIJACKED

@@ -188,7 +188,8 @@ def test_what_the_process_sees(box):  # noqa: F811
         WorkingDir="/made/here", Env=["B=2"],
     )[0]
     assert out.decode().split("\n")[:-1] == [
-        "box", "1000", "1000 29 2000 4000", "/made/here", "image 2 /home/user", "box", "/.dockerenv",
+        "box", "1000", "1000 29 2000 4000", "/made/here", "image 2 /home/user", "box",
+        "/.dockerenv",
     ]
 
 
@@ -208,8 +209,9 @@ def test_commands_that_cannot_run(box, command, exit, ending):  # noqa: F811
         box.containers.start(id)
     assert (caught.value.exit, caught.value.status) == (exit, 400)
     assert str(caught.value) == (
-        "failed to create task for container: failed to create shim task: OCI runtime create failed:"
-        " runc create failed: unable to start container process: error during container init: "
+        "failed to create task for container: failed to create shim task: OCI runtime create"
+        " failed: runc create failed: unable to start container process: error during container"
+        " init: "
         + ending
     )
     state = box.inspect(id)["State"]
@@ -375,7 +377,8 @@ def test_changes(box):  # noqa: F811
     id = box.run("sh", "-c", script)[3]
     got = {entry["Path"]: entry["Kind"] for entry in box.containers.changes(id)}
     assert got == {
-        "/etc": 0, "/etc/group": 2, "/etc/passwd": 0, "/new": 1, "/new/f": 1, "/tmp": 0, "/tmp/a": 1,
+        "/etc": 0, "/etc/group": 2, "/etc/passwd": 0, "/new": 1, "/new/f": 1, "/tmp": 0,
+        "/tmp/a": 1,
     }
 
 
@@ -389,7 +392,8 @@ def test_shared_namespaces(box):  # noqa: F811
         box.create("true", host={"NetworkMode": "container:donor"}),
     )
     box.containers.start(donor)
-    script = "for n in net ipc pid; do readlink /proc/self/ns/$n; done; hostname; echo x >/dev/shm/x"
+    script = "for n in net ipc pid; do readlink /proc/self/ns/$n; done; hostname;"
+    script += "echo x >/dev/shm/x"
     modes = {
         "NetworkMode": "container:donor",
         "IpcMode": "container:donor",
@@ -446,7 +450,8 @@ def test_init_reaps(box):  # noqa: F811
 def test_a_large_environment_and_argument(box):  # noqa: F811
     big = "x" * 100_000
     out = box.run(
-        "sh", "-c", "echo ${#A0} ${#A9} ${#0}", "y" * 100_000, Env=[f"A{n}={big}" for n in range(10)]
+        "sh", "-c", "echo ${#A0} ${#A9} ${#0}", "y" * 100_000,
+        Env=[f"A{n}={big}" for n in range(10)],
     )[0]
     assert out.split() == [b"100000", b"100000", b"100000"]
 

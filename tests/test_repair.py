@@ -110,7 +110,8 @@ def test_a_monitor_that_is_killed(web):
 @pytest.mark.root
 def test_the_next_command_repairs_without_a_launcher(web):
     c = web.containers.find("web")
-    launchers = [pid for pid, stat in conftest.descendants().items() if stat[0] == "engine:launcher"]
+    below = conftest.descendants()
+    launchers = [pid for pid, stat in below.items() if stat[0] == "engine:launcher"]
     monitor = monitor_pid(web, c.id)
     for pid in launchers:
         os.kill(pid, signal.SIGSTOP)

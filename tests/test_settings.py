@@ -330,6 +330,7 @@ def test_tmpfs_options():
         ({"max-size": "1.5m", "max-file": "4"}, (1_500_000, 4)),
         ({"max-size": "2gb"}, (2_000_000_000, 1)),
         ({"max-file": "2"}, (10_000_000, 2)),
+        ({"max-size": "-1"}, (1 << 62, 1)),
     ],
 )
 def test_log_limits(options, limits):
