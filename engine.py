@@ -9717,7 +9717,7 @@ class _ZstdLibraryDecompressor:
         return made.raw[: target.fields[2]]
 
 
-def _zstd_library() -> object:
+def _zstd_library() -> Any:
     """libzstd.so.1 with its few functions declared; OSError where the host has none."""
     library = getattr(_zstd_library, "library", None)
     if library is None:
@@ -9743,7 +9743,7 @@ class _ZstdLibraryModule:
     ZstdError = ValueError
 
 
-def zstd_module() -> object:
+def zstd_module() -> Any:
     """Something with ZstdDecompressor and ZstdError, from the first of three homes of zstd.
 
     compression.zstd (Python 3.14), pyzstd (vendored into engine.pyz), libzstd.so.1 by ctypes.
@@ -10221,7 +10221,10 @@ def _tar_number(field: bytes) -> int:
 
 def _checksum_verify(header: bytes) -> None:
     """Raise unless the header's sum is right; the field itself counts as eight spaces."""
-    want = _tar_number(header[148:156])
+    try:
+        want = int(header[148:156].strip(b" \0") or b"0", 8)
+    except ValueError:
+        want = -1
     others = header[:148] + header[156:]
     total = sum(others) + 256
     # Some old tars summed signed bytes.
@@ -11503,6 +11506,19 @@ IMAGE_CONFIG_SHOWN = {
     "Volumes": None,
     "WorkingDir": "",
 }
+# fmt: off
+#: Types of what is read of a config: lists are of strings, other fields may be anything.
+IMAGE_DOCUMENT_TYPES = {
+    "architecture": str, "author": str, "comment": str, "config": dict, "created": str,
+    "docker_version": str, "history": list, "os": str, "os.version": str, "variant": str,
+}
+IMAGE_CONFIG_TYPES = {
+    "Cmd": list, "Entrypoint": list, "Env": list, "ExposedPorts": dict, "Healthcheck": dict,
+    "Labels": dict, "OnBuild": list, "Shell": list, "StopSignal": str, "User": str,
+    "Volumes": dict, "WorkingDir": str,
+}
+IMAGE_HISTORY_TYPES = {"comment": str, "created": str, "created_by": str, "empty_layer": bool}
+# fmt: on
 #: The other fields that are an image's, not a container's; left out where empty.
 IMAGE_CONFIG_MORE = ("ArgsEscaped", "ExposedPorts", "Healthcheck", "Shell", "StopSignal")
 
@@ -11551,40 +11567,31 @@ def image_config_parse(data: bytes) -> dict:
     rootfs = config.get("rootfs")
     if not isinstance(rootfs, dict):
         raise InvalidParameter("invalid image JSON, no RootFS key")
-    shapes = (
-        (rootfs.get("diff_ids"), list),
-        (config.get("config"), dict),
-        (config.get("history"), list),
-        (config.get("created"), str),
-        (config.get("os"), str),
-        (config.get("architecture"), str),
-    )
-    settings = config.get("config") or {}
-    if isinstance(settings, dict):
-        shapes += tuple(
-            (settings.get(key), list) for key in ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell")
-        )
-        shapes += tuple(
-            (settings.get(key), dict)
-            for key in ("Labels", "Volumes", "ExposedPorts", "Healthcheck")
-        )
-        shapes += tuple((settings.get(key), str) for key in ("User", "WorkingDir", "StopSignal"))
-    for value, shape in shapes:
-        if value is not None and not isinstance(value, shape):
-            raise InvalidParameter("invalid image config: a field has the wrong type")
-        if (
-            isinstance(value, list)
-            and value is not config.get("history")
-            and not all(isinstance(item, str) for item in value)
-        ):
-            raise InvalidParameter("invalid image config: a field has the wrong type")
-    if not all(isinstance(item, dict) for item in config.get("history") or ()) or not all(
-        isinstance(item, str) for item in (settings.get("Labels") or {}).values()
-    ):
-        raise InvalidParameter("invalid image config: a field has the wrong type")
+    _types_check(rootfs, {"diff_ids": list})
+    _types_check(config, IMAGE_DOCUMENT_TYPES)
+    _types_check(config.get("config") or {}, IMAGE_CONFIG_TYPES)
+    steps, labels = config.get("history") or (), (config.get("config") or {}).get("Labels") or {}
+    if not all(isinstance(step, dict) for step in steps):
+        raise InvalidParameter("invalid image config: history has the wrong type")
+    for step in steps:
+        _types_check(step, IMAGE_HISTORY_TYPES)
+    if not all(isinstance(value, str) for value in labels.values()):
+        raise InvalidParameter("invalid image config: Labels has the wrong type")
     for diff_id in rootfs.get("diff_ids") or ():
         digest_check(diff_id)
     return config
+
+
+def _types_check(document: dict, types: dict) -> None:
+    """InvalidParameter unless each field of the table is absent, null, or of its type."""
+    for key, kind in types.items():
+        value = document.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, kind) or (
+            kind is list and key != "history" and not all(isinstance(item, str) for item in value)
+        ):
+            raise InvalidParameter(f"invalid image config: {key} has the wrong type")
 
 
 def image_diff_ids(config: dict) -> list:
