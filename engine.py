@@ -8214,7 +8214,7 @@ DEVICE_LINKS = (
     ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"), ("core", "/proc/kcore"),
 )
 # fmt: on
-S_IFMT, S_IFCHR, S_IFDIR = 0o170000, 0o020000, 0o040000     # inode(7); nothing is imported here
+S_IFMT, S_IFCHR, S_IFDIR, S_IFIFO = 0o170000, 0o020000, 0o040000, 0o010000     # inode(7)
 PASSWD_SIZE = 16 << 20          # bytes of the image's /etc/passwd and /etc/group that are read
 ID_MAX = (1 << 31) - 1
 
@@ -8697,11 +8697,9 @@ def init_stdio(birth: Birth) -> None:
     else:
         fds = birth.stdio
         for fd in fds:
-            if fd >= 0 and birth.uid:
-                try:
-                    os.fchown(fd, birth.uid, -1)
-                except OSError:
-                    pass                    # /dev/null of the host belongs to the host
+            # Our pipes only: stdin may be /dev/null, which is the host's.
+            if birth.uid and os.fstat(fd).st_mode & S_IFMT == S_IFIFO:
+                os.fchown(fd, birth.uid, -1)
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
 

@@ -194,6 +194,15 @@ def test_what_the_process_sees(box):  # noqa: F811
 
 
 @pytest.mark.root
+def test_the_null_device_of_the_host_stays_its_own(box):  # noqa: F811
+    before = os.stat("/dev/null")
+    out = box.run("sh", "-c", "readlink /proc/self/fd/0; echo x >/dev/stdout", User="user")[0]
+    assert out == b"/dev/null\nx\n"
+    after = os.stat("/dev/null")
+    assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("command", "exit", "ending"),
     [
