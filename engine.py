@@ -15357,6 +15357,9 @@ def orphans_remove(store: Store) -> None:
                     continue
                 if old and not _monitor_hello(store, name):
                     tree_remove(f"{root}/{name}")
+    for name in os.listdir(store.path("tmp")):
+        if name.startswith("removed-"):
+            tree_remove(store.path("tmp", name))
 
 
 @role("repair")
@@ -15698,6 +15701,7 @@ INIT_DIRS = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
 INIT_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
 INIT_LAYER = "init/diff"                # not below layers/: it is no image's
 KILL_PATIENCE = 10.0                    # s; moby waits as long for the end after SIGKILL
+START_PATIENCE = 10.0                   # s that a command waits while another starts its container
 REMOVE_FILTERS = ("label", "label!", "until")
 
 
@@ -15711,8 +15715,16 @@ class Containers:
         self._store = engine.store
 
     def find(self, ref: str) -> Container:
-        """The container that a user means, its row true; NotFound when there is none."""
+        """The container that a user means, its row true; NotFound when there is none.
+
+        One that another command is just starting is waited for, some milliseconds as a rule.
+        """
         c = container_settle(self._store, record_find(self._store, ref))
+        patience = time.monotonic() + START_PATIENCE
+        while c is not None and c.state == "starting" and time.monotonic() < patience:
+            time.sleep(0.005)
+            c = record_get(self._store, c.id)
+            c = c and container_settle(self._store, c)
         if c is None:
             raise NotFound("No such container: " + ref)
         return c

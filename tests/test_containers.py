@@ -380,6 +380,19 @@ def test_one_start_wins(box):  # noqa: F811
 
 
 @pytest.mark.root
+def test_a_start_at_work_is_waited_for(box):  # noqa: F811
+    id = box.create(*LOOP)
+    thread = threading.Thread(target=engine.Containers(box.engine).start, args=(id,))
+    thread.start()
+    deadline = time.monotonic() + 5
+    while engine.record_get(box.store, id).state == "created" and time.monotonic() < deadline:
+        time.sleep(0.001)
+    box.containers.remove(id, force=True)
+    thread.join()
+    assert box.containers.all() == []
+
+
+@pytest.mark.root
 def test_changes(box):  # noqa: F811
     assert box.containers.changes(box.run("true")[3]) is None
     script = "mkdir /new; echo x >/new/f; rm /etc/group; echo x >>/etc/passwd; touch /tmp/a"

@@ -29,7 +29,8 @@ def test_a_start_whose_starter_died_is_undone(bare_box):  # noqa: F811
     assert bare_box.containers.find("web").state == "exited"
 
 
-def test_a_start_at_work_is_left_alone(bare_box):  # noqa: F811
+def test_a_start_at_work_is_left_alone(bare_box, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(engine, "START_PATIENCE", 0.0)
     id = bare_box.create("sh", name="web")
     move(bare_box.store, id, "starting", owner=engine.owner_self())
     assert bare_box.containers.find("web").state == "starting"
@@ -74,7 +75,9 @@ def test_orphans(bare_box):  # noqa: F811
     for path in (old, young):
         os.makedirs(path + "/upper")
     os.utime(old, (1, 1))
+    os.makedirs(bare_box.store.path("tmp", "removed-" + "d" * 64))
     engine.orphans_remove(bare_box.store)
+    assert os.listdir(bare_box.store.path("tmp")) == []
     assert sorted(os.listdir(bare_box.store.path("containers"))) == sorted([kept, "e" * 64])
     os.utime(young, (1, 1))
     engine.orphans_remove(bare_box.store)
