@@ -3759,7 +3759,8 @@ class Call:
     __slots__ = ("function", "kinds", "name")
 
     def __init__(self, name: str, kinds: str) -> None:
-        self.name, self.kinds, self.function = name, kinds, None
+        self.name, self.kinds = name, kinds
+        self.function: Any = None
 
     def __call__(self, *args: object, path: str | bytes | None = None) -> int:
         function = self.function or self.bind()
@@ -3769,7 +3770,7 @@ class Call:
             raise OSError(code, f"{self.name}: {os.strerror(code)}", path)
         return result
 
-    def bind(self) -> object:
+    def bind(self) -> Any:
         """The function, looked up and typed."""
         loaded = libc()
         function = loaded.dll[self.name]
@@ -3787,7 +3788,7 @@ class RawCall(Call):
         super().__init__(name, kinds)
         self.numbers = numbers
 
-    def bind(self) -> object:
+    def bind(self) -> Any:
         """The function that makes the call, its number chosen for this machine."""
         loaded = libc()
         number = self.numbers[0]
@@ -3822,12 +3823,12 @@ def machine_name() -> str:
     return name
 
 
-def sys_buffer(content: int | bytes) -> object:
+def sys_buffer(content: int | bytes) -> Any:
     """Memory that the kernel may write: so many zero bytes, or a copy; `.raw` gives its bytes."""
     return libc().buffer(content, content if isinstance(content, int) else len(content))
 
 
-def sys_address(buffer: object) -> int:
+def sys_address(buffer: Any) -> int:
     """Where the buffer is, for structures that hold pointers; the caller keeps the buffer alive."""
     return libc().addressof(buffer)
 
@@ -5260,7 +5261,7 @@ def _ignored(name: str) -> str:
     return f"{name} is not supported by this kernel's cgroups and was ignored"
 
 
-def _resource(resources: dict, name: str) -> object:
+def _resource(resources: dict, name: str) -> Any:
     group, _, key = name.partition(".")
     return (resources.get(group) or {}).get(key)
 
@@ -8131,7 +8132,7 @@ class Launcher:
     def _accept(self) -> None:
         while True:
             try:
-                fd, _ = self._listener._accept()
+                fd, _ = self._listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             conn = _socket.socket(fileno=fd)
@@ -13998,7 +13999,7 @@ def state_show(c: Container) -> dict:
 # Runs in: monitor.   Refs: pty(7), pipe(7), moby container/stream/attach.go
 #
 # One Stdio per process, the container's first or one executed beside it; any number of clients.
-# What the process writes goes to the log and to every client; what a client types goes to the process.
+# What the process writes goes to the log and to every client; what a client types to the process.
 #   - Nobody is waited for: sockets and pipes are non-blocking. What a client does not take is
 #     queued for it; above QUEUE_SIZE the process's output is not read until it does.
 #   - The detach keys are looked for on terminals only, in the client's input, as Docker does.
@@ -14233,7 +14234,7 @@ class Stdio:
         self.takes_input = takes_input
         self.stdin_once = stdin_once
         self.clients: list = []
-        self.log = None
+        self.log: Any = None
         self.pid = self.stdin = self.terminal = -1
         self.started = 0
         self._outs: dict = {}              # descriptor -> 1 or 2
@@ -14484,7 +14485,7 @@ class Monitor(Loop):
         self.main = self._stdio_new()
         self.paused = False
         self.user_stopped = False
-        self.cgroup = None
+        self.cgroup: Any = None
         self._listener = unix_listen(store.run_path("containers", id), "monitor.sock")
         self._listener.setblocking(False)
         self.watch(self._listener.fileno(), EPOLLIN, self._accept)
@@ -14533,7 +14534,7 @@ class Monitor(Loop):
 
     def _accept(self, events: int) -> None:
         try:
-            fd, _ = self._listener._accept()
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]
         except BlockingIOError:
             return
         sock = _socket.socket(fileno=fd)

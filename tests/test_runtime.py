@@ -196,7 +196,8 @@ def test_working_directory_is_made(busybox):
 def test_init_reaps_and_forwards(busybox):
     out = sh(
         busybox,
-        "sh -c 'sleep 0.05 & exec true' & sleep 0.3; cat /proc/[0-9]*/stat | grep -c ') Z'; cat /proc/1/comm",
+        "sh -c 'sleep 0.05 & exec true' & sleep 0.3; cat /proc/[0-9]*/stat | grep -c ') Z'; "
+        "cat /proc/1/comm",
         "--init",
     )
     assert out.lines()[0] == "0" and out.lines()[1] == "docker-init"
