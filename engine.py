@@ -11364,10 +11364,10 @@ def _layers_unpack(
         while busy:
             _worker_answer(busy)
     except BaseException:
-        # The others are let end before their directory is removed under them.
+        # The others are told to stop, and let end before their directory is removed under them.
         for sock in busy:
-            sock.shutdown(_socket.SHUT_RDWR)
-            sock.recv(1)
+            sock.shutdown(_socket.SHUT_WR)
+            sock.recv(1 << 16)
             sock.close()
         raise
 
@@ -11463,7 +11463,7 @@ def worker_extract(request: dict, conn: Any, fds: list) -> None:
     import select
 
     poller = select.poll()
-    poller.register(conn, 0)  # POLLHUP and POLLERR are always reported
+    poller.register(conn, select.POLLRDHUP)
     blob = file_stream(fds[0])
     count = 0
 

@@ -6,8 +6,10 @@ import bz2
 import io
 import json
 import lzma
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -590,3 +592,38 @@ def test_podman_reads_what_is_saved(store, tmp_path, source):
     finally:
         subprocess.run(["umount", "-q", base + "/d/vfs"], stderr=subprocess.DEVNULL, check=False)
         shutil.rmtree(base)
+
+
+def _load_and_die(data, run, archive, delay):
+    signal.setitimer(signal.ITIMER_REAL, delay)  # SIGALRM ends the process where it stands
+    load(engine.Store(data, run), open(archive, "rb"))
+    os._exit(0)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(store, tmp_path):
+    """A load that dies leaves nothing that the next one does not put right."""
+    layers = [layer(*[f"{n}/{m}" for m in range(300)], salt=str(n) * 2000) for n in range(3)]
+    archive = tmp_path / "archive"
+    archive.write_bytes(tar_of(docker_files(layers)))
+    store.roots_make()
+    context, killed = multiprocessing.get_context("fork"), 0
+    for turn in range(40):
+        worker = context.Process(
+            target=_load_and_die, args=(store.data, store.run, archive, 0.002 + turn / 300)
+        )
+        worker.start()
+        worker.join(30)
+        killed += worker.exitcode == -signal.SIGALRM
+        if turn % 4 == 3:
+            assert load(store, open(archive, "rb")) == ["Loaded image: test:1"]
+            image = engine.image_get(store, "test:1")
+            for path in engine.layer_directories(store, image.layer):
+                assert sum(len(names) for _, _, names in os.walk(path)) == 300
+            assert len(save(store, "test:1")) > 3 * 600_000
+            engine.image_remove(store, "test:1", nobody)
+        engine.content_collect(store, nobody)
+    assert killed > 10
+    if engine.image_list(store, {}, nobody):
+        remove_all(store)
+    assert content(store) == (set(), set(), set())

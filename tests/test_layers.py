@@ -206,3 +206,34 @@ def test_128_layers(store):
         len(engine.layer_directories(store, engine.layer_number(store, items[-1].chain_id))) == 128
     )
     drop(store)
+
+
+def test_the_others_end_first(store):
+    """One layer fails while another is still being unpacked: its worker is told, and waited for."""
+    big = tar_of({str(n): bytes(100_000) for n in range(400)})
+    ended = []
+
+    def run(role, request, fds):
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        kept = [os.dup(fd) for fd in fds]
+
+        def work():
+            try:
+                if request["diff_id"] != digest(big):
+                    raise engine.InvalidParameter("told to fail")
+                engine.worker_extract(request, theirs, kept)
+            except engine.EngineError as failure:
+                ended.append(str(failure))
+                engine.answer_send(theirs, engine.error_answer(failure))
+            for fd in kept:
+                os.close(fd)
+            theirs.close()
+
+        threading.Thread(target=work).start()
+        return ours
+
+    with engine.content_lease(store) as lease, pytest.raises(engine.InvalidParameter):
+        engine.layers_register(lease, items_of(lease, [big, layer("x")]), 2, run)
+    assert ended and set(ended) <= {"told to fail", "nobody waits for this layer any more"}
+    drop(store)
+    assert content(store) == (set(), set(), set())
