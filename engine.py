@@ -11351,14 +11351,15 @@ def _layers_unpack(
             os.mkdir(top + "/diff", 0o755)
             os.chmod(top + "/diff", 0o755)
             request = {"root": top + "/diff", "blob": item.blob, "diff_id": item.diff_id}
+            while len(busy) >= workers:
+                _worker_answer(busy)
             fd = blob_open(lease.store, item.blob)
             try:
-                if run_worker is None:
+                sock = _worker_start(run_worker, request, [fd, lease.fd])
+                if sock is None:
                     item.size = layer_unpack(request, file_stream(fd))
                 else:
-                    while len(busy) >= workers:
-                        _worker_answer(busy)
-                    busy[run_worker("extract", request, [fd, lease.fd])] = item
+                    busy[sock] = item
             finally:
                 os.close(fd)
         while busy:
@@ -11370,6 +11371,16 @@ def _layers_unpack(
             sock.recv(1 << 16)
             sock.close()
         raise
+
+
+def _worker_start(run_worker: Callable | None, request: dict, fds: list) -> Any:
+    """The connection of a worker that unpacks a layer; None where it must be done here."""
+    if run_worker is None:
+        return None
+    try:
+        return run_worker("extract", request, fds)
+    except Unavailable:  # no launcher is to be had: slower, but it works
+        return None
 
 
 def _worker_answer(busy: dict) -> None:
@@ -11474,7 +11485,11 @@ def worker_extract(request: dict, conn: Any, fds: list) -> None:
             raise Unavailable("nobody waits for this layer any more")
         return blob(size)
 
-    answer_send(conn, {"size": layer_unpack(request, read)})
+    try:
+        size = layer_unpack(request, read)
+    finally:
+        os.close(fds.pop())  # before the answer: who gets it may want to collect
+    answer_send(conn, {"size": size})
 
 
 # =============================================================================
@@ -12715,7 +12730,7 @@ def images_load(
             for plan in plans:
                 yield from _image_load(lease, plan)
     except BaseException:
-        content_collect_later(store)
+        content_forget(store)
         raise
 
 
@@ -13179,7 +13194,7 @@ def image_import(
             full = [reference_full(reference_tagged(name))] if name else []
             image = image_create(lease, json_text(config).encode(), names=full, tagged=time_now())
     except BaseException:
-        content_collect_later(store)
+        content_forget(store)
         raise
     if name:
         image_event(
@@ -13212,11 +13227,17 @@ def _layer_take(lease: content_lease, read: Callable) -> tuple:
         os.close(fd)
 
 
-def content_collect_later(store: Store) -> None:
-    """After a failure: blobs that were stored for nothing go at once, if nobody else is at work."""
-    with content_alone(store) as alone:
-        if alone:
-            content_drop(store, [])
+def content_forget(store: Store) -> None:
+    """After a failure: blobs that were stored for nothing go, if nobody else is at work.
+
+    A worker that has just answered may hold the lease for one moment more.
+    """
+    for _ in range(5):
+        with content_alone(store) as alone:
+            if alone:
+                content_drop(store, [])
+                return
+        time.sleep(0.02)
 
 
 # =============================================================================

@@ -237,3 +237,14 @@ def test_the_others_end_first(store):
     assert ended and set(ended) <= {"told to fail", "nobody waits for this layer any more"}
     drop(store)
     assert content(store) == (set(), set(), set())
+
+
+def test_no_launcher(store):
+    def none(role, request, fds):
+        raise engine.Unavailable("the launcher does not answer")
+
+    with engine.content_lease(store) as lease:
+        items = items_of(lease, [layer("a"), layer("b")])
+        engine.layers_register(lease, items, 2, none)
+    assert engine.layer_number(store, items[-1].chain_id)
+    drop(store)
