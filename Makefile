@@ -20,8 +20,8 @@ engine.pyz: $(SOURCES)
 	$(PYTHON) build_zipapp.py
 
 test: packages lint types
-	$(TEST) -m "not root"
-	$(MAKE) --no-print-directory root
+	@$(TEST) -m "not root"; first=$$?; \
+	$(MAKE) --no-print-directory root && exit $$first
 
 quick: packages
 	$(TEST) -m "not root and not slow" $(T)

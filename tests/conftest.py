@@ -25,8 +25,13 @@ import tarfile
 import tempfile
 import time
 
-import hypothesis
 import pytest
+
+# Hypothesis keeps tables of its own, by default in the current directory.
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(
+    pathlib.Path(__file__).resolve().parent / ".cache" / "hypothesis"
+)
+import hypothesis  # noqa: E402
 
 hypothesis.settings.register_profile("engine", database=None, deadline=None)
 hypothesis.settings.load_profile("engine")
