@@ -31,7 +31,7 @@ import pytest
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(
     pathlib.Path(__file__).resolve().parent / ".cache" / "hypothesis"
 )
-import hypothesis  # noqa: E402
+import hypothesis
 
 hypothesis.settings.register_profile("engine", database=None, deadline=None)
 hypothesis.settings.load_profile("engine")
