@@ -11320,7 +11320,8 @@ def layers_register(
             lock.__enter__()
             locks.append((lock, chain))
         missing = _layers_missing(store, missing)
-        _layers_unpack(lease, missing, workers or len(os.sched_getaffinity(0)), run_worker)
+        with no_space("store the layers"):
+            _layers_unpack(lease, missing, workers or len(os.sched_getaffinity(0)), run_worker)
         if missing:
             _layers_commit(lease, missing)
     finally:
@@ -13541,7 +13542,8 @@ class _Harvest:
             return needed if os.path.isfile(needed) else None
         if self.cache is None:
             self.cache = _ld_cache()
-        candidates = [f"{directory}/{needed}" for directory in first] + self.cache.get(needed, [])
+        candidates = [] if self.is_musl else self.cache.get(needed, [])
+        candidates = [f"{directory}/{needed}" for directory in first] + candidates
         candidates += [f"{directory}/{needed}" for directory in _library_dirs(self.is_musl)]
         for candidate in candidates:
             if os.path.isfile(candidate) and elf.fits(candidate):
@@ -13720,7 +13722,8 @@ def _library_dirs(is_musl: bool) -> list:
         from glob import glob
 
         for path in glob("/etc/ld-musl-*.path"):
-            return file_read(path).decode("utf-8", "surrogateescape").replace("\n", ":").split(":")
+            text = file_read(path).decode("utf-8", "surrogateescape").replace("\n", ":")
+            return [directory for directory in text.split(":") if directory[:1] == "/"]
         return list(LIBRARY_DIRS_MUSL)
     machine = os.uname().machine
     triples = [

@@ -192,3 +192,25 @@ def test_rpath_and_origin(tmp_path):
         base = str(tmp_path)[1:]
         assert found[base + "/lib/libf.so"].isfile() and found[base + "/bin/m"].isfile()
         assert found[base + "/m"].issym()  # or its $ORIGIN would be another
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("musl-gcc"), reason="needs musl-tools")
+def test_musl(root, tmp_path):
+    """musl has another loader, no cache, and a path file; libraries of glibc are not taken for it."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "f.c").write_text("int f(void) { return 7; }\n")
+    (tmp_path / "m.c").write_text(
+        "#include <stdio.h>\nint f(void);\nint main(void) { printf(\"%d\\n\", f()); return 0; }\n"
+    )
+    subprocess.run(
+        ["musl-gcc", "-shared", "-fPIC", "-o", "lib/libf.so", "f.c"], cwd=tmp_path, check=True
+    )
+    rpath = f"-Wl,-rpath,{tmp_path}/lib"
+    subprocess.run(
+        ["musl-gcc", "-o", "m", "m.c", "-Llib", "-lf", rpath], cwd=tmp_path, check=True
+    )
+    data = harvested(str(tmp_path / "m"))
+    engine.tree_unpack(str(root), io.BytesIO(data).read)
+    assert in_root(root, str(tmp_path / "m")) == "7\n"
+    assert not [name for name in names(data) if name.endswith("libc.so.6")]
