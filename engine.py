@@ -7904,21 +7904,39 @@ def launcher_call(store: Store, role: str, message: dict,
     raise Unavailable(f"the launcher does not answer: see {store.run_path('launcher.log')}")
 
 
+def launcher_ask(store: Store, role: str, message: dict,
+                 fds: list[int] | tuple = ()) -> tuple[_socket.socket, dict]:
+    """Run `role`: the connection to its process and its first answer.
+
+    Raises the EngineError that the answer carries, or Unavailable when the process died. A launcher
+    that went before it took the request resets the connection: then another one is asked.
+    """
+    for _ in range(5):
+        sock = launcher_call(store, role, message, fds)
+        try:
+            return sock, answer_read(sock, f"the {role} process died: see"
+                                           f" {store.run_path('launcher.log')}")
+        except ConnectionResetError:
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+    raise Unavailable(f"the launcher does not answer: see {store.run_path('launcher.log')}")
+
+
 def launcher_request(store: Store, role: str, message: dict, fds: list[int] | tuple = ()) -> dict:
-    """Run `role` and return its one answer; raises the EngineError that the answer carries."""
-    sock = launcher_call(store, role, message, fds)
-    try:
-        return answer_read(sock, f"the {role} process died: see {store.run_path('launcher.log')}")
-    finally:
-        sock.close()
+    """Run `role` and return its one answer; errors as launcher_ask."""
+    sock, answer = launcher_ask(store, role, message, fds)
+    sock.close()
+    return answer
 
 
 def answer_read(sock: _socket.socket, died: str) -> dict:
-    """One JSON answer from a SEQPACKET socket; EngineError(died) at its end, or the error in it."""
-    try:
-        text = sock.recv(1 << 16)
-    except ConnectionResetError:
-        text = b""
+    """One JSON answer from a SEQPACKET socket; Unavailable(died) at its end, or the error in it.
+
+    ConnectionResetError travels: nobody has read what was sent.
+    """
+    text = sock.recv(1 << 16)
     if not text:
         raise Unavailable(died)
     answer = json_parse(text)
@@ -11343,7 +11361,7 @@ def _layers_unpack(
     lease: content_lease, items: list, workers: int, run_worker: Callable | None
 ) -> None:
     """Fetch each blob; unpack it here, or let workers do it while the next one is fetched."""
-    busy: dict = {}  # a worker's connection: its item
+    busy: dict = {}  # a worker's connection: its item and what it was asked
     try:
         for index, item in enumerate(items):
             item.blob, item.stored, item.media_type = item.fetch()
@@ -11353,18 +11371,18 @@ def _layers_unpack(
             os.chmod(top + "/diff", 0o755)
             request = {"root": top + "/diff", "blob": item.blob, "diff_id": item.diff_id}
             while len(busy) >= workers:
-                _worker_answer(busy)
+                _worker_answer(lease, busy)
             fd = blob_open(lease.store, item.blob)
             try:
                 sock = _worker_start(run_worker, request, [fd, lease.fd])
                 if sock is None:
                     item.size = layer_unpack(request, file_stream(fd))
                 else:
-                    busy[sock] = item
+                    busy[sock] = item, request
             finally:
                 os.close(fd)
         while busy:
-            _worker_answer(busy)
+            _worker_answer(lease, busy)
     except BaseException:
         # The others are told to stop, and let end before their directory is removed under them.
         for sock in busy:
@@ -11384,7 +11402,7 @@ def _worker_start(run_worker: Callable | None, request: dict, fds: list) -> Any:
         return None
 
 
-def _worker_answer(busy: dict) -> None:
+def _worker_answer(lease: content_lease, busy: dict) -> None:
     """Wait for one of the workers and take over what it says."""
     import select
 
@@ -11394,9 +11412,15 @@ def _worker_answer(busy: dict) -> None:
         poller.register(sock, select.POLLIN)
         sockets[sock.fileno()] = sock
     sock = sockets[poller.poll()[0][0]]
-    item = busy.pop(sock)
+    item, request = busy.pop(sock)
     try:
         item.size = answer_read(sock, "the process that unpacked a layer died")["size"]
+    except ConnectionResetError:  # the launcher died before it took the request
+        fd = blob_open(lease.store, item.blob)
+        try:
+            item.size = layer_unpack(request, file_stream(fd))
+        finally:
+            os.close(fd)
     finally:
         sock.close()
 
@@ -14023,14 +14047,14 @@ def state_show(c: Container) -> dict:
 # Runs in: monitor.   Refs: pty(7), pipe(7), moby container/stream/attach.go
 #
 # One Stdio per process, the container's first or one executed beside it; any number of clients.
-# What the process writes goes to the log and to every client; what a client types to the process.
+# What the process writes goes to the log and to every client; what a client types goes to
+# the process.
 #   - Nobody is waited for: sockets and pipes are non-blocking. What a client does not take is
 #     queued for it; above QUEUE_SIZE the process's output is not read until it does.
 #   - The detach keys are looked for on terminals only, in the client's input, as Docker does.
 #   - A client's half close ends the process's stdin when stdin was made for one client
 #     (StdinOnce); output still goes to it. A client that is gone altogether takes nothing with it.
-#     The Loop is the monitor's own; watch(fd, mask, handler) and unwatch(fd) are all that is asked
-#     of it.
+# The Loop is the monitor's own; watch(fd, mask, handler) and unwatch(fd) are all it is asked for.
 
 QUEUE_SIZE = 1 << 20            # bytes that one client may be behind
 STDIO_READ = 1 << 16
@@ -14460,9 +14484,18 @@ def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socke
     with lock_file(directory + "/lock"):
         sock = unix_connect(directory, "monitor.sock")
         if sock is None:
-            sock = launcher_call(store, "monitor", {"id": id})
-            answer_read(sock, f"the monitor did not start: see {store.run_path('launcher.log')}")
+            sock = _monitor_fork(store, id)
     return sock
+
+
+def _monitor_fork(store: Store, id: str) -> _socket.socket:
+    """A connection to a new monitor. One whose launcher was killed under it is asked for again."""
+    for _ in range(5):
+        try:
+            return launcher_ask(store, "monitor", {"id": id})[0]
+        except Unavailable as died:
+            reason = died
+    raise reason
 
 
 def monitor_call(store: Store, id: str, message: dict, fds: list[int] | tuple = (),
