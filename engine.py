@@ -3487,10 +3487,11 @@ class Store:
     def roots_make(self) -> None:
         """Make both roots with their directories; EngineError when that is not allowed."""
         try:
-            dir_ensure(self.data, 0o711)
+            # Nobody else may walk in: an image's setuid programs and devices would be theirs to use.
+            dir_ensure(self.data, 0o710)
             dir_ensure(self.run, 0o700)
             for name in DATA_DIRS:
-                dir_ensure(self.path(name), 0o711)
+                dir_ensure(self.path(name), 0o710)
             for name in RUN_DIRS:
                 dir_ensure(self.run_path(name), 0o700)
         except OSError as refused:
@@ -11361,7 +11362,7 @@ def _layers_unpack(
     lease: content_lease, items: list, workers: int, run_worker: Callable | None
 ) -> None:
     """Fetch each blob; unpack it here, or let workers do it while the next one is fetched."""
-    busy: dict = {}  # a worker's connection: its item and what it was asked
+    busy: dict = {}  # a worker's connection: its item
     try:
         for index, item in enumerate(items):
             item.blob, item.stored, item.media_type = item.fetch()
@@ -11371,18 +11372,18 @@ def _layers_unpack(
             os.chmod(top + "/diff", 0o755)
             request = {"root": top + "/diff", "blob": item.blob, "diff_id": item.diff_id}
             while len(busy) >= workers:
-                _worker_answer(lease, busy)
+                _worker_answer(busy)
             fd = blob_open(lease.store, item.blob)
             try:
                 sock = _worker_start(run_worker, request, [fd, lease.fd])
                 if sock is None:
                     item.size = layer_unpack(request, file_stream(fd))
                 else:
-                    busy[sock] = item, request
+                    busy[sock] = item
             finally:
                 os.close(fd)
         while busy:
-            _worker_answer(lease, busy)
+            _worker_answer(busy)
     except BaseException:
         # The others are told to stop, and let end before their directory is removed under them.
         for sock in busy:
@@ -11402,7 +11403,7 @@ def _worker_start(run_worker: Callable | None, request: dict, fds: list) -> Any:
         return None
 
 
-def _worker_answer(lease: content_lease, busy: dict) -> None:
+def _worker_answer(busy: dict) -> None:
     """Wait for one of the workers and take over what it says."""
     import select
 
@@ -11412,15 +11413,9 @@ def _worker_answer(lease: content_lease, busy: dict) -> None:
         poller.register(sock, select.POLLIN)
         sockets[sock.fileno()] = sock
     sock = sockets[poller.poll()[0][0]]
-    item, request = busy.pop(sock)
+    item = busy.pop(sock)
     try:
         item.size = answer_read(sock, "the process that unpacked a layer died")["size"]
-    except ConnectionResetError:  # the launcher died before it took the request
-        fd = blob_open(lease.store, item.blob)
-        try:
-            item.size = layer_unpack(request, file_stream(fd))
-        finally:
-            os.close(fd)
     finally:
         sock.close()
 
@@ -11661,6 +11656,7 @@ def image_create(
     stack = layer_stack(store, top)
     if not manifest:
         manifest = blob_put_bytes(lease, manifest_make(config, stack))
+    dir_sync(store.path("blobs", "sha256"))  # the names of both documents
     with store.write() as db:
         db.execute(
             f"INSERT OR IGNORE INTO images({_IMAGE_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?)",

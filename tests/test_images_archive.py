@@ -156,6 +156,17 @@ def test_untagged_and_renamed(store):
     assert engine.image_get(store, old).id == old and engine.image_tags(store, old) == ([], [])
 
 
+def test_the_same_layer_twice(store):
+    assert load(store, tar_of(docker_files([A, B, A]))) == ["Loaded image: test:1"]
+    parts, descriptor = oci_parts([A, A])
+    load(store, tar_of(oci_files([named(descriptor, "twice:1")], parts)))
+    for ref, count in (("test:1", 3), ("twice:1", 2)):
+        image = engine.image_get(store, ref)
+        assert len(engine.layer_directories(store, image.layer)) == count
+        assert load(store, save(store, ref)) == [f"Loaded image: {ref}"]
+    remove_all(store)
+
+
 def test_no_layers(store):
     assert load(store, tar_of(docker_files([]))) == ["Loaded image: test:1"]
     assert engine.image_inspect(store, "test:1")["Size"] == 0

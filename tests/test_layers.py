@@ -248,3 +248,10 @@ def test_no_launcher(store):
         engine.layers_register(lease, items, 2, none)
     assert engine.layer_number(store, items[-1].chain_id)
     drop(store)
+
+
+def test_nobody_else_walks_in(store):
+    """Below layers/ are setuid programs and devices that an image's author made."""
+    store.roots_make()
+    for path in (store.data, store.path("layers"), store.path("containers"), store.path("tmp")):
+        assert os.stat(path).st_mode & 0o007 == 0
