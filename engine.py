@@ -3487,7 +3487,7 @@ class Store:
     def roots_make(self) -> None:
         """Make both roots with their directories; EngineError when that is not allowed."""
         try:
-            # Nobody else may walk in: an image's setuid programs and devices would be theirs to use.
+            # Nobody else may walk in: an image's setuid programs and devices would be theirs.
             dir_ensure(self.data, 0o710)
             dir_ensure(self.run, 0o700)
             for name in DATA_DIRS:
