@@ -197,7 +197,7 @@ def test_rpath_and_origin(tmp_path):
 @pytest.mark.root
 @pytest.mark.skipif(not shutil.which("musl-gcc"), reason="needs musl-tools")
 def test_musl(root, tmp_path):
-    """musl has another loader, no cache, and a path file; glibc's libraries are not taken for it."""
+    """musl has another loader, no cache, and a path file; glibc's libraries are not its own."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "f.c").write_text("int f(void) { return 7; }\n")
     (tmp_path / "m.c").write_text(
