@@ -9064,10 +9064,12 @@ def runtime_exec(document: int, pins: dict, cgroup: Cgroup, *, tty: bool, open_s
     birth.terminal = tty
     birth.rows_columns = size
     birth.joins = list(pins.items())
-    birth.tasks = cgroup.tasks_fds()
-    birth.cgroup = cgroup.v2_fd()
-    held = birth.tasks + ([] if birth.cgroup is None else [birth.cgroup])
+    held: list = []
     try:
+        birth.tasks = cgroup.tasks_fds()
+        held += birth.tasks
+        birth.cgroup = cgroup.v2_fd()
+        held += [] if birth.cgroup is None else [birth.cgroup]
         return _bear(birth, 0, EXEC_STEPS, open_stdin)
     except InitError as refused:
         if refused.plain:
@@ -9075,6 +9077,10 @@ def runtime_exec(document: int, pins: dict, cgroup: Cgroup, *, tty: bool, open_s
         text = ("OCI runtime exec failed: exec failed: unable to start container process:"
                 f" {refused}: unknown")
         raise error_for(refused.status, text, refused.exit) from None
+    except OSError as refused:
+        # ENOMEM of the clone, ENODEV of the cgroup: the first process is just ending.
+        text = f"OCI runtime exec failed: exec failed: {refused.strerror}"
+        raise EngineError(text, 126) from None
     finally:
         for fd in held:
             os.close(fd)
@@ -9132,13 +9138,14 @@ def _clone_into(birth: Birth, flags: int) -> int:
     if not pid_ns:
         return ns_clone(flags, birth.cgroup)
     own = ns_open("self", "pid")
+    pid = -1
     try:
         ns_join(pid_ns[0], "pid")
         pid = ns_clone(flags, birth.cgroup)
-        if pid:
-            ns_join(own, "pid")
         return pid
     finally:
+        if pid:                             # also when it failed: later clones are our own again
+            ns_join(own, "pid")
         os.close(own)
 
 
@@ -14469,6 +14476,28 @@ class NoMonitor(EngineError):
     """No process answers for this container."""
 
 
+class container_lock(lock_file):
+    """The lock of one container, for what two commands must not do at once.
+
+    It lies in the container's directory below the run root, which a removal may take away at any
+    moment: then it is made again.
+    """
+
+    __slots__ = ("_directory",)
+
+    def __init__(self, store: Store, id: str) -> None:
+        self._directory = store.run_path("containers", id)
+        super().__init__(self._directory + "/lock")
+
+    def __enter__(self) -> lock_file:
+        while True:
+            dir_ensure(self._directory, 0o700)
+            try:
+                return super().__enter__()
+            except FileNotFoundError:
+                continue
+
+
 def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socket | None:
     """A connection to a container's monitor, or None; with `start` one is forked if there is none.
     """
@@ -14476,8 +14505,7 @@ def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socke
     sock = unix_connect(directory, "monitor.sock")
     if sock is not None or not start:
         return sock
-    dir_ensure(directory, 0o700)
-    with lock_file(directory + "/lock"):
+    with container_lock(store, id):
         sock = unix_connect(directory, "monitor.sock")
         if sock is None:
             sock = _monitor_fork(store, id)
@@ -14920,10 +14948,9 @@ def verb_wait(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
     """Whoever holds the other end of the descriptor is told how the process ends."""
     fd, head = fds[0], message.get("head", "").encode("latin-1")
     fds[0] = -1
-    if message["condition"] == "not-running" and not monitor.runs:
-        # It ended while the question was on its way; a --rm container has no row any more.
-        row = monitor.store.row("SELECT exit_code FROM containers WHERE id=?", monitor.id)
-        monitor._waiter_answer(fd, head, row[0] if row else monitor._plan.get("exit_code", 0))
+    if message["condition"] == "not-running" and not monitor.runs and "exit_code" in monitor._plan:
+        # It ended while the question was on its way.
+        monitor._waiter_answer(fd, head, monitor._plan["exit_code"])
     else:
         monitor.wait_add(message["condition"], fd, head)
     return {"ok": True}
@@ -14990,6 +15017,8 @@ def verb_exec(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
         fds[1] = -1
     try:
         _runs_or_refuse(monitor)
+        if monitor.paused:                  # the new process would freeze, and we with it
+            raise Conflict(f"Container {monitor.id} is paused, unpause the container before exec")
         pid = monitor.exec_start(message, fds[0], client)
     except EngineError as failure:
         monitor.exec_refused(message, failure, client)
@@ -15331,13 +15360,12 @@ def container_settle(store: Store, c: Container, boot: str = "") -> Container | 
 
 def container_repair(store: Store, id: str) -> Container | None:
     """Make a container's row true again; the container afterwards, None when it is gone."""
-    directory = dir_ensure(store.run_path("containers", id), 0o700)
-    with lock_file(directory + "/lock"):
+    with container_lock(store, id):
         # The monitor writes its last row before its socket's name goes, so the row is read second.
         hello = _monitor_hello(store, id)
         c = record_get(store, id)
         if c is None:
-            tree_remove(directory)
+            tree_remove(store.run_path("containers", id))
         elif c.is_running and c.boot_id != boot_id():
             _end_record(store, c, 255, "")
         elif c.is_running and not hello:
@@ -16386,19 +16414,29 @@ def exec_start(engine: Engine, id: str, body: Any, hijack: Callable) -> bool:
         write_all(document, json_text({"process": record["process"], "linux": record["linux"]})
                   .encode("utf-8", "surrogateescape"))
         if asked["Detach"]:
-            monitor_call(engine.store, c.id, message, [document])
+            _exec_detached(engine, c, message, document)
             return False
         sock, early = hijack(tty)
         message["early"] = early.decode("latin-1")
         try:
             monitor_call(engine.store, c.id, message, [document, sock.fileno()])
-        except NoMonitor as gone:
-            _stream_tell(sock, str(gone), tty)
+        except NoMonitor:
+            _stream_tell(sock, f"container {c.id} is not running", tty)
         except EngineError:
             pass                        # the monitor has told it on the client's stream
         return True
     finally:
         os.close(document)
+
+
+def _exec_detached(engine: Engine, c: Container, message: dict, document: int) -> None:
+    try:
+        monitor_call(engine.store, c.id, message, [document])
+    except EngineError as failure:
+        now = record_get(engine.store, c.id)
+        if failure.exit != 127 and (now is None or not now.is_running):
+            raise Conflict(f"container {c.id} is not running") from None
+        raise
 
 
 def _stream_tell(sock: Any, text: str, tty: bool) -> None:
@@ -16463,8 +16501,15 @@ def container_wait(engine: Engine, ref: str, condition: str, take: Callable) -> 
     if is_over:
         return {"StatusCode": c.exit_code}
     sock, head = take()
-    monitor_call(engine.store, c.id, {"verb": "wait", "condition": condition, "head": head},
-                 [sock.fileno()], start=True)
+    message = {"verb": "wait", "condition": condition, "head": head}
+    try:
+        monitor_call(engine.store, c.id, message, [sock.fileno()],
+                     start=condition != "not-running")
+    except NoMonitor:
+        # It has ended since we looked, or its monitor died.
+        now = container_repair(engine.store, c.id)
+        answer = json_text({"StatusCode": now.exit_code if now else 0})
+        sock.sendall(f"{head}{answer}\n".encode("latin-1"))
     return None
 
 

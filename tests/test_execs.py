@@ -259,3 +259,49 @@ def test_records_are_json_on_disk(web):
     c = web.containers.find("web")
     with open(f"{engine.exec_dir(web.store, c.id)}/{id}.json") as file:
         assert json.load(file)["process"]["args"] == ["true"]
+
+
+def test_an_exec_that_meets_a_pause_does_not_stop_the_monitor(web):
+    """A pause between this side's look and the monitor's start: it must refuse by itself."""
+    id = web.client.post("/containers/web/exec", {}, {"Cmd": ["true"]})["Id"]
+    c = web.containers.find("web")
+    web.containers.pause("web")
+    document = engine.os.memfd_create("exec")
+    message = {"verb": "exec", "id": id, "tty": False, "stdin": False, "stdout": False,
+               "stderr": False}
+    refused("Conflict", f"Container {c.id} is paused, unpause the container before exec",
+            engine.monitor_call, web.store, c.id, message, [document])
+    engine.os.close(document)
+    web.containers.unpause("web")
+    assert execute(web, "true")[2] == 0
+
+
+def test_verbs_at_the_same_moment(box):  # noqa: F811
+    """Many commands on one container: only clean refusals, and nothing stays behind."""
+    stop = time.monotonic() + 3
+    wrong = []
+
+    def work(number):
+        containers = engine.Containers(box.engine)
+        turn = number
+        while time.monotonic() < stop:
+            turn += 1
+            try:
+                if turn % 6 == 0:
+                    containers.create(box.body("sleep", "60"), name="one")
+                elif turn % 6 == 5:
+                    containers.remove("one", force=turn % 4 != 0)
+                else:
+                    verb = ("start", "pause", "unpause", "stop")[turn % 6 - 1]
+                    getattr(containers, verb)(*(("one", 0) if verb == "stop" else ("one",)))
+            except engine.EngineError as failure:
+                if failure.status not in (304, 404, 409) and "is not paused" not in str(failure):
+                    wrong.append(str(failure))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert wrong == []

@@ -105,7 +105,7 @@ def test_a_monitor_that_is_killed(web):
     now = engine.record_get(web.store, c.id)
     assert (now.state, now.exit_code, now.error) == ("exited", 137, "monitor died")
     assert not os.path.exists(f"/proc/{c.pid}/exe")
-    assert web.actions()[-1] == "die"
+    conftest.wait_for(lambda: web.actions()[-1] == "die")
     web.containers.start("web")
     assert web.containers.find("web").state == "running"
 
