@@ -15365,7 +15365,7 @@ def container_repair(store: Store, id: str) -> Container | None:
         hello = _monitor_hello(store, id)
         c = record_get(store, id)
         if c is None:
-            tree_remove(store.run_path("containers", id))
+            _run_dir_remove(store, id)
         elif c.is_running and c.boot_id != boot_id():
             _end_record(store, c, 255, "")
         elif c.is_running and not hello:
@@ -15422,7 +15422,21 @@ def container_dispose(store: Store, c: Container) -> None:
     except NoMonitor:
         pass                            # nobody waits for the removal
     tree_remove(trash)
-    tree_remove(store.run_path("containers", c.id))
+    _run_dir_remove(store, c.id)
+
+
+def _run_dir_remove(store: Store, id: str) -> None:
+    """Remove a container's part of the run root; another command may just be making its lock there.
+
+    That one finds no row and removes the directory itself.
+    """
+    for _ in range(5):
+        try:
+            tree_remove(store.run_path("containers", id))
+            return
+        except OSError as busy:
+            if busy.errno != errno.ENOTEMPTY:
+                raise
 
 
 def orphans_remove(store: Store) -> None:

@@ -297,6 +297,8 @@ def test_verbs_at_the_same_moment(box):  # noqa: F811
             except engine.EngineError as failure:
                 if failure.status not in (304, 404, 409) and "is not paused" not in str(failure):
                     wrong.append(str(failure))
+            except Exception as failure:
+                wrong.append(repr(failure))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
     for thread in threads:
