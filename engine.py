@@ -11148,6 +11148,19 @@ def file_stream(fd: int, left: int = -1) -> Callable:
     return read
 
 
+def span_stream(fd: int, at: int, size: int) -> Callable:
+    """A stream over a part of a file, whatever others read from its descriptor meanwhile."""
+    end = at + size
+
+    def read(size: int) -> bytes:
+        nonlocal at
+        data = os.pread(fd, min(size, end - at), at)
+        at += len(data)
+        return data
+
+    return read
+
+
 class no_space:
     """Context manager: ENOSPC and its like inside become one EngineError that says what for."""
 
@@ -11267,16 +11280,21 @@ _WORKER_POLL = 64  # pieces between two looks whether the requester still waits
 class LayerItem:
     """A layer to be there: its chain, and `fetch`, which puts its blob into the store if needed.
 
-    fetch() gives (digest, size, media type) of the blob and is called at most once.
+    fetch() gives (digest, size, media type) of the blob and is called at most once. Where
+    `source` tells (descriptor, offset, size) of the same bytes in a file, a worker unpacks them
+    beside the fetching.
     """
 
-    __slots__ = ("blob", "chain_id", "diff_id", "fetch", "media_type", "parent", "size", "stored")
+    __slots__ = (
+        "blob", "chain_id", "diff_id", "fetch", "media_type", "parent", "size", "source", "stored"
+    )  # fmt: skip
 
     def __init__(self, diff_id: str, parent: str, fetch: Callable) -> None:
         self.diff_id = digest_check(diff_id)
         self.parent = parent
         self.chain_id = chain_id(parent, diff_id)
         self.fetch = fetch
+        self.source: tuple | None = None
         self.blob = ""
         self.stored = 0  # bytes of the blob
         self.media_type = ""
@@ -11372,23 +11390,18 @@ def _layers_unpack(
     busy: dict = {}  # a worker's connection: its item
     try:
         for index, item in enumerate(items):
-            item.blob, item.stored, item.media_type = item.fetch()
-            top = f"{lease.directory}/{index}"
-            os.mkdir(top, 0o711)
-            os.mkdir(top + "/diff", 0o755)
-            os.chmod(top + "/diff", 0o755)
-            request = {"root": top + "/diff", "blob": item.blob, "diff_id": item.diff_id}
+            root = f"{lease.directory}/{index}/diff"
+            os.mkdir(f"{lease.directory}/{index}", 0o711)
+            os.mkdir(root, 0o755)
+            os.chmod(root, 0o755)
             while len(busy) >= workers:
                 _worker_answer(busy)
-            fd = blob_open(lease.store, item.blob)
-            try:
-                sock = _worker_start(run_worker, request, [fd, lease.fd])
-                if sock is None:
-                    item.size = layer_unpack(request, file_stream(fd))
-                else:
-                    busy[sock] = item
-            finally:
-                os.close(fd)
+            sock = _worker_ahead(lease, item, root, run_worker)
+            if sock is not None:
+                busy[sock] = item
+            item.blob, item.stored, item.media_type = item.fetch()
+            if sock is None:
+                _layer_start(lease, item, root, busy, run_worker)
         while busy:
             _worker_answer(busy)
     except BaseException:
@@ -11398,6 +11411,33 @@ def _layers_unpack(
             sock.recv(1 << 16)
             sock.close()
         raise
+
+
+def _worker_ahead(
+    lease: content_lease, item: LayerItem, root: str, run_worker: Callable | None
+) -> Any:
+    """A worker that unpacks an item from its source before its blob is fetched, or None."""
+    if item.source is None:
+        return None
+    fd, at, size = item.source
+    request = {"root": root, "blob": "", "diff_id": item.diff_id, "at": at, "size": size}
+    return _worker_start(run_worker, request, [fd, lease.fd])
+
+
+def _layer_start(
+    lease: content_lease, item: LayerItem, root: str, busy: dict, run_worker: Callable | None
+) -> None:
+    """Unpack an item's blob: by a worker, which joins `busy`, or here and now."""
+    request = {"root": root, "blob": item.blob, "diff_id": item.diff_id}
+    fd = blob_open(lease.store, item.blob)
+    try:
+        sock = _worker_start(run_worker, {**request, "at": 0, "size": item.stored}, [fd, lease.fd])
+        if sock is None:
+            item.size = layer_unpack(request, file_stream(fd))
+        else:
+            busy[sock] = item
+    finally:
+        os.close(fd)
 
 
 def _worker_start(run_worker: Callable | None, request: dict, fds: list) -> Any:
@@ -11502,7 +11542,7 @@ def worker_extract(request: dict, conn: Any, fds: list) -> None:
 
     poller = select.poll()
     poller.register(conn, select.POLLRDHUP)
-    blob = file_stream(fds[0])
+    blob = span_stream(fds[0], request["at"], request["size"])
     count = 0
 
     def read(size: int) -> bytes:
@@ -12563,15 +12603,7 @@ class _Member:
         if self.path:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             return file_stream(fd), fd
-        at, end = self.at, self.at + self.size
-
-        def read(size: int) -> bytes:
-            nonlocal at
-            data = os.pread(self.fd, min(size, end - at), at)
-            at += len(data)
-            return data
-
-        return read, -1
+        return span_stream(self.fd, self.at, self.size), -1
 
     def document(self) -> bytes:
         if self.size > BLOB_DOCUMENT_MAX:
@@ -12770,6 +12802,8 @@ def _layers_load(
         parent = ""
         for diff_id, (member, digest, media) in zip(image_diff_ids(plan.document), plan.layers):
             item = LayerItem(diff_id, parent, _fetcher(lease, member, digest, media, diff_id))
+            if member and member.fd >= 0:
+                item.source = (member.fd, member.at, member.size)
             parent = item.chain_id
             plan.items.append(item)
             new = not layer_number(lease.store, item.chain_id)
@@ -12788,6 +12822,8 @@ def _fetcher(
         if member is None:
             raise InvalidParameter(f"invalid archive: layer {digest or diff_id} is missing")
         got, size, told = member.store(lease, digest)
+        if told == MEDIA_LAYER and got != diff_id:
+            raise InvalidParameter(f'invalid diffID for layer: expected "{diff_id}", got "{got}"')
         return got, size, media or told
 
     return fetch

@@ -8,9 +8,12 @@ import io
 import json
 import os
 import tarfile
+import threading
 
 import engine
 import pytest
+
+import _socket
 
 ARCH = engine.platform_host()["architecture"]
 
@@ -124,6 +127,31 @@ def load(store, data, **options):
         for message in engine.images_load(store, source, **options)
         if "stream" in message
     ]
+
+
+def thread_worker(log, fail=()):
+    """What the launcher does, with threads for processes."""
+
+    def run(role, request, fds):
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        kept = [os.dup(fd) for fd in fds]
+
+        def work():
+            log.append(request["diff_id"])
+            try:
+                if request["diff_id"] in fail:
+                    raise engine.InvalidParameter("told to fail")
+                engine.ROLES[role](request, theirs, kept)
+            except engine.EngineError as failure:
+                engine.answer_send(theirs, engine.error_answer(failure))
+            for fd in kept:
+                os.close(fd)
+            theirs.close()
+
+        threading.Thread(target=work).start()
+        return ours
+
+    return run
 
 
 def nobody():

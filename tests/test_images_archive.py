@@ -31,6 +31,7 @@ from image_help import (
     oci_parts,
     store_fixture,  # noqa: F401
     tar_of,
+    thread_worker,
 )
 
 A, B, C = layer("a", "dir/x"), layer("b"), layer("c", salt="!")
@@ -154,6 +155,19 @@ def test_untagged_and_renamed(store):
         "Loaded image: test:1",
     ]
     assert engine.image_get(store, old).id == old and engine.image_tags(store, old) == ([], [])
+
+
+@pytest.mark.parametrize("packed", [bytes, gz, lzma.compress])
+def test_workers_unpack_from_the_archive(store, tmp_path, packed):
+    """Of a plain file, a layer is unpacked from its place beside being stored as a blob."""
+    log = []
+    source = as_file(tmp_path, tar_of(docker_files([A, B, C], packed=packed)))
+    assert load(store, source, run_worker=thread_worker(log)) == ["Loaded image: test:1"]
+    assert sorted(log) == sorted(map(digest, (A, B, C)))
+    image = engine.image_get(store, "test:1")
+    found = [os.listdir(path) for path in engine.layer_directories(store, image.layer)]
+    assert found[:2] == [["c"], ["b"]] and sorted(found[2]) == ["a", "dir"]
+    remove_all(store)
 
 
 def test_the_same_layer_twice(store):
@@ -477,14 +491,15 @@ HOSTILE["oci artifact"] = artifact()
 HOSTILE["oci indexes too deep"] = loop_of_indexes(8)
 
 
-@pytest.mark.parametrize("kind", ["file", "pipe"])
+@pytest.mark.parametrize("kind", ["file", "pipe", "workers"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile(store, tmp_path, name, kind):
     load(store, tar_of(docker_files([C], ("kept:1",))))
     before = content(store)
     source = Pipe(HOSTILE[name]) if kind == "pipe" else as_file(tmp_path, HOSTILE[name])
+    options = {"run_worker": thread_worker([])} if kind == "workers" else {}
     with pytest.raises((engine.InvalidParameter, engine.NotFound)) as refused:
-        load(store, source)
+        load(store, source, **options)
     assert "\n" not in str(refused.value) and 5 < len(str(refused.value)) < 400
     assert str(tmp_path) not in str(refused.value)
     with engine.content_alone(store):

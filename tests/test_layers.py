@@ -10,7 +10,7 @@ import threading
 
 import engine
 import pytest
-from image_help import content, digest, layer, store_fixture, tar_of  # noqa: F401
+from image_help import content, digest, layer, store_fixture, tar_of, thread_worker  # noqa: F401
 
 import _socket
 
@@ -89,31 +89,6 @@ def test_one_bad_layer_leaves_nothing(store):
             engine.layers_register(lease, [wrong])
     drop(store)
     assert content(store) == (set(), set(), set())
-
-
-def thread_worker(log, fail=()):
-    """What the launcher does, with threads for processes."""
-
-    def run(role, request, fds):
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        kept = [os.dup(fd) for fd in fds]
-
-        def work():
-            log.append(request["diff_id"])
-            try:
-                if request["diff_id"] in fail:
-                    raise engine.InvalidParameter("told to fail")
-                engine.ROLES[role](request, theirs, kept)
-            except engine.EngineError as failure:
-                engine.answer_send(theirs, engine.error_answer(failure))
-            for fd in kept:
-                os.close(fd)
-            theirs.close()
-
-        threading.Thread(target=work).start()
-        return ours
-
-    return run
 
 
 def test_workers(store):
