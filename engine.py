@@ -5087,13 +5087,16 @@ class Cgroup:
                 "pids_stats": _pids_stats(self), "blkio_stats": _blkio_stats(self)}
 
 
-def cgroup_enter_leaf(name: str) -> list[str]:
-    """Move this process (one thread) into the cgroup `name`, made where it is missing; warnings."""
+def cgroup_enter_leaf(name: str, pid: int = 0) -> list[str]:
+    """Move a process with one thread (0: this one) into the cgroup `name`, made where it is missing.
+
+    Gives warnings. A v2 hierarchy, and a v1 one for another process, makes the writer wait some 10 ms.
+    """
     cgroup = cgroup_paths(name)
     warnings = cgroup.create(fresh=False)
     for fd in cgroup.tasks_fds(v2=True):
         try:
-            os.write(fd, b"0")
+            os.write(fd, b"%d" % pid)
         except OSError as refused:
             warnings.append(f"cannot join the cgroup {name}: {refused.strerror}")
         finally:
@@ -8024,10 +8027,18 @@ def _interpreter_sealed() -> int:
 
 def launcher_main(run: str, name: str) -> None:
     """Serve requests on descriptor 3 until there has been no child for LAUNCHER_IDLE seconds."""
-    if os.fork():
+    moved, moving = os.pipe()
+    pid = os.fork()
+    if pid:
+        # The kernel lets whoever moves a process wait; this one has nothing else to do.
+        for warning in cgroup_enter_leaf(LAUNCHER_CGROUP, pid):
+            os.write(2, f"engine: launcher: {warning}\n".encode())
         os._exit(0)
+    os.dup2(moved, 4)
     _launcher_detach()
     _launcher_preload()
+    os.read(4, 1)                          # its end: this process is in its cgroup, forks will be too
+    os.close(4)
     listener = _socket.socket(fileno=3)
     import gc
     gc.collect()
@@ -8042,13 +8053,12 @@ def _launcher_detach() -> None:
     import resource
     os.chdir("/")
     os.umask(0o022)
-    sys_close_range(4, 0xFFFFFFFF, 0)
+    sys_close_range(5, 0xFFFFFFFF, 0)
     process_name("engine:launcher")
     for step in (lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
                  lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
                  _oom_score_lower,
-                 lambda: sys_keyctl(KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0),
-                 lambda: cgroup_enter_leaf(LAUNCHER_CGROUP)):
+                 lambda: sys_keyctl(KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0)):
         try:
             step()
         except OSError as refused:
@@ -8070,13 +8080,11 @@ def _oom_score_lower() -> None:
 
 def _launcher_preload() -> None:
     """Import and bind whatever a forked process may need: it must find everything in its memory."""
-    import encodings.idna  # noqa: F401
     import fcntl  # noqa: F401
     import select  # noqa: F401
     import signal  # noqa: F401
     import stat  # noqa: F401
     import termios  # noqa: F401
-    import traceback  # noqa: F401
     import zlib  # noqa: F401
     sqlite_module()
     syscalls_bind()
