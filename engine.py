@@ -3310,10 +3310,17 @@ def tree_remove(path: str) -> None:
 
 def _tree_remove_at(parent: int, name: str, top: int = -1, depth: int = 0) -> None:
     try:
-        os.unlink(name, dir_fd=parent)
-        return
+        if not _plain_remove_at(parent, name):
+            _full_remove_at(parent, name, top, depth)
     except FileNotFoundError:
-        return
+        return                              # another process was quicker
+
+
+def _plain_remove_at(parent: int, name: str) -> bool:
+    """Remove a file or an empty directory; False for a directory that holds something."""
+    try:
+        os.unlink(name, dir_fd=parent)
+        return True
     except (IsADirectoryError, PermissionError) as refused:
         # unlink(2) of a directory: EISDIR on Linux, EPERM where POSIX is followed. EPERM of a
         # plain file (immutable) must travel.
@@ -3321,12 +3328,14 @@ def _tree_remove_at(parent: int, name: str, top: int = -1, depth: int = 0) -> No
             raise refused
     try:
         os.rmdir(name, dir_fd=parent)
-        return
-    except FileNotFoundError:
-        return
+        return True
     except OSError as refused:
         if refused.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
+    return False
+
+
+def _full_remove_at(parent: int, name: str, top: int, depth: int) -> None:
     if depth >= TREE_DEPTH:                # neither the stack nor descriptors are endless
         os.rename(name, f"deep-{os.urandom(8).hex()}", src_dir_fd=parent, dst_dir_fd=top)
         return
@@ -3339,10 +3348,7 @@ def _tree_remove_at(parent: int, name: str, top: int = -1, depth: int = 0) -> No
             children = [] if depth else os.listdir(fd)     # what was too deep is here now
     finally:
         os.close(fd)
-    try:
-        os.rmdir(name, dir_fd=parent)
-    except FileNotFoundError:
-        pass
+    os.rmdir(name, dir_fd=parent)
 
 
 def _is_dir_at(parent: int, name: str) -> bool:
@@ -5088,9 +5094,9 @@ class Cgroup:
 
 
 def cgroup_enter_leaf(name: str, pid: int = 0) -> list[str]:
-    """Move a process with one thread (0: this one) into the cgroup `name`, made where it is missing.
+    """Move a process with one thread (0: this one) into the cgroup `name`, made if missing.
 
-    Gives warnings. A v2 hierarchy, and a v1 one for another process, makes the writer wait some 10 ms.
+    Gives warnings. In v2, and in v1 for another process, the kernel lets the writer wait 10 ms.
     """
     cgroup = cgroup_paths(name)
     warnings = cgroup.create(fresh=False)
@@ -8027,7 +8033,7 @@ def _interpreter_sealed() -> int:
 
 def launcher_main(run: str, name: str) -> None:
     """Serve requests on descriptor 3 until there has been no child for LAUNCHER_IDLE seconds."""
-    moved, moving = os.pipe()
+    moved, _ = os.pipe()                   # the other end closes with the process below
     pid = os.fork()
     if pid:
         # The kernel lets whoever moves a process wait; this one has nothing else to do.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import traceback
 
 import engine
 import pytest
@@ -297,8 +298,8 @@ def test_verbs_at_the_same_moment(box):  # noqa: F811
             except engine.EngineError as failure:
                 if failure.status not in (304, 404, 409) and "is not paused" not in str(failure):
                     wrong.append(str(failure))
-            except Exception as failure:
-                wrong.append(repr(failure))
+            except Exception:
+                wrong.append(traceback.format_exc())
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
     for thread in threads:
@@ -306,4 +307,4 @@ def test_verbs_at_the_same_moment(box):  # noqa: F811
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
-    assert wrong == []
+    assert wrong == [], wrong[0]

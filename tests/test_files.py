@@ -140,3 +140,23 @@ def test_dir_ensure_makes_parents_and_accepts_what_is_there(engine, tmp_path):
     assert engine.dir_ensure(path, 0o700) == path
     assert os.stat(path).st_mode & 0o777 == 0o700
     assert engine.dir_ensure(path) == path
+
+
+def test_two_that_remove_the_same_tree(engine, tmp_path):
+    for _ in range(30):
+        for number in range(20):
+            (tmp_path / "tree" / str(number) / "d").mkdir(parents=True)
+        failed = []
+
+        def work(failed=failed):
+            try:
+                engine.tree_remove(str(tmp_path / "tree"))
+            except OSError as failure:
+                failed.append(failure)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == [] and not (tmp_path / "tree").exists()
