@@ -95,10 +95,15 @@ PINS = {
 #: start with an
 #: unknown Python leaves it. Only a file of our own that nobody else can read or write is taken from
 #: there.
+#: All of it must parse with any Python, 2.7 included, else the version check cannot speak.
 #: The garbage collector would walk the growing pile of constants nine times while they are loaded:
 #: 1 ms.
 MAIN = '''"""Start of engine.pyz; made by build_zipapp.py."""
 import sys
+
+if sys.version_info < (3, 9):  # what stands before must be Python 2 as well
+    sys.stderr.write("engine.pyz needs Python 3.9 or newer, this is %s\\n" % sys.version.split()[0])
+    sys.exit(1)
 from _frozen_importlib_external import MAGIC_NUMBER
 import gc
 import marshal
@@ -174,6 +179,13 @@ def help_width():
         return 80
 
 
+def lacks(name, use):
+    text = "engine: this Python (%s) has no module %s, which the engine needs %s"
+    text += ": use a complete Python\\n"
+    os.write(2, (text % (sys.executable, name, use)).encode("utf-8", "replace"))
+    os._exit(125)
+
+
 def start():
     global archive
     named = os.path.basename(sys.argv[0]) == "engine.pyz"
@@ -185,12 +197,18 @@ def start():
             pass
     gc.disable()
     module = type(sys)("engine")
-    code = code_load()
+    try:
+        code = code_load()
+    except ImportError:  # zipimport's, which needs zlib for what is compressed
+        lacks("zlib", "to unpack engine.pyz")
     archive = __loader__.archive = os.path.abspath(archive)
     module.__file__ = archive + "/engine.py"
     module.__loader__ = __loader__
     sys.modules["engine"] = module
-    exec(code, module.__dict__)
+    try:
+        exec(code, module.__dict__)
+    except ImportError as missing:
+        lacks(missing.name, "to start")
     gc.freeze()
     gc.enable()
     module.main_exit(sys.argv[1:])

@@ -198,6 +198,25 @@ def error_for(status: int, message: str, exit: int | None = None) -> EngineError
     return ERRORS_BY_STATUS.get(status, EngineError)(message, exit)
 
 
+# What each module of the standard library that a Python may lack is for.
+MODULE_USES = {
+    "_bz2": "to read bzip2", "_ctypes": "for system calls", "_json": "to read and write JSON",
+    "_lzma": "to read xz", "_posixsubprocess": "to start programs", "_socket": "for sockets",
+    "_struct": "to read binary formats", "fcntl": "for locks", "resource": "for limits",
+    "select": "to wait for input", "termios": "for terminals", "zlib": "to read gzip",
+}
+
+
+def module_missing(failure: ImportError) -> EngineError:
+    """The error that a failed import becomes: what this Python lacks and what needs it."""
+    name = failure.name or ""
+    if not name or name.partition(".")[0] == "engine":
+        return EngineError(f"this Python lacks something that the engine needs: {failure}")
+    use = MODULE_USES.get(name) or MODULE_USES.get("_" + name)
+    return EngineError(f"this Python ({sys.executable}) has no module {name}, which the engine needs"
+                       f"{' ' + use if use else ''}: use a complete Python")
+
+
 class undo_on_error:
     """Context manager whose callbacks run, last first, only when the block raises.
 
@@ -3251,8 +3270,14 @@ def dir_ensure(path: str, mode: int = 0o755) -> str:
     except FileExistsError:
         pass
     except FileNotFoundError:
-        dir_ensure(os.path.dirname(path), 0o755)
-        return dir_ensure(path, mode)
+        above = os.path.dirname(path)
+        if above in ("", path):
+            raise
+        dir_ensure(above, 0o755)
+        try:
+            os.mkdir(path, mode)            # once: below /proc it is "not found" for ever
+        except FileExistsError:
+            pass
     return path
 
 
@@ -3304,6 +3329,10 @@ def tree_remove(path: str) -> None:
         return
     try:
         _tree_remove_at(fd, name)
+    except OSError as refused:
+        # A read-only file system says so before it looks for the name.
+        if refused.errno != errno.EROFS or os.path.lexists(path):
+            raise
     finally:
         os.close(fd)
 
@@ -3567,16 +3596,19 @@ def _store_connect(store: Store) -> Any:
         db.execute("PRAGMA wal_autocheckpoint=100")
         _store_claim(store, db)
     except sqlite.Error as refused:
-        raise _database_refused(store, path, refused) from None
+        raise database_refused(store, refused) from None
     return db
 
 
-def _database_refused(store: Store, path: str, refused: Exception) -> EngineError:
-    text = str(refused)
+def database_refused(store: Store, refused: Exception) -> EngineError:
+    """What an error of sqlite3 means to who may repair it: which file, and what to do."""
+    text, path = str(refused), store.path("engine.db")
     for needed in (path, store.data):
         if not os.access(needed, os.R_OK | os.W_OK):
             code = errno.EROFS if _is_read_only(store.data) else errno.EACCES
             return _store_refused(store, OSError(code, os.strerror(code), needed))
+    if "readonly" in text:
+        return EngineError(f"the database {path} cannot be written: it is read-only")
     if "disk is full" in text or "disk I/O" in text:
         return EngineError(f"no space left for the database at {path}: free some, then try again")
     if "malformed" in text or "not a database" in text:
@@ -3603,7 +3635,8 @@ def _store_create(db: Any) -> None:
 
 def _store_claim(store: Store, db: Any) -> None:
     """Note boot and run root in use; refuse a second run root while the first is alive."""
-    mine = boot_id() + " " + store.run
+    # SQLite keeps UTF-8 only: a byte of the path that is none is kept as its escape.
+    mine = boot_id() + " " + store.run.encode("utf-8", "backslashreplace").decode()
     row = db.execute("SELECT value FROM meta WHERE key='run'").fetchone()
     if row and row[0] == mine:
         return
@@ -8041,17 +8074,31 @@ def launcher_main(run: str, name: str) -> None:
             os.write(2, f"engine: launcher: {warning}\n".encode())
         os._exit(0)
     os.dup2(moved, 4)
-    _launcher_detach()
-    _launcher_preload()
+    listener = _socket.socket(fileno=3)
+    try:
+        _launcher_detach()
+        _launcher_preload()
+    except ImportError as missing:
+        _launcher_refuse(listener, module_missing(missing))
     os.read(4, 1)                          # its end: this process is in its cgroup, forks will be too
     os.close(4)
-    listener = _socket.socket(fileno=3)
     import gc
     gc.collect()
     gc.freeze()
     gc.disable()
     Launcher(run, name, listener).serve()
     os._exit(0)
+
+
+def _launcher_refuse(listener: _socket.socket, failure: EngineError) -> NoReturn:
+    """Tell who started us why there is no launcher to be had with this Python, and end."""
+    listener.settimeout(10)
+    try:
+        conn = _socket.socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]
+        conn.recv(1 << 16)                  # else the answer is lost in a reset
+        answer_send(conn, error_answer(failure))
+    finally:
+        os._exit(1)
 
 
 def _launcher_detach() -> None:
@@ -8091,7 +8138,10 @@ def _launcher_preload() -> None:
     import signal  # noqa: F401
     import stat  # noqa: F401
     import termios  # noqa: F401
-    import zlib  # noqa: F401
+    try:
+        import zlib  # noqa: F401
+    except ImportError:
+        pass                                # only gzip needs it, and says so then
     sqlite_module()
     syscalls_bind()
     for prepare in PRELOADS:
@@ -8208,6 +8258,10 @@ class Launcher:
         except EngineError as failure:
             if conn:
                 answer_send(conn, error_answer(failure))
+            os._exit(0)
+        except ImportError as missing:
+            if conn:
+                answer_send(conn, error_answer(module_missing(missing)))
             os._exit(0)
         except BaseException as failure:
             import traceback
@@ -8356,7 +8410,20 @@ def init_join(birth: Birth) -> None:
 def init_read(birth: Birth) -> None:
     """config.json of the bundle."""
     birth.spec = json_parse(file_read(birth.bundle + "/config.json"))
-    birth.process = birth.spec["process"]
+    birth.process = process_check(birth.spec["process"])
+
+
+def process_check(process: dict) -> dict:
+    """The OCI process again; InitError for what execve(2) and chdir(2) cannot be given."""
+    for entry in process["env"]:
+        if entry.startswith("="):
+            raise init_refuse(f"environment variable name can't be empty: {quote(entry)}", 125)
+    for what, texts in (("environment variable", process["env"]), ("argument", process["args"]),
+                        ("working directory", [process["cwd"]])):
+        for text in texts:
+            if "\0" in text:
+                raise init_refuse(f"{what} can't contain null(\\x00): {quote(text)}", 125)
+    return process
 
 
 def init_network(birth: Birth) -> None:
@@ -8932,7 +8999,7 @@ def exec_read(birth: Birth) -> None:
     """The document of an exec, from the memfd that came with the request."""
     size = os.fstat(birth.document).st_size
     birth.spec = json_parse(os.pread(birth.document, size, 0))
-    birth.process = birth.spec["process"]
+    birth.process = process_check(birth.spec["process"])
 
 
 def exec_join(birth: Birth) -> None:
@@ -17101,6 +17168,8 @@ def error_text(exc: BaseException) -> str:
 
 
 def _error_response(exc: Exception) -> Response:
+    if isinstance(exc, ImportError):
+        exc = module_missing(exc)
     if not isinstance(exc, EngineError):
         if os.environ.get("ENGINE_DEBUG"):
             import traceback
@@ -17120,6 +17189,8 @@ def http_dispatch(engine: Any, request: Request) -> Any:
         handler, request.params = route_find(request.method, parts)
         result = handler(engine, request)
     except Exception as exc:        # the one place where errors become replies
+        if type(exc).__module__ == "sqlite3":
+            exc = database_refused(engine.store, exc)
         return _error_response(exc)
     if result is None:
         return Response(204)
@@ -17514,6 +17585,8 @@ def post_images_load(engine: Any, request: Request) -> Stream:
                 yield _line(message)
         except (EngineError, OSError) as error:
             yield _error_line(error)
+        except ImportError as missing:
+            yield _error_line(module_missing(missing))
     return Stream(lines())
 
 
@@ -19247,7 +19320,10 @@ def _run(words: list) -> int:
 def _handler_run(row: Command, args: Args) -> int:
     client = client_local(args.top.data_root, args.top.run_root)
     try:
-        return row.handler(client, args) or 0
+        try:
+            return row.handler(client, args) or 0
+        except ImportError as missing:
+            raise module_missing(missing) from None
     except EngineError as exc:
         if row.error_exit != 1 and not isinstance(exc, UsageError):
             exc.exit = exc.exit if exc.exit in (126, 127) else row.error_exit
@@ -21766,6 +21842,16 @@ def _client_info() -> dict:
     return {"Debug": False, **client_version(None), "Plugins": [], "Warnings": None}
 
 
+def _info_failed_show(template: Template, ours: dict, failure: EngineError) -> None:
+    """What a template makes of the client alone; where it asks for more, `failure` is the answer.
+    """
+    document = {"ServerErrors": [str(failure)], "ClientInfo": ours}
+    try:
+        template_show(template, document, _go_names(document), type_name="system.dockerInfo")
+    except EngineError:
+        raise failure from None
+
+
 @command("system info", aliases=("info",), usage="[OPTIONS]", flags=(FORMAT_FLAG,), nargs=(0, 0),
          help="Show what the engine is, has and runs on")
 def cmd_info(client: Any, args: Any) -> int:
@@ -21781,6 +21867,8 @@ def cmd_info(client: Any, args: Any) -> int:
         output_write(info_text(ours, info))
         for warning in (info or {}).get("Warnings") or ():
             print_error(warning)
+    elif failure is not None and template is not None:
+        _info_failed_show(template, ours, failure)
     else:
         errors = {"ServerErrors": [str(failure)]} if failure else {}
         document = {**(info or {}), **errors, "ClientInfo": ours}
@@ -22036,6 +22124,9 @@ def main_exit(argv: list[str]) -> None:
         code = main(argv)
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) or left.code is None else 1
+    except ImportError as missing:
+        os.write(2, f"engine: {module_missing(missing)}\n".encode("utf-8", "replace"))
+        code = 125
     except BaseException:
         from traceback import print_exc
         print_exc()                         # a mistake of ours: all of it is wanted

@@ -270,6 +270,8 @@ def test_info_without_an_engine(run):
     code, out, err, _ = run("info", answers={})
     assert (code, err) == (1, "no engine here")
     assert out.endswith("\nServer:\n")
+    assert run("info", "-f", "{{.Images}}", answers={})[:3] == (1, "", "no engine here")
+    assert run("info", "-f", "{{.ClientInfo.Debug}}", answers={})[1] == "false\n"
 
 
 # --- events ---

@@ -46,3 +46,12 @@ def test_a_failing_undo_hides_neither_the_error_nor_the_other_undos(engine, caps
         raise ValueError("first")
     assert done == [1]
     assert "disk on fire" in capsys.readouterr().err
+
+
+def test_a_module_that_python_lacks_is_one_sentence(engine):
+    text = str(engine.module_missing(ImportError("No module named '_lzma'", name="_lzma")))
+    assert "no module _lzma, which the engine needs to read xz" in text and "\n" not in text
+    assert "no module bz2, which the engine needs to read bzip2" in str(
+        engine.module_missing(ImportError(name="bz2"))
+    )
+    assert "odd" in str(engine.module_missing(ImportError("odd")))

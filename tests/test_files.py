@@ -1,5 +1,6 @@
 """files: replacing, locking, removing, and where the roots are."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -160,3 +161,19 @@ def test_two_that_remove_the_same_tree(engine, tmp_path):
         for thread in threads:
             thread.join()
         assert failed == [] and not (tmp_path / "tree").exists()
+
+
+@pytest.mark.parametrize("path", ["/proc/x", "/proc/x/y", ""])
+def test_dir_ensure_ends_where_nothing_can_be_made(engine, path):
+    with pytest.raises(FileNotFoundError):
+        engine.dir_ensure(path)
+
+
+def test_tree_remove_of_nothing_on_a_read_only_file_system(engine, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(engine, "_tree_remove_at", refuse)
+    engine.tree_remove(str(tmp_path / "never-made"))
+    with pytest.raises(OSError, match="Read-only"):
+        engine.tree_remove(str(tmp_path))

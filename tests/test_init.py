@@ -114,3 +114,20 @@ def test_imports_freeze_leaves_no_way_to_the_containers_modules(engine, tmp_path
             os._exit(0)
         os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    "changed, text",
+    [
+        ({"env": ["PATH=/bin", "=x"]}, 'environment variable name can\'t be empty: "=x"'),
+        ({"env": ["A=b\0c"]}, 'environment variable can\'t contain null(\\x00): "A=b\\x00c"'),
+        ({"args": ["sh", "a\0"]}, 'argument can\'t contain null(\\x00): "a\\x00"'),
+        ({"cwd": "/a\0b"}, 'working directory can\'t contain null(\\x00): "/a\\x00b"'),
+    ],
+)
+def test_what_execve_cannot_be_given_is_named(engine, changed, text):
+    process = {"env": ["A=b", "FOO", ""], "args": ["sh"], "cwd": "/"}
+    assert engine.process_check(process) is process
+    with pytest.raises(engine.InitError) as refused:
+        engine.process_check({**process, **changed})
+    assert str(refused.value) == text and refused.value.exit == 125

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import lzma
@@ -10,6 +11,7 @@ import os
 import subprocess
 import sys
 
+import build_zipapp
 import engine
 import pytest
 from conftest import PYTHON, TOP
@@ -135,3 +137,19 @@ def test_extension_is_cut_out_of_the_solid_blob(offset):
 
 def test_extension_for_another_python_is_none():
     assert engine.zstd_extension(solid_of({"cp27-vax-gnu": [0, 4]}, b"text")) is None
+
+
+def test_an_import_that_fails_is_one_line():
+    lines = ["import sys, engine", "def main(argv):", "    import nothing_like_it"]
+    done = run_source("\n".join([*lines, "engine.main = main", "engine.main_exit([])"]))
+    assert done.returncode == 125 and done.stderr.count("\n") == 1
+    assert "no module nothing_like_it" in done.stderr
+
+
+def test_the_start_of_the_archive_refuses_old_pythons_before_anything_else():
+    lines = build_zipapp.MAIN.splitlines()
+    check = next(at for at, line in enumerate(lines) if "version_info" in line)
+    imports = [at for at, line in enumerate(lines) if "import" in line and line[:1] in "if"]
+    assert [lines[at] for at in imports if at < check] == ["import sys"]
+    ast.parse(build_zipapp.MAIN, feature_version=(3, 4))
+    assert 'f"' not in build_zipapp.MAIN and build_zipapp.MAIN.isascii()

@@ -134,3 +134,17 @@ def test_a_socket_that_is_left_there_is_replaced(engine, roots):
     assert engine.unix_connect(roots.base, "x.sock") is not None
     assert os.stat(roots.base + "/x.sock").st_mode & 0o777 == 0o600
     listener.close()
+
+
+def test_roots_may_have_names_that_are_no_utf8(engine, roots):
+    store = engine.Store(os.fsdecode(b"%s/\xff" % roots.data.encode()), roots.run + "/\udcff")
+    store.db
+    engine.Store(store.data, store.run).db  # and again
+
+
+def test_a_database_that_cannot_be_written_is_told_by_name(engine, store):
+    store.db
+    refused = sqlite3.OperationalError("attempt to write a readonly database")
+    assert str(engine.database_refused(store, refused)) == (
+        f"the database {store.path('engine.db')} cannot be written: it is read-only"
+    )
