@@ -3316,9 +3316,6 @@ class lock_file:
         os.close(self._fd)
 
 
-O_TREE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
 def tree_remove(path: str) -> None:
     """Remove a file or a whole tree, whatever its modes; a path that is gone is fine.
 
@@ -3356,11 +3353,8 @@ def _plain_remove_at(parent: int, name: str) -> bool:
     except (IsADirectoryError, PermissionError) as refused:
         # unlink(2) of a directory: EISDIR on Linux, EPERM where POSIX is followed. EPERM of a
         # plain file (immutable) must travel.
-        try:
-            if not _is_dir_at(parent, name):
-                raise refused
-        except FileNotFoundError:
-            return                      # another process removes the same tree
+        if not _is_dir_at(parent, name):
+            raise refused
     try:
         os.rmdir(name, dir_fd=parent)
         return True
@@ -3374,10 +3368,7 @@ def _full_remove_at(parent: int, name: str, top: int, depth: int) -> None:
     if depth >= TREE_DEPTH:                # neither the stack nor descriptors are endless
         os.rename(name, f"deep-{os.urandom(8).hex()}", src_dir_fd=parent, dst_dir_fd=top)
         return
-    try:
-        fd = os.open(name, O_TREE, dir_fd=parent)
-    except FileNotFoundError:
-        return
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         children = os.listdir(fd)
         while children:
