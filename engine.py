@@ -213,8 +213,9 @@ def module_missing(failure: ImportError) -> EngineError:
     if not name or name.partition(".")[0] == "engine":
         return EngineError(f"this Python lacks something that the engine needs: {failure}")
     use = MODULE_USES.get(name) or MODULE_USES.get("_" + name)
-    return EngineError(f"this Python ({sys.executable}) has no module {name}, which the engine needs"
-                       f"{' ' + use if use else ''}: use a complete Python")
+    needs = "the engine needs " + use if use else "the engine needs"
+    return EngineError(f"this Python ({sys.executable}) has no module {name}, which {needs}:"
+                       " use a complete Python")
 
 
 class undo_on_error:
@@ -416,7 +417,10 @@ def _json_lay_out(value: object, indent: str, newline: str, out: list[str]) -> N
 def json_parse(text: str | bytes) -> Any:
     """The value that the JSON text holds; ValueError when it is not exactly one JSON value."""
     if isinstance(text, (bytes, bytearray, memoryview)):
-        text = bytes(text).decode()         # UnicodeDecodeError is a ValueError
+        try:
+            text = bytes(text).decode()
+        except UnicodeDecodeError as odd:
+            raise ValueError(f"invalid UTF-8 at byte {odd.start}") from None
     machine = json_parse.__dict__
     if not machine:
         rules: Any = _JsonRules             # it reads attributes, and asks for no instance
@@ -428,6 +432,10 @@ def json_parse(text: str | bytes) -> Any:
         value, end = machine["scan"](text, 0)
     except StopIteration as error:
         raise ValueError(f"invalid JSON at character {error.value}") from None
+    except ValueError as error:
+        if "digits" not in str(error):      # int() of newer Pythons
+            raise
+        raise ValueError("number out of range") from None
     except (RecursionError, ImportError, SystemError):
         # Its own error class lives in a module that is not imported, or out of reach by now.
         raise ValueError("invalid JSON") from None
@@ -973,6 +981,29 @@ def platform_host() -> dict[str, str]:
     return {"os": "linux", "architecture": architecture, "variant": variant}
 
 
+# What each level of amd64 has more than the one before (psABI), as /proc/cpuinfo names it.
+AMD64_LEVELS = (
+    ("v2", "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"),
+    ("v3", "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"),
+    ("v4", "avx512bw avx512cd avx512dq avx512f avx512vl"),
+)
+
+
+def amd64_variant(cpuinfo: str) -> str:
+    """"v1" to "v4": the level of a processor, from the text of /proc/cpuinfo."""
+    flags: set = set()
+    for line in cpuinfo.split("\n"):
+        if line.startswith("flags"):
+            flags.update(line.partition(":")[2].split())
+            break
+    level = "v1"
+    for name, needed in AMD64_LEVELS:
+        if not flags.issuperset(needed.split()):
+            break
+        level = name
+    return level
+
+
 def platform_parse(text: str) -> dict[str, str]:
     """{"os", "architecture", "variant"} of "linux/arm64/v8", "arm64" or "linux"."""
     parts = text.split("/")
@@ -1183,7 +1214,7 @@ def command_parse(text: str) -> tuple[list[str], bool]:
     """The words of a Dockerfile's CMD or ENTRYPOINT and whether it was its shell form.
 
     '["a", "b"]' is (["a", "b"], False), 'a b' is (["/bin/sh", "-c", "a b"], True), '' is
-    ([], True).
+    ([], True). InvalidParameter for an array that holds anything but texts.
     """
     text = text.strip()
     if text[:1] == "[":
@@ -1191,7 +1222,10 @@ def command_parse(text: str) -> tuple[list[str], bool]:
             words = json_parse(text)
         except ValueError:
             words = None
-        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+        if isinstance(words, list):
+            if not all(isinstance(word, str) for word in words):
+                raise InvalidParameter(
+                    "when using JSON array syntax, arrays must be comprised of strings only")
             return words, False
     return ([*SHELL, text] if text else []), True
 
@@ -1324,7 +1358,8 @@ LIST_FIELDS = frozenset((
 MAP_ITEMS_EMPTY = {"ExposedPorts": "{}", "PortBindings": "[]", "Ports": "[]", "Volumes": "{}"}
 #: Left out of JSON when unset; in Docker's structs they are there all the same.
 UNSET_FIELDS = {
-    "Annotations": NIL_MAP, "Comment": "", "GraphDriver": NIL, "Health": NIL, "Healthcheck": NIL,
+    "Annotations": NIL_MAP, "ArgsEscaped": False, "Comment": "", "Created": "",
+    "ExposedPorts": NIL_MAP, "GraphDriver": NIL, "Health": NIL, "Healthcheck": NIL,
     "HostConfig": NIL, "ImageManifestDescriptor": NIL, "LastTagTime": "", "MacAddress": "",
     "Manifests": NIL_LIST, "NetworkDisabled": False, "OnBuild": NIL_LIST, "OsVersion": "",
     "Shell": NIL_LIST, "SizeRootFs": NIL, "SizeRw": NIL, "StopSignal": "", "StopTimeout": NIL,
@@ -8080,7 +8115,7 @@ def launcher_main(run: str, name: str) -> None:
         _launcher_preload()
     except ImportError as missing:
         _launcher_refuse(listener, module_missing(missing))
-    os.read(4, 1)                          # its end: this process is in its cgroup, forks will be too
+    os.read(4, 1)                          # its end: this process is in its cgroup, as forks will
     os.close(4)
     import gc
     gc.collect()
@@ -9954,7 +9989,9 @@ def _gunzip(read: Callable) -> Iterator[bytes]:
                 if plain:
                     yield plain
         except zlib.error as error:
-            raise _damaged("gzip", error) from None
+            # zlib says "Error -3 while decompressing data: invalid block type".
+            what = str(error).partition("data: ")[2] or "it cannot be unpacked"
+            raise _damaged("gzip", what) from None
         data = _next_member(inflate.unused_data, read)
 
 
@@ -11715,6 +11752,11 @@ class Image:
         }
 
 
+#: What processors run beside what they are made for.
+PLATFORMS_ALSO = {
+    "amd64": {"architecture": "386", "variant": ""},
+    "arm64": {"architecture": "arm", "variant": "v8"},
+}
 _IMAGE_COLUMNS = "id, manifest, layer, size, created, added, config"
 
 
@@ -11857,6 +11899,20 @@ def image_platform_check(image: Image, ref: str, platform: dict) -> None:
             f" ({platform_text(image.platform)}) does not match the specified platform"
             f" ({platform_text(platform)})"
         )
+
+
+def image_platform_warning(image: Image) -> str:
+    """Docker's words where the image is for another machine than this one, else ""."""
+    host = platform_host()
+    also = PLATFORMS_ALSO.get(host["architecture"], {})
+    if platform_rank(image.platform, host) or platform_rank(image.platform, {**host, **also}):
+        return ""
+    if host["architecture"] == "amd64":
+        host["variant"] = amd64_variant(file_read("/proc/cpuinfo").decode("utf-8", "replace"))
+    return (
+        f"The requested image's platform ({platform_text(image.platform)}) does not match the"
+        f" detected host platform ({platform_text(host)}) and no specific platform was requested"
+    )
 
 
 def platform_rank(have: dict, want: dict) -> int:
@@ -12398,7 +12454,10 @@ def changes_apply(settings: dict, changes: Iterable[str]) -> dict:
         key: (value.copy() if isinstance(value, (dict, list)) else value)
         for key, value in settings.items()
     }
+    changes = list(changes)
     lines = _lines("\n".join(changes))
+    if changes and not lines:
+        raise InvalidParameter("file with no instructions")
     for word, _rest in lines:
         if word.upper() not in CHANGES:
             raise InvalidParameter(f"{word} is not a valid change command")
@@ -15964,6 +16023,8 @@ class Containers:
         name = name_check(name) if name else ""
         warnings = create_verify(config, host)
         image = self._engine.images.for_container(config["Image"], platform)
+        if image["warning"]:
+            warnings.append(image["warning"])
         config_merge(config, image["config"])
         network_verify(config, host, networking)
         self._modes_resolve(host)
@@ -16718,13 +16779,14 @@ class Images:
         self._store = store
 
     def for_container(self, ref: str, platform: str = "") -> dict:
-        """{"id", "config", "os", "layers"}: the layers' directories below the data root, topmost
-        first. NotFound when there is no such image, or none for the platform."""
+        """{"id", "config", "os", "layers", "warning"}: the layers' directories below the data root,
+        topmost first. NotFound when there is no such image, or none for the platform."""
         image = image_get(self._store, ref)
         if platform:
             image_platform_check(image, ref, platform_parse(platform))
         layers = layer_directories(self._store, image.layer) if image.layer else []
         return {"id": image.id, "config": image.settings, "os": image.platform["os"],
+                "warning": "" if platform else image_platform_warning(image),
                 "layers": [os.path.relpath(path, self._store.data) for path in layers]}
 
     def ids_of(self, ref: str) -> set:
@@ -17164,6 +17226,8 @@ def error_text(exc: BaseException) -> str:
     if isinstance(exc, OSError) and exc.strerror:
         text = errno_text(exc)
         return f"{exc.filename}: {text}" if exc.filename else text
+    if isinstance(exc, UnicodeError):
+        return "a text is not valid UTF-8"
     return " ".join(str(exc).split()) or type(exc).__name__
 
 

@@ -22,12 +22,19 @@ NEVER = "0001-01-01T00:00:00Z"
 class OneImage:
     """Stands for Images: it knows `busybox` and nothing else."""
 
+    warning = ""
     config = {"Env": ["PATH=/bin", "A=image"], "Cmd": ["sh"]}
 
     def for_container(self, ref, platform=""):
         if ref != "busybox":
             raise engine.NotFound(f"No such image: {ref}:latest")
-        return {"id": IMAGE, "os": "linux", "config": self.config, "layers": ["layers/1/diff"]}
+        return {
+            "id": IMAGE,
+            "os": "linux",
+            "config": self.config,
+            "layers": ["layers/1/diff"],
+            "warning": self.warning,
+        }
 
     def ids_of(self, ref):
         return [IMAGE] if ref == "busybox" else []

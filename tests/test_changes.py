@@ -112,6 +112,9 @@ def test_upon_what_is_there():
         ("HEALTHCHECK --nope=1 CMD x", "unknown flag: --nope"),
         ("ONBUILD", "ONBUILD requires at least one argument"),
         ("ONBUILD ONBUILD RUN x", "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"),
+        ("CMD [1]", "when using JSON array syntax, arrays must be comprised of strings only"),
+        ("", "file with no instructions"),
+        ("# x", "file with no instructions"),
         ("ONBUILD FROM x", "FROM isn't allowed as an ONBUILD trigger"),
     ],
 )

@@ -140,3 +140,10 @@ def test_sniffing():
     assert engine.compression_of(b"") == engine.compression_of(b"ustar") == ""
     head, read = engine.stream_peek(io.BytesIO(b"abc").read, 10)
     assert head == b"abc" and read_all(read) == b"abc"
+
+
+def test_damaged_gzip_is_told_in_plain_words():
+    data = gzip.compress(b"x" * 100)[:-8] + bytes(8)
+    with pytest.raises(engine.InvalidParameter) as refused:
+        list(engine._gunzip(io.BytesIO(data).read))
+    assert str(refused.value) == "damaged gzip data: incorrect data check"

@@ -202,3 +202,16 @@ def test_signal_names():
         "SIGKILL", "SIGRTMIN", "SIGRTMIN+1", "SIGRTMAX", "SIGRTMAX-1", "32", "99"]
     for known in signal.Signals:
         assert engine.SIGNALS.get(known.name[3:], known) == known
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (b'"\xff"', "invalid UTF-8 at byte 1"),
+        ("9" * 5001, "number out of range"),
+        ("[" + "9" * 5001 + "]", "number out of range"),
+    ],
+)
+def test_json_errors_are_in_plain_words(text, words):
+    with pytest.raises(ValueError, match="^" + words):
+        engine.json_parse(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import types
 
 import engine
 import pytest
@@ -445,3 +446,26 @@ def test_load_and_remove_race(store):
         assert worker.exitcode == 0
     engine.content_collect(store, nobody)
     assert content(store) == (set(), set(), set())
+
+
+@pytest.mark.parametrize(
+    "machine, platform, matches",
+    [
+        ("x86_64", {"architecture": "amd64"}, True),
+        ("x86_64", {"architecture": "386"}, True),
+        ("x86_64", {"architecture": "s390x"}, False),
+        ("aarch64", {"architecture": "arm64", "variant": "v8"}, True),
+        ("aarch64", {"architecture": "arm", "variant": "v7"}, True),
+        ("aarch64", {"architecture": "amd64"}, False),
+    ],
+)
+def test_an_image_for_another_machine_is_warned_of(monkeypatch, machine, platform, matches):
+    monkeypatch.setattr(engine.os, "uname", lambda: types.SimpleNamespace(machine=machine))
+    image = types.SimpleNamespace(platform={"os": "linux", "variant": "", **platform})
+    text = engine.image_platform_warning(image)
+    assert bool(text) != matches
+    if platform["architecture"] == "s390x":
+        assert text.startswith(
+            "The requested image's platform (linux/s390x) does not match the detected host"
+            " platform (linux/amd64/v"
+        )

@@ -11,10 +11,11 @@ import os
 import subprocess
 import sys
 
-import build_zipapp
 import engine
 import pytest
 from conftest import PYTHON, TOP
+
+import build_zipapp
 
 SOURCES = {
     "pyroute2": (True, b"version = 'inside'\n"),

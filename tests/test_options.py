@@ -111,12 +111,14 @@ def test_filter_labels():
 @pytest.mark.parametrize("text, want", [
     ('["a", "b c"]', (["a", "b c"], False)), ("[]", ([], False)),
     (" ['a'] ", (["/bin/sh", "-c", "['a']"], True)),
-    ("[1]", (["/bin/sh", "-c", "[1]"], True)), ("a  b", (["/bin/sh", "-c", "a  b"], True)),
+    ("a  b", (["/bin/sh", "-c", "a  b"], True)),
     (" ", ([], True)),
     ('["a"] x', (["/bin/sh", "-c", '["a"] x'], True)),
 ])
 def test_command(text, want):
     assert engine.command_parse(text) == want
+    with pytest.raises(engine.InvalidParameter, match="arrays must be comprised of strings only"):
+        engine.command_parse('["a", 1]')
 
 
 @pytest.mark.parametrize("text, words", [

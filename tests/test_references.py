@@ -139,3 +139,11 @@ def test_platform_refused(text, words):
     with pytest.raises(engine.InvalidParameter) as error:
         engine.platform_parse(text)
     assert words in str(error.value)
+
+
+def test_levels_of_amd64():
+    flags = "flags\t\t: fpu lahf_lm"
+    assert engine.amd64_variant("") == engine.amd64_variant(flags) == "v1"
+    for name, needed in engine.AMD64_LEVELS:
+        flags += " " + needed
+        assert engine.amd64_variant("processor: 0\n" + flags + "\n\n") == name

@@ -156,3 +156,8 @@ def test_every_value_prints(value):
     for text in ("{{.}}", '{{printf "%v %d %s %q %x %5.1f" . . . . . .}}', "{{.|print|len}}",
                  "{{html .}}{{js .}}{{urlquery .}}", "{{range .}}{{.}}{{end}}", "{{json .}}"):
         outcome(text, value)
+
+
+def test_what_an_image_may_leave_unset_has_its_zero_value():
+    shown = engine.Template("{{.Created}}|{{.Config.ExposedPorts}}|{{.Config.ArgsEscaped}}")
+    assert shown.render({"Id": "x", "Config": {"User": ""}}) == "|map[]|false"
