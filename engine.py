@@ -3670,18 +3670,20 @@ def _store_create(db: Any) -> None:
 
 def _store_claim(store: Store, db: Any) -> None:
     """Note boot and run root in use; refuse a second run root while the first is alive."""
-    # SQLite keeps UTF-8 only: a byte of the path that is none is kept as its escape.
-    mine = boot_id() + " " + store.run.encode("utf-8", "backslashreplace").decode()
+    mine = boot_id() + " " + store.run
     row = db.execute("SELECT value FROM meta WHERE key='run'").fetchone()
-    if row and row[0] == mine:
+    noted = os.fsdecode(row[0]) if row else ""
+    if noted == mine:
         return
-    if row:
-        boot, _, run = row[0].partition(" ")
+    if noted:
+        boot, _, run = noted.partition(" ")
         if boot == boot_id() and _monitors_answer(db, run):
             raise EngineError(f"data root {store.data} is in use with run root {run}:"
                               f" it cannot be used with {store.run} at the same time")
     with _Write(db, True):
-        db.execute("INSERT OR REPLACE INTO meta VALUES('run', ?)", (mine,))
+        # As bytes where it may be no UTF-8, which is all that SQLite takes for text.
+        kept = mine if mine.isascii() else os.fsencode(mine)
+        db.execute("INSERT OR REPLACE INTO meta VALUES('run', ?)", (kept,))
 
 
 def _monitors_answer(db: Any, run: str) -> bool:

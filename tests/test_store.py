@@ -70,18 +70,21 @@ def test_a_fork_gets_a_connection_of_its_own(store):
     os.close(write)
 
 
-def test_another_run_root_is_refused_while_a_monitor_answers(engine, roots, store):
+@pytest.mark.parametrize("name", ["", "/\udcff", "/é"])
+def test_another_run_root_is_refused_while_a_monitor_answers(engine, roots, name):
+    run = roots.run + name
+    store = engine.Store(roots.data, run)
     with store.write() as db:
         db.execute(
             "INSERT INTO containers(id, name, image, state, created, config, host_config,"
             " document) VALUES('c1', 'n', 'i', 'running', 1, '{}', '{}', '{}')"
         )
-    os.makedirs(roots.run + "/containers/c1")
-    monitor = engine.unix_listen(roots.run + "/containers/c1", "monitor.sock")
+    os.makedirs(run + "/containers/c1")
+    monitor = engine.unix_listen(run + "/containers/c1", "monitor.sock")
     other = engine.Store(roots.data, roots.base + "/other")
     with pytest.raises(engine.EngineError, match="cannot be used with") as refused:
         other.db
-    assert roots.run in str(refused.value) and roots.base + "/other" in str(refused.value)
+    assert run in str(refused.value) and roots.base + "/other" in str(refused.value)
     monitor.close()
     assert engine.Store(roots.data, roots.base + "/other").rows("SELECT id FROM images") == []
 
