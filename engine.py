@@ -10769,7 +10769,8 @@ class _Unpacker:
 
     def clear(self, at: int, leaf: bytes) -> None:
         """Remove what stands in the way of a new `leaf`."""
-        self.stale = True
+        # No kept descriptor leads through a plain file.
+        self.stale = self.stale or _kind_at(at, leaf)[0] != _S_IFREG
         try:
             os.unlink(leaf, dir_fd=at)
         except IsADirectoryError:
@@ -10884,6 +10885,11 @@ class _Unpacker:
         try:
             os.link(target_leaf, leaf, src_dir_fd=source, dst_dir_fd=at, follow_symlinks=False)
         except FileExistsError:
+            there = os.stat(leaf, dir_fd=at, follow_symlinks=False)
+            if os.path.samestat(
+                there, os.stat(target_leaf, dir_fd=source, follow_symlinks=False)
+            ):
+                return  # one file by both names already, perhaps by another way to one directory
             self.clear(at, leaf)
             os.link(target_leaf, leaf, src_dir_fd=source, dst_dir_fd=at, follow_symlinks=False)
 
@@ -11345,13 +11351,17 @@ class content_lease:
 
 
 class content_alone:
-    """Context manager whose value is True while nobody holds or gets a lease; else False."""
+    """Context manager whose value is True while nobody holds or gets a lease; else False.
 
-    __slots__ = ("_fd", "_store")
+    `found` tells then whether something of the dead lay there, who may have left more.
+    """
+
+    __slots__ = ("_fd", "_store", "found")
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._fd = -1
+        self.found = False
 
     def __enter__(self) -> bool:
         import fcntl
@@ -11364,11 +11374,18 @@ class content_alone:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        self.found = leases_left(self._store)
         _leases_forget(self._store)
         return True
 
     def __exit__(self, *failure: object) -> None:
         os.close(self._fd)
+
+
+def leases_left(store: Store) -> bool:
+    """Whether there is something half done, of somebody who is at work or died at it."""
+    store.roots_make()
+    return any(name.startswith(LEASE_PREFIX) for name in os.listdir(store.path("tmp")))
 
 
 def _leases_forget(store: Store) -> None:
@@ -11394,7 +11411,7 @@ def _leases_forget(store: Store) -> None:
 
 MEDIA_LAYER = "application/vnd.oci.image.layer.v1.tar"
 MEDIA_COMPRESSED = {"": "", "gzip": "+gzip", "zstd": "+zstd"}
-_WORKER_POLL = 64  # pieces between two looks whether the requester still waits
+_WORKER_POLL = 8  # pieces between two looks whether the requester still waits
 
 
 class LayerItem:
@@ -11406,7 +11423,8 @@ class LayerItem:
     """
 
     __slots__ = (
-        "blob", "chain_id", "diff_id", "fetch", "media_type", "parent", "size", "source", "stored"
+        "blob", "chain_id", "diff_id", "fetch", "media_type", "parent", "root", "size", "source",
+        "stored",
     )  # fmt: skip
 
     def __init__(self, diff_id: str, parent: str, fetch: Callable) -> None:
@@ -11415,6 +11433,7 @@ class LayerItem:
         self.chain_id = chain_id(parent, diff_id)
         self.fetch = fetch
         self.source: tuple | None = None
+        self.root = ""  # the directory that it is unpacked into
         self.blob = ""
         self.stored = 0  # bytes of the blob
         self.media_type = ""
@@ -11510,12 +11529,11 @@ def _layers_unpack(
     busy: dict = {}  # a worker's connection: its item
     try:
         for index, item in enumerate(items):
-            root = f"{lease.directory}/{index}/diff"
+            root = item.root = f"{lease.directory}/{index}/diff"
             os.mkdir(f"{lease.directory}/{index}", 0o711)
-            os.mkdir(root, 0o755)
-            os.chmod(root, 0o755)
+            _layer_root(root)
             while len(busy) >= workers:
-                _worker_answer(busy)
+                _worker_answer(lease, busy)
             sock = _worker_ahead(lease, item, root, run_worker)
             if sock is not None:
                 busy[sock] = item
@@ -11523,14 +11541,22 @@ def _layers_unpack(
             if sock is None:
                 _layer_start(lease, item, root, busy, run_worker)
         while busy:
-            _worker_answer(busy)
+            _worker_answer(lease, busy)
     except BaseException:
         # The others are told to stop, and let end before their directory is removed under them.
         for sock in busy:
-            sock.shutdown(_socket.SHUT_WR)
-            sock.recv(1 << 16)
+            try:
+                sock.shutdown(_socket.SHUT_WR)
+                sock.recv(1 << 16)
+            except OSError:  # it died
+                pass
             sock.close()
         raise
+
+
+def _layer_root(root: str) -> None:
+    os.mkdir(root, 0o755)
+    os.chmod(root, 0o755)
 
 
 def _worker_ahead(
@@ -11570,8 +11596,8 @@ def _worker_start(run_worker: Callable | None, request: dict, fds: list) -> Any:
         return None
 
 
-def _worker_answer(busy: dict) -> None:
-    """Wait for one of the workers and take over what it says."""
+def _worker_answer(lease: content_lease, busy: dict) -> None:
+    """Wait for one of the workers and take over what it says; where it died, do its work here."""
     import select
 
     poller = select.poll()
@@ -11580,11 +11606,30 @@ def _worker_answer(busy: dict) -> None:
         poller.register(sock, select.POLLIN)
         sockets[sock.fileno()] = sock
     sock = sockets[poller.poll()[0][0]]
+    try:
+        answered = bool(sock.recv(1, _socket.MSG_PEEK))
+    except ConnectionResetError:  # nobody has read what was asked
+        answered = False
     item = busy.pop(sock)
     try:
-        item.size = answer_read(sock, "the process that unpacked a layer died")["size"]
+        if answered:
+            item.size = answer_read(sock, "")["size"]
     finally:
         sock.close()
+    if not answered:
+        _layer_again(lease, item)
+
+
+def _layer_again(lease: content_lease, item: LayerItem) -> None:
+    """Unpack an item whose worker died, in this process and from nothing."""
+    tree_remove(item.root)
+    _layer_root(item.root)
+    fd = blob_open(lease.store, item.blob)
+    try:
+        request = {"root": item.root, "blob": item.blob, "diff_id": item.diff_id}
+        item.size = layer_unpack(request, file_stream(fd))
+    finally:
+        os.close(fd)
 
 
 def _layers_commit(lease: content_lease, items: list) -> None:
@@ -11696,6 +11741,7 @@ MEDIA_CONFIG = "application/vnd.oci.image.config.v1+json"
 MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 IMAGE_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 PRUNE_FILTERS = ("dangling", "label", "label!", "until")
+IMAGE_LAYERS_MAX = 127  # what overlayfs stacks below a container's init layer
 #: Fields of a config that API 1.50 and 1.51 show even where an image does not set them.
 IMAGE_CONFIG_SHOWN = {
     "Cmd": None,
@@ -11725,14 +11771,18 @@ IMAGE_CONFIG_MORE = ("ArgsEscaped", "ExposedPorts", "Healthcheck", "Shell", "Sto
 
 
 class Image:
-    """A row of images; `config` is the parsed document, `created` in ns (0: not told)."""
+    """A row of images; `config` is the parsed document, `created` in ns (0: not told).
+
+    The column `created` is clamped to what SQLite holds, so the time is read from the document.
+    """
 
     __slots__ = ("added", "config", "created", "id", "layer", "manifest", "size")
 
     def __init__(self, row: tuple) -> None:
-        self.id, self.manifest, self.layer, self.size, self.created, self.added, text = row
+        self.id, self.manifest, self.layer, self.size, _clamped, self.added, text = row
         self.layer = self.layer or 0
         self.config = json_parse(text)
+        self.created = _created_ns(self.config)
 
     @property
     def settings(self) -> dict:
@@ -11785,6 +11835,8 @@ def image_config_parse(data: bytes) -> dict:
         raise InvalidParameter("invalid image config: Labels has the wrong type")
     for diff_id in rootfs.get("diff_ids") or ():
         digest_check(diff_id)
+    if len(rootfs.get("diff_ids") or ()) > IMAGE_LAYERS_MAX:
+        raise InvalidParameter("max depth exceeded")
     return config
 
 
@@ -11837,7 +11889,7 @@ def image_create(
                 manifest,
                 top or None,
                 sum(row[3] for row in stack),
-                _created_ns(document),
+                max(-INT64_MAX, min(_created_ns(document), INT64_MAX)),
                 time_now(),
                 config.decode("utf-8"),
             ),
@@ -11996,7 +12048,7 @@ def image_list(store: Store, filters: dict, in_use: Callable, *, shared_size: bo
     for image in images:
         if (
             before is not None
-            and not 0 < image.created < before
+            and not (image.created and image.created < before)
             or since is not None
             and not image.created > since
             or not filter_labels(filters, image.labels)
@@ -12224,10 +12276,12 @@ def image_remove(store: Store, ref: str, in_use: Callable, *, force: bool = Fals
     Conflict in Docker's words where containers or other names hold the image.
     """
     image = image_get(store, ref)
-    with content_alone(store) as alone:
+    guard = content_alone(store)
+    with guard as alone:
         with store.write() as db:
             untagged, deleted = _remove_rows(db, image, ref, in_use(), force)
-            freed = _layers_unnamed(db, in_use()) if alone and deleted else []
+            sweep = alone and (deleted or guard.found)
+            freed = _layers_unnamed(db, in_use()) if sweep else []
         for _name in untagged:
             image_event(store, "untag", image.id, image.labels if not deleted else {})
         report = [{"Untagged": name} for name in untagged]
@@ -12235,8 +12289,8 @@ def image_remove(store: Store, ref: str, in_use: Callable, *, force: bool = Fals
             image_event(store, "delete", image.id, {})
             report.append({"Deleted": image.id})
             report += [{"Deleted": chain} for _n, chain, _size in freed]
-            if alone:
-                content_drop(store, freed)
+        if sweep:
+            content_drop(store, freed)
     return report
 
 
@@ -12346,6 +12400,7 @@ def image_prune(store: Store, filters: dict, in_use: Callable) -> dict:
             except (Conflict, NotFound):
                 continue
     freed = sum(sizes.get(row.get("Deleted", ""), 0) for row in deleted)
+    freed += content_collect(store, in_use)
     event_emit(store, "image", "prune", "", {"reclaimed": str(freed)})
     return {"ImagesDeleted": deleted or None, "SpaceReclaimed": freed}
 
@@ -12353,22 +12408,32 @@ def image_prune(store: Store, filters: dict, in_use: Callable) -> dict:
 # -- collecting ---------------------------------------------------------------
 
 
-def content_collect(store: Store, in_use: Callable) -> int:
-    """Remove layers, blobs and directories that no row names; bytes of layers freed.
+def content_collect(store: Store, in_use: Callable, attempts: int = 1) -> int:
+    """Remove layers, blobs and directories that no row names; the bytes that this freed.
 
-    Does nothing while somebody adds content: the next collection finds the same.
+    Does nothing while somebody adds content: the next collection finds the same. `attempts` is for
+    after a failure, as a worker that has just answered may hold the lease for one moment more.
     """
-    with content_alone(store) as alone:
-        if not alone:
-            return 0
-        with store.write() as db:
-            freed = _layers_unnamed(db, in_use())
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(0.02)
+        with content_alone(store) as alone:
+            if alone:
+                return _collect_alone(store, in_use)
+    return 0
+
+
+def _collect_alone(store: Store, in_use: Callable) -> int:
+    stray = content_drop(store, [])
+    with store.write() as db:
+        freed = _layers_unnamed(db, in_use())
+    if freed:
         content_drop(store, freed)
-        known = {layer_name(row[0]) for row in store.rows("SELECT n FROM layers")}
-        for name in os.listdir(store.path("layers")):
-            if name not in known:
-                _directory_drop(store, name)
-    return sum(row[2] for row in freed)
+    known = {layer_name(row[0]) for row in store.rows("SELECT n FROM layers")}
+    for name in os.listdir(store.path("layers")):
+        if name not in known:
+            _directory_drop(store, name)
+    return stray + sum(row[2] for row in freed)
 
 
 def _layers_unnamed(db: Any, uses: list) -> list:
@@ -12391,17 +12456,20 @@ def _layers_unnamed(db: Any, uses: list) -> list:
         freed += rows
 
 
-def content_drop(store: Store, freed: list) -> None:
-    """Remove the directories of deleted layers, and every blob that nothing names."""
+def content_drop(store: Store, freed: list) -> int:
+    """Remove the directories of deleted layers, and every blob that nothing names; its bytes."""
     for number, _chain, _size in freed:
         _directory_drop(store, layer_name(number))
     named = {row[0] for row in store.rows("SELECT blob FROM layers")}
     for image, manifest in store.rows("SELECT id, manifest FROM images"):
         named |= {image, manifest}
         named |= manifest_blobs(store, manifest)
+    total = 0
     for name in os.listdir(store.path("blobs", "sha256")):
         if "sha256:" + name not in named:
+            total += blob_size(store, "sha256:" + name)
             os.unlink(store.path("blobs", "sha256", name))
+    return total
 
 
 def manifest_blobs(store: Store, manifest: str) -> set:
@@ -12722,6 +12790,7 @@ INDEX_TYPES = (
 CONFIG_TYPES = (MEDIA_CONFIG, "application/vnd.docker.container.image.v1+json")
 IMAGE_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
+COLLECT_ATTEMPTS = 10
 _LINKS_MAX = 16
 _INDEX_DEPTH_MAX = 4
 
@@ -12914,6 +12983,7 @@ class _Plan:
 def images_load(
     store: Store,
     source: Any,
+    in_use: Callable,
     *,
     platform: dict | None = None,
     quiet: bool = True,
@@ -12924,6 +12994,8 @@ def images_load(
     {"stream": "Loaded image: busybox:latest\\n"}, and progress of layers unless quiet. Raises
     InvalidParameter for a damaged or foreign archive; then nothing of it is kept.
     """
+    if leases_left(store):
+        content_collect(store, in_use)
     try:
         with content_lease(store) as lease:
             archive = _members_open(lease, source)
@@ -12932,7 +13004,7 @@ def images_load(
             for plan in plans:
                 yield from _image_load(lease, plan)
     except BaseException:
-        content_forget(store)
+        content_collect(store, in_use, COLLECT_ATTEMPTS)
         raise
 
 
@@ -13365,6 +13437,7 @@ def _save_pieces(store: Store, chosen: dict, documents: dict, blobs: dict) -> It
 def image_import(
     store: Store,
     read: Callable,
+    in_use: Callable,
     *,
     name: Reference | None = None,
     message: str = "",
@@ -13378,6 +13451,8 @@ def image_import(
         raise InvalidParameter(f'operating system "{platform["os"]}" is not supported')
     settings = changes_apply({}, changes)
     created = time_rfc3339(time_now())
+    if leases_left(store):
+        content_collect(store, in_use)
     try:
         with content_lease(store) as lease:
             blob, size, media, diff_id = _layer_take(lease, read)
@@ -13400,7 +13475,7 @@ def image_import(
             full = [reference_full(reference_tagged(name))] if name else []
             image = image_create(lease, json_text(config).encode(), names=full, tagged=time_now())
     except BaseException:
-        content_forget(store)
+        content_collect(store, in_use, COLLECT_ATTEMPTS)
         raise
     if name:
         image_event(
@@ -13431,19 +13506,6 @@ def _layer_take(lease: content_lease, read: Callable) -> tuple:
             digester.update(data)
     finally:
         os.close(fd)
-
-
-def content_forget(store: Store) -> None:
-    """After a failure: blobs that were stored for nothing go, if nobody else is at work.
-
-    A worker that has just answered may hold the lease for one moment more.
-    """
-    for _ in range(5):
-        with content_alone(store) as alone:
-            if alone:
-                content_drop(store, [])
-                return
-        time.sleep(0.02)
 
 
 # =============================================================================
@@ -17630,7 +17692,8 @@ def post_image_create(engine: Any, request: Request) -> Stream:
         if name.digest:
             raise InvalidParameter("cannot import digest reference")
     image = image_import(
-        engine.store, request.body.read, name=name, changes=request.query.get("changes", ()),
+        engine.store, request.body.read, lambda: images_in_use(engine.store), name=name,
+        changes=request.query.get("changes", ()),
         message=request.arg("message") or "Imported from " + source,
         platform=platform_parse(platform) if platform else None,
         run_worker=_workers(engine.store))
@@ -17646,7 +17709,8 @@ def post_images_load(engine: Any, request: Request) -> Stream:
 
     def lines() -> Iterator[bytes]:
         try:
-            for message in images_load(store, source, platform=platform, quiet=quiet,
+            for message in images_load(store, source, lambda: images_in_use(store),
+                                       platform=platform, quiet=quiet,
                                        run_worker=_workers(store)):
                 yield _line(message)
         except (EngineError, OSError) as error:
@@ -18170,8 +18234,13 @@ def _id_shown(value: str, show: Show) -> str:
     return id_short(value) if show.truncate else value
 
 
+GO_SECONDS_MAX = INT64_MAX // SECOND
+
+
 def _since_text(seconds: float, show: Show) -> str:
-    return ago(show.now - seconds) + " ago"
+    # Go's Duration ends at 292 years, either way.
+    passed = max(-GO_SECONDS_MAX, min(show.now - seconds, GO_SECONDS_MAX))
+    return ago(passed) + " ago"
 
 
 def labels_text(labels: dict | None) -> str:
@@ -18297,6 +18366,10 @@ CONTAINER_RAW = (
 
 # --- images ---
 
+def _image_since(seconds: int, show: Show) -> str:
+    return "" if seconds * SECOND == TIME_ZERO_NS else _since_text(seconds, show)
+
+
 def _image_count(value: int) -> str:
     return "N/A" if value == -1 else str(value)
 
@@ -18315,7 +18388,7 @@ def _image_unique(image: dict, show: Show) -> str:
 IMAGE_COLUMNS = (
     ("Containers",   "CONTAINERS",  lambda i, show: _image_count(i["Containers"])),
     ("CreatedAt",    "CREATED AT",  lambda i, show: time_text_local(i["Created"] * SECOND)),
-    ("CreatedSince", "CREATED",     lambda i, show: _since_text(i["Created"], show)),
+    ("CreatedSince", "CREATED",     lambda i, show: _image_since(i["Created"], show)),
     ("Digest",       "DIGEST",      lambda i, show: i["Digest"]),
     ("ID",           "IMAGE ID",    lambda i, show: _id_shown(i["Id"], show)),
     ("Repository",   "REPOSITORY",  lambda i, show: i["Repository"]),
@@ -19422,6 +19495,20 @@ def _streams_prepare() -> None:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
+def signals_unwind() -> None:
+    """From now on TERM and HUP end the command as INT does: what is half done is cleaned up."""
+    import signal
+
+    def ended(number: int, _frame: object) -> None:
+        for other in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:      # nohup(1) had a reason
+            signal.signal(number, ended)
+
+
 def cli_main(words: list) -> int:
     """Runs the command line after the program's name; the exit code. Output is flushed."""
     _streams_prepare()
@@ -19434,8 +19521,8 @@ def cli_main(words: list) -> int:
             code = exc.exit
         flush_output()
         return code
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as ended:
+        return 128 + (ended.args[0] if ended.args else 2)
     except BrokenPipeError:
         return _die_by(13)
     except OSError as exc:          # a full disk under stdout: what is buffered cannot be kept
@@ -21467,6 +21554,7 @@ def cmd_import(client: Any, args: Any) -> int:
         body = ChunkReader(tree_pack(source))
     else:
         body = _input_open(source)
+    signals_unwind()
     progress_show(client.lines("POST", "/images/create", query, body))
     return 0
 
@@ -21498,6 +21586,7 @@ def cmd_load(client: Any, args: Any) -> int:
     else:
         body = sys.stdin.buffer
     query = {"quiet": args.quiet or not os.isatty(1), "platform": _platforms(args.platform)}
+    signals_unwind()
     progress_show(client.lines("POST", "/images/load", query, body))
     return 0
 
@@ -21614,6 +21703,7 @@ def cmd_from_host(client: Any, args: Any) -> int:
     body = ChunkReader(harvest_archive(args.rest))
     changes = [*harvest_changes(args.rest), *args.change]
     query = _import_query(args.tag, changes, "from-host " + " ".join(args.rest), "")
+    signals_unwind()
     progress_show(client.lines("POST", "/images/create", query, body))
     return 0
 

@@ -124,7 +124,7 @@ def load(store, data, **options):
     source = io.BytesIO(data) if isinstance(data, bytes) else data
     return [
         message["stream"].rstrip("\n")
-        for message in engine.images_load(store, source, **options)
+        for message in engine.images_load(store, source, list, **options)
         if "stream" in message
     ]
 

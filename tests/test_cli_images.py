@@ -97,6 +97,42 @@ def test_images(run):
     assert client.asked == [("GET", "/images/json", {})]
 
 
+def test_images_of_far_dates(run):
+    """Go's zero time is shown as nothing; its Duration ends at 292 years."""
+    for created, since in (
+        (engine.TIME_ZERO_NS // engine.SECOND, ""),
+        (-11_673_000_000, "292 years ago"),
+        (253_402_300_799, "Less than a second ago"),
+    ):
+        answers = {("GET", "/images/json"): [{**IMAGE, "Created": created}]}
+        _, out, _, _ = run("images", "--format", "{{.CreatedSince}}", answers=answers)
+        assert out.splitlines()[0] == since
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_load_ends_by_unwinding(monkeypatch, name):
+    """TERM and HUP run what cleans up, and end the command with 128 + n."""
+    number = engine.signal_number(name)
+    cleaned, told = os.pipe()
+
+    class Loading(Fake):
+        def lines(self, *_args, **_more):
+            try:
+                os.kill(os.getpid(), number)
+                engine.time.sleep(10)
+            finally:
+                os.write(told, b"c")
+
+    pid = os.fork()
+    if not pid:
+        monkeypatch.setattr(engine, "client_local", lambda *roots: Loading({}))
+        os._exit(engine.cli_main(["load", "-i", "/dev/null"]))
+    os.close(told)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + number
+    assert os.read(cleaned, 2) == b"c"
+    os.close(cleaned)
+
+
 def test_images_filters(run):
     code, out, _, client = run(
         "image",

@@ -384,7 +384,11 @@ def test_remove_waits_for_no_lease(store):
         ]
         assert engine.content_collect(store, nobody) == 0
         assert len(content(store)[0]) == 1
-    assert engine.content_collect(store, nobody) == 1
+    documents = sum(
+        os.stat(store.path("blobs/sha256", name)).st_size
+        for name in content(store)[1] - {digest(A)[7:]}
+    )
+    assert engine.content_collect(store, nobody) == 1 + documents
 
 
 def test_prune(store):
@@ -469,3 +473,18 @@ def test_an_image_for_another_machine_is_warned_of(monkeypatch, machine, platfor
             "The requested image's platform (linux/s390x) does not match the detected host"
             " platform (linux/amd64/v"
         )
+
+
+@pytest.mark.parametrize(
+    "created", ["0001-01-01T00:00:00Z", "1600-02-03T04:05:06Z", "2300-01-01T00:00:00Z",
+                "9999-12-31T23:59:59Z"]
+)  # fmt: skip
+def test_any_date(store, created):
+    """SQLite holds 292 years around 1970 in ns; an image may say any date."""
+    image = add(store, "x:1", created=created)
+    shown = engine.image_inspect(store, "x:1")
+    assert shown["Created"] == created
+    seconds = engine.time_parse(created) // engine.SECOND
+    assert [row["Created"] for row in engine.image_list(store, {}, nobody)] == [seconds]
+    assert [row["Created"] for row in engine.image_history(store, image)] == [seconds]
+    engine.image_remove(store, "x:1", nobody)

@@ -189,7 +189,9 @@ def test_no_layers(store):
 def test_progress(store):
     source = io.BytesIO(tar_of(docker_files([A, B])))
     found = [
-        message for message in engine.images_load(store, source, quiet=False) if "status" in message
+        message
+        for message in engine.images_load(store, source, list, quiet=False)
+        if "status" in message
     ]
     assert [(message["status"], message["id"]) for message in found] == [
         ("Loading layer", digest(data)[7:19]) for data in (A, B)
@@ -529,6 +531,71 @@ def test_disk_full(store, tmp_path, name):
         store._open.clear()
 
 
+def test_too_many_layers(store):
+    """What could be no container's root is not kept."""
+    layers = [layer(str(n)) for n in range(128)]
+    with pytest.raises(engine.InvalidParameter, match="^max depth exceeded$"):
+        load(store, tar_of(docker_files(layers)))
+    assert content(store) == (set(), set(), set())
+    load(store, tar_of(docker_files(layers[1:])))
+    engine.image_remove(store, "test:1", nobody)
+
+
+@pytest.mark.parametrize("broken", ["image_create", "_image_load"])
+def test_failure_after_the_layers(store, monkeypatch, broken):
+    """Whatever fails once the layers are registered, nothing of the load stays."""
+    load(store, tar_of(docker_files([A], ("kept:1",))))
+    before = content(store)
+
+    def fail(*_args, **_more):
+        raise OverflowError("told to fail")
+
+    monkeypatch.setattr(engine, broken, fail)
+    with pytest.raises(OverflowError):
+        load(store, tar_of(docker_files([A, B, C])))
+    assert content(store) == before
+
+
+def test_what_a_killed_load_left(store):
+    """Half done directories, layers and blobs of the dead: the next command removes them."""
+
+    def die():
+        with engine.content_lease(store) as lease:
+            _strays(store, lease)
+            os._exit(0)
+
+    orders = (
+        lambda: load(store, tar_of(docker_files([A], ("kept:1",)))),
+        lambda: engine.image_remove(store, "more:1", nobody),
+        lambda: engine.image_prune(store, {}, nobody),
+    )
+    load(store, tar_of(docker_files([A], ("kept:1", "more:1"))))
+    before = content(store)
+    for order in orders:
+        child = multiprocessing.get_context("fork").Process(target=die)
+        child.start()
+        child.join()
+        assert content(store) != before
+        order()
+        assert content(store) == before
+
+
+def _strays(store, lease):
+    """A registered layer without an image, a blob without a name."""
+    blob, size = engine.blob_put(lease, io.BytesIO(B).read)
+    item = engine.LayerItem(digest(B), "", lambda: (blob, size, engine.MEDIA_LAYER))
+    engine.layers_register(lease, [item])
+    engine.blob_put(lease, io.BytesIO(C).read)
+
+
+def test_prune_counts_strays(store):
+    with engine.content_lease(store) as lease:
+        _strays(store, lease)
+    found = engine.image_prune(store, {}, nobody)
+    assert found == {"ImagesDeleted": None, "SpaceReclaimed": 1 + len(C)}
+    assert content(store) == (set(), set(), set())
+
+
 # -- import -------------------------------------------------------------------
 
 
@@ -538,6 +605,7 @@ def test_import(store, packed):
     image = engine.image_import(
         store,
         io.BytesIO(packed(A)).read,
+        list,
         name=name,
         message="from a test",
         changes=['CMD ["sh"]', "ENV A=1", "LABEL l=v"],
@@ -574,14 +642,14 @@ def test_import_refused(store):
         (gz(A)[:-5], [], "^damaged gzip data"),
     ):
         with pytest.raises(engine.InvalidParameter, match=text):
-            engine.image_import(store, io.BytesIO(data).read, changes=changes)
+            engine.image_import(store, io.BytesIO(data).read, list, changes=changes)
         store.roots_make()
         assert content(store) == (set(), set(), set())
     with pytest.raises(
         engine.InvalidParameter, match='^operating system "windows" is not supported$'
     ):
         engine.image_import(
-            store, io.BytesIO(A).read, platform=engine.platform_parse("windows/amd64")
+            store, io.BytesIO(A).read, list, platform=engine.platform_parse("windows/amd64")
         )
 
 

@@ -396,6 +396,12 @@ def test_refused(root, members, text):
         unpack(root, *members)
 
 
+def test_hard_link_to_itself(root):
+    members = [("d", DIR, b""), ("s", SYM, "d"), ("d/f", FILE, b"x")]
+    unpack(root, *members, ("d/f", LINK, "./d/f"), ("s/f", LINK, "d/f"), ("d/f", LINK, "s/f"))
+    assert (root / "d/f").read_bytes() == b"x"
+
+
 def test_control_characters_in_messages(root):
     with pytest.raises(engine.InvalidParameter) as refused:
         unpack(root, ("a\nb\x1b[2J\udcff", SYM, ""))
