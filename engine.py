@@ -3302,6 +3302,7 @@ def dir_ensure(path: str, mode: int = 0o755) -> str:
     """Make a directory and what is missing above it; returns the path."""
     try:
         os.mkdir(path, mode)
+        os.chmod(path, mode)               # whatever the caller's umask is
     except FileExistsError:
         pass
     except FileNotFoundError:
@@ -3311,6 +3312,7 @@ def dir_ensure(path: str, mode: int = 0o755) -> str:
         dir_ensure(above, 0o755)
         try:
             os.mkdir(path, mode)            # once: below /proc it is "not found" for ever
+            os.chmod(path, mode)
         except FileExistsError:
             pass
     return path
@@ -3947,6 +3949,7 @@ sys_capset            = RawCall("capset", "pp",          126,  91, 185,  91)  # 
 sys_keyctl            = RawCall("keyctl", "isLLL",       250, 219, 311, 219)  # keyctl(2)
 sys_prlimit64         = RawCall("prlimit64", "iipp",     302, 261, 369, 261)  # prlimit(2)
 sys_setgroups         = RawCall("setgroups", "ip",       116, 159, 206, 159)  # setgroups(2)
+sys_rt_sigaction      = RawCall("rt_sigaction", "ippL",   13, 134, 174, 134)  # rt_sigaction(2)
 sys_renameat2         = RawCall("renameat2", "isisu",    316, 276, 382, 276)  # renameat2(2)
 sys_seccomp           = RawCall("seccomp", "uup",        317, 277, 383, 277)  # seccomp(2)
 sys_bpf               = RawCall("bpf", "ipu",            321, 280, 386, 280)  # bpf(2)
@@ -7962,6 +7965,8 @@ def launcher_name() -> str:
             parts.append(os.readlink("/proc/self/ns/" + name))
         except FileNotFoundError:
             parts.append(name)         # this kernel has no such namespace
+    # Hard limits, which a launcher could not raise again: proc_pid_limits(5), fixed columns.
+    parts += [line[47:68].strip() for line in file_read("/proc/self/limits").decode().split("\n")]
     return f"launcher-{sha256('|'.join(parts).encode()).hexdigest()[:12]}.sock"
 
 
@@ -8154,6 +8159,21 @@ def _launcher_detach() -> None:
         except OSError as refused:
             # Each is a courtesy that a host may refuse (no CAP_SYS_RESOURCE, no cgroups, no keys).
             os.write(2, f"engine: launcher: {refused}\n".encode())
+    _limits_normal(resource)
+    for number in (32, 33):                # posix_spawn(3) of glibc left its own signals ignored
+        sys_rt_sigaction(number, bytes(32), None, 8)
+
+
+def _limits_normal(resource: Any) -> None:
+    """Soft limits as process 1 has them, not as the first caller's shell had; hard ones stay."""
+    for name in dir(resource):
+        if not name.startswith("RLIMIT_"):
+            continue
+        number = getattr(resource, name)
+        soft, hard = resource.prlimit(1, number)[0], resource.getrlimit(number)[1]
+        if hard >= 0 and not 0 <= soft <= hard:
+            soft = hard
+        resource.setrlimit(number, (soft, hard))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
 
@@ -16103,8 +16123,9 @@ class Containers:
         directory = self._store.path("containers", id)
         with undo_on_error() as undo:
             undo.callback(tree_remove, directory)
-            for path in (directory, directory + "/upper", directory + "/work"):
-                os.mkdir(path, 0o711 if path is directory else 0o755)
+            dir_ensure(directory, 0o711)
+            for name in ("/upper", "/work"):
+                dir_ensure(directory + name, 0o755)
             record_insert(self._store, c)
         container_event(self._store, c, "create")
         if config["Volumes"]:
@@ -16430,7 +16451,9 @@ def init_layer_make(store: Store) -> None:
     for name in INIT_DIRS:
         dir_ensure(f"{made}/diff/{name}", 0o755)
     for name in INIT_FILES:
-        os.close(os.open(f"{made}/diff/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        fd = os.open(f"{made}/diff/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.fchmod(fd, 0o644)
+        os.close(fd)
     os.chmod(made, 0o711)
     try:
         os.rename(made, store.path("init"))

@@ -106,3 +106,21 @@ def test_it_leaves_when_idle(engine, roots, monkeypatch):
     assert 0.15 < time.monotonic() - begin < 5
     assert not os.path.exists(roots.run + "/launcher-x.sock")
     assert pid not in processes()
+
+
+def test_nothing_of_the_first_callers_limits_signals_and_umask_stays(busybox):
+    """Each container is as if somebody else had started the launcher."""
+    first = "ulimit -S -n 100; ulimit -S -s 4096; umask 077; exec \"$@\""
+    argv = busybox.argv("run", "--rm", "--network", "none", "busybox", "true")
+    subprocess.run(["sh", "-c", first, "sh", *argv], env=busybox.environ(), check=True, timeout=30)
+    argv = busybox.argv("run", "--rm", "--network", "none", "-u", "1000", "busybox", "sh", "-c",
+                        "ulimit -n; ulimit -s; grep SigIgn /proc/self/status;"
+                        " stat -c %a / /etc; id -u")
+    done = subprocess.run(["sh", "-c", "umask 077; exec \"$@\"", "sh", *argv], timeout=30,
+                          env=busybox.environ(), capture_output=True, text=True)
+    with open("/proc/1/limits") as file:
+        stack = next(line for line in file if line.startswith("Max stack"))[26:47].strip()
+    lines = done.stdout.split("\n")
+    assert int(lines[0]) > 100, done
+    assert lines[1] == (str(int(stack) // 1024) if stack.isdigit() else stack), done
+    assert lines[2:6] == ["SigIgn:\t0000000000000000", "755", "755", "1000"], done
