@@ -3774,7 +3774,6 @@ PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 
 KEYCTL_JOIN_SESSION_KEYRING = 1
-CLOSE_RANGE_CLOEXEC = 4
 
 RESOLVE_NO_XDEV = 0x01          # openat2(2)
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -8342,8 +8341,7 @@ class Launcher:
 #   - Files of the container are opened relative to the root's descriptor by
 #     openat2(RESOLVE_IN_ROOT).
 #   - It talks to the monitor over one SEQPACKET socket: "ready" (with the pty's master), or an
-#     error; then it waits for "go". The socket closes at execve, so its end tells that the program
-#     runs.
+#     error; then it waits for "go". After that nobody listens, so all descriptors but 0 to 2 close.
 #   - A program that was found and cannot be executed is told as Docker's runtime tells it: one
 #     line on the container's stderr and exit code 255.
 # Refs: runtime-spec config.md and config-linux.md, pivot_root(2), capabilities(7), credentials(7).
@@ -8432,7 +8430,11 @@ def _birth_fail(birth: Birth, step: str, failure: BaseException) -> None:
         message, status = f"{step}:{where} {text}", 500
         exit_code, plain = 125, False
     answer = {"error": message, "status": status, "exit": exit_code, "plain": plain, "step": step}
-    birth.channel.send(json_text(answer).encode("utf-8", "replace"))
+    try:
+        birth.channel.send(json_text(answer).encode("utf-8", "replace"))
+    except OSError:
+        # After "go" nobody listens any more: what went wrong is told where the program would write.
+        os.write(2, f"{message}\n".encode("utf-8", "replace"))
 
 
 # ---- before the root is entered ----------------------------------------------------------------
@@ -8988,7 +8990,7 @@ def init_exec(birth: Birth) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
-    sys_close_range(3, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
+    sys_close_range(3, 0xFFFFFFFF, 0)       # CLOSE_RANGE_CLOEXEC: only since Linux 5.11
     sys_prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     process = birth.process
     if process.get("init"):

@@ -87,7 +87,8 @@ byte_code() { # of this Python alone comes from the archive, of all others from 
         "$ENGINE" "$tag")
     kept=$(ls "$data"/cache/*/"$tag.pyc" 2>/dev/null)
     echo "      byte code of $tag in the archive: $inside, in the cache: ${kept:-none}"
-    [ "$inside" = True ] || result "byte code is kept" "${kept:+}${kept:-nothing in the cache}"
+    [ -n "$kept" ] || kept=$inside
+    result "byte code is kept" "$([ "$kept" != False ] || echo "nothing in the cache")"
 }
 
 images_make() {
