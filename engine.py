@@ -3758,8 +3758,8 @@ def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET,
 # PyDLL, not CDLL: the GIL is not given up around a call. Who calls has one thread (launcher,
 # monitor, init, worker); the handful of calls that the threaded API process makes do not block.
 #
-# What is not here: what `os` has (mknod, setxattr, setresuid, memfd_create, ...) is used from
-# there.
+# What is not here: what `os` has (mknod, setresuid, memfd_create, ...) is used from there. Its
+# xattr functions are missing where Python is linked with musl: see xattr_get in section paths.
 
 SYSCALL_MACHINES = ("x86_64", "aarch64", "armv7l", "riscv64")   # the order of the numbers below
 
@@ -3934,6 +3934,12 @@ sys_personality       = Call("personality", "L")                          # pers
 sys_syncfs            = Call("syncfs", "i")                               # syncfs(2)
 sys_statfs            = Call("statfs", "sp")                              # statfs(2)
 sys_fstatfs           = Call("fstatfs", "ip")                             # statfs(2)
+sys_getxattr          = Call("getxattr", "sspL")                          # getxattr(2)
+sys_lgetxattr         = Call("lgetxattr", "sspL")                         # getxattr(2)
+sys_setxattr          = Call("setxattr", "sspLi")                         # setxattr(2)
+sys_lsetxattr         = Call("lsetxattr", "sspLi")                        # setxattr(2)
+sys_listxattr         = Call("listxattr", "spL")                          # listxattr(2)
+sys_llistxattr        = Call("llistxattr", "spL")                         # listxattr(2)
 sys_ioctl             = Call("ioctl", "iLp")                              # ioctl(2)
 sys_eventfd           = Call("eventfd", "ui")                             # eventfd(2)
 sys_inotify_init1     = Call("inotify_init1", "i")                        # inotify_init(2)
@@ -3995,7 +4001,8 @@ def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
 # A path that somebody else may have shaped (an image's tree, a running container's) is never
 # joined and opened: it is opened by the kernel relative to a descriptor that it cannot leave. What
 # is missing is made one name at a time below the last directory that exists. Watching uses
-# inotify(7): one descriptor, one directory.
+# inotify(7): one descriptor, one directory. Extended attributes are read and written by `os`, or
+# by libc where Python has been built without (musl): xattr(7).
 
 O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -4029,6 +4036,49 @@ def path_make(root_fd: int, path: str, is_dir: bool = True, mode: int = 0o755) -
     finally:
         os.close(above)
     return open_in_root(root_fd, path, os.O_PATH)
+
+
+_XATTR_SIZE_MAX = 65536         # of a value, and of all names of a file: xattr(7)
+
+
+def xattr_get(where: int | str | bytes, name: str | bytes, follow: bool = False) -> bytes:
+    """The value of an attribute of a descriptor's file, or of a path's; OSError ENODATA: none.
+
+    A last name that is a link is followed on demand only.
+    """
+    follow = follow or isinstance(where, int)
+    if hasattr(os, "getxattr"):
+        return os.getxattr(where, name, follow_symlinks=follow)
+    buffer = sys_buffer(_XATTR_SIZE_MAX)
+    call = sys_getxattr if follow else sys_lgetxattr
+    size = call(_xattr_path(where), name, buffer, _XATTR_SIZE_MAX)
+    return buffer.raw[:size]
+
+
+def xattr_set(where: int | str | bytes, name: str | bytes, value: bytes) -> None:
+    """Give a descriptor's file, or what is at a path (a link itself), an attribute."""
+    follow = isinstance(where, int)
+    if hasattr(os, "setxattr"):
+        os.setxattr(where, name, value, follow_symlinks=follow)
+        return
+    call = sys_setxattr if follow else sys_lsetxattr
+    call(_xattr_path(where), name, value, len(value), 0)
+
+
+def xattr_list(where: int | str | bytes, follow: bool = False) -> list[str]:
+    """The names of the attributes; see xattr_get."""
+    follow = follow or isinstance(where, int)
+    if hasattr(os, "listxattr"):
+        return os.listxattr(where, follow_symlinks=follow)
+    buffer = sys_buffer(_XATTR_SIZE_MAX)
+    call = sys_listxattr if follow else sys_llistxattr
+    size = call(_xattr_path(where), buffer, _XATTR_SIZE_MAX)
+    return [os.fsdecode(name) for name in buffer.raw[:size].split(b"\0") if name]
+
+
+def _xattr_path(where: int | str | bytes) -> str | bytes:
+    """A path for libc: f*xattr(2) refuse descriptors of O_PATH, the name in /proc does not."""
+    return f"/proc/self/fd/{where}" if isinstance(where, int) else where
 
 
 class Watch:
@@ -4559,6 +4609,18 @@ def _overlay_lowers(fs: int, lowers: list[str], held: list[int], attrs: int) -> 
         return _fs_mount(fs, attrs, "overlay")
     finally:
         os.fchdir(here)
+
+
+def overlay_exists() -> bool:
+    """This kernel has overlayfs, or a module of it that the kernel can load."""
+    if b"\toverlay\n" in file_read("/proc/filesystems"):
+        return True
+    try:
+        # The kernel loads the module by itself when the file system is asked for.
+        os.close(sys_fsopen("overlay", FSOPEN_CLOEXEC))
+        return True
+    except OSError:
+        return False
 
 
 def overlay_adds_layers() -> bool:
@@ -9132,6 +9194,7 @@ EXEC_STEPS = (
 #      it in the child.
 
 PINNED = ("mount", "network", "pid", "ipc", "uts", "cgroup")     # namespaces of a running container
+NO_OVERLAY = "this kernel has no overlay file system (overlayfs), which containers need"
 
 
 class Born:
@@ -9227,7 +9290,10 @@ def runtime_exec(document: int, pins: dict, cgroup: Cgroup, *, tty: bool, open_s
 
 
 def _root_prepare(birth: Birth, plan: dict) -> None:
-    """The root as a detached overlay; where this kernel cannot, what the init needs to mount it."""
+    """The root as a detached overlay; where this kernel cannot, what the init needs to mount it.
+
+    Unsupported where there is no overlayfs at all.
+    """
     try:
         birth.root = overlay_mount(plan["layers"], plan["upper"], plan["work"])
     except NeedsLegacyMount:
@@ -9235,6 +9301,10 @@ def _root_prepare(birth: Birth, plan: dict) -> None:
         names = [os.path.relpath(layer, directory) for layer in plan["layers"]]
         birth.layers = directory, names
         birth.upper, birth.work = plan["upper"], plan["work"]
+    except OSError as refused:
+        if refused.errno != errno.ENODEV:
+            raise
+        raise Unsupported(NO_OVERLAY, 125) from None
 
 
 def _bear(birth: Birth, flags: int, steps: tuple, open_stdin: bool) -> Born:
@@ -10958,10 +11028,7 @@ class _Unpacker:
             if name.startswith((b"trusted.overlay.", b"user.overlay.")):
                 continue
             try:
-                if isinstance(where, int):
-                    os.setxattr(where, name, value)
-                else:
-                    os.setxattr(where, name, value, follow_symlinks=False)
+                xattr_set(where, name, value)
             except OSError as refused:
                 if refused.errno not in (errno.ENOTSUP, errno.EPERM):
                     raise
@@ -10996,9 +11063,9 @@ def _kind_at(at: int, leaf: bytes) -> tuple:
 
 def _opaque_set(fd: int) -> None:
     try:
-        os.setxattr(fd, OVERLAY_XATTR + "opaque", b"y")
+        xattr_set(fd, OVERLAY_XATTR + "opaque", b"y")
     except PermissionError:  # no CAP_SYS_ADMIN over the file system: overlay's userxattr
-        os.setxattr(fd, "user.overlay.opaque", b"y")
+        xattr_set(fd, "user.overlay.opaque", b"y")
 
 
 def _time_bound(mtime: int) -> int:
@@ -11136,13 +11203,13 @@ def file_pack(fd: int, entry: TarEntry) -> Iterator[bytes]:
 def xattrs_kept(where: bytes, follow: bool = False) -> dict:
     """Of a file's xattrs, those that mean something elsewhere: file capabilities and user.*."""
     try:
-        names = os.listxattr(where, follow_symlinks=follow)
+        names = xattr_list(where, follow)
     except OSError as refused:
         if refused.errno in (errno.ENOTSUP, errno.EACCES):
             return {}
         raise
     return {
-        os.fsencode(name): os.getxattr(where, name, follow_symlinks=follow)
+        os.fsencode(name): xattr_get(where, name, follow)
         for name in names
         if name == "security.capability"
         or name.startswith("user.")
@@ -11153,7 +11220,7 @@ def xattrs_kept(where: bytes, follow: bool = False) -> dict:
 def _is_opaque(where: bytes) -> bool:
     for name in (OVERLAY_XATTR + "opaque", "user.overlay.opaque"):
         try:
-            if os.getxattr(where, name, follow_symlinks=False) == b"y":
+            if xattr_get(where, name) == b"y":
                 return True
         except OSError as refused:
             if refused.errno not in (errno.ENODATA, errno.ENOTSUP):
@@ -15518,6 +15585,33 @@ def processes_table(pids: Iterable[int], arguments: str) -> dict:
     return {"Titles": titles, "Processes": rows}
 
 
+def processes_beside(pid: int) -> list[int]:
+    """The processes of a container by its first one, where no cgroup tells them.
+
+    All in its pid namespace; where that is ours too, the process and its descendants.
+    """
+    parents = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            stat = file_read(f"/proc/{name}/stat")
+            parents[int(name)] = int(stat.rpartition(b")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue                    # it ended meanwhile
+    if ns_inode(pid, "pid") != ns_inode("self", "pid"):
+        return [other for other in parents if _is_beside(other, pid)]
+    found = [pid]
+    for parent in found:
+        found += [child for child, above in parents.items() if above == parent]
+    return found
+
+
+def _is_beside(other: int, pid: int) -> bool:
+    try:
+        return ns_inode(other, "pid") == ns_inode(pid, "pid")
+    except OSError:
+        return False                    # a zombie, or it ended meanwhile
+
+
 def _names(path: str) -> dict:
     """{id: name} of the host's passwd or group file."""
     try:
@@ -16030,7 +16124,7 @@ def _hides(lower: str, name: str) -> bool:
         if info.st_mode & 0o170000 != 0o040000:
             return True                 # a whiteout or a file in the place of a directory
         try:
-            return os.getxattr(lower + parent, "trusted.overlay.opaque") == b"y"
+            return xattr_get(lower + parent, "trusted.overlay.opaque", True) == b"y"
         except OSError:
             return False
     return False
@@ -16106,6 +16200,9 @@ class Containers:
                version: str = API_VERSION) -> dict:
         """Make a container from a create body: {"Id": id, "Warnings": [...]}."""
         config, host, networking = create_check(body, version)
+        if "CAP_SYS_ADMIN" not in capabilities_available():
+            raise Unsupported("containers need root with CAP_SYS_ADMIN: this engine has no rootless"
+                              " mode yet")
         name = name_check(name) if name else ""
         warnings = create_verify(config, host)
         image = self._engine.images.for_container(config["Image"], platform)
@@ -16388,7 +16485,8 @@ class Containers:
     def top(self, ref: str, arguments: str = "") -> dict:
         """What ps prints of the container's processes: {"Titles", "Processes"}."""
         c = self.running(ref)
-        table = processes_table(cgroup_paths(cgroup_name(c)).procs(), arguments)
+        pids = cgroup_paths(cgroup_name(c)).procs() or processes_beside(c.pid)
+        table = processes_table(pids, arguments)
         container_event(self._store, c, "top")
         return table
 
@@ -16931,6 +17029,8 @@ class Engine:
     def info(self) -> dict:
         """The document of GET /info."""
         limits, warnings = _limits_show()
+        if not overlay_exists():
+            warnings.append("WARNING: " + NO_OVERLAY)
         system = os.uname()
         distribution = _distribution()
         return {

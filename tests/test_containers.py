@@ -56,6 +56,13 @@ def test_create_refused_leaves_nothing(bare_box, body, kind, text):  # noqa: F81
     assert bare_box.containers.all() == []
 
 
+def test_who_may_not_mount_is_told_before_anything_is_made(bare_box, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(engine, "capabilities_available", lambda: ["CAP_CHOWN"])
+    text = "containers need root with CAP_SYS_ADMIN: this engine has no rootless mode yet"
+    refused("Unsupported", text, bare_box.create, "sh")
+    assert bare_box.containers.all() == []
+
+
 def test_a_name_that_is_taken_leaves_nothing(bare_box):  # noqa: F811
     bare_box.create("sh", name="web")
     with pytest.raises(engine.Conflict):

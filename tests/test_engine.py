@@ -50,3 +50,9 @@ def test_what_this_host_lacks(bare_box, monkeypatch):  # noqa: F811
 
 def test_objects_are_made_once(bare_box):  # noqa: F811
     assert bare_box.engine.containers is bare_box.engine.containers
+
+
+def test_a_kernel_without_overlayfs_is_told(bare_box, monkeypatch):  # noqa: F811
+    assert not any(engine.NO_OVERLAY in text for text in bare_box.engine.info()["Warnings"] or ())
+    monkeypatch.setattr(engine, "overlay_exists", lambda: False)
+    assert "WARNING: " + engine.NO_OVERLAY in bare_box.engine.info()["Warnings"]

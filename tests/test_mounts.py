@@ -280,3 +280,19 @@ def test_pivot_leaves_nothing_of_the_old_root(here, monkeypatch, initramfs):
     assert text == "new root"
     assert sorted(points) == ["/", "/proc"]
     assert directory == "/"
+
+
+def test_overlayfs_is_found_where_the_kernel_names_it_or_can_load_it(monkeypatch):
+    def answer(number):
+        def asked(*args, **kwargs):
+            raise OSError(number, "fsopen")
+        return asked
+
+    named = b"nodev\ttmpfs\nnodev\toverlay\n"
+    monkeypatch.setattr(engine, "file_read", lambda path: named)
+    monkeypatch.setattr(engine, "sys_fsopen", answer(errno.ENODEV))
+    assert engine.overlay_exists()
+    monkeypatch.setattr(engine, "file_read", lambda path: b"nodev\ttmpfs\n")
+    assert not engine.overlay_exists()
+    monkeypatch.setattr(engine, "sys_fsopen", lambda *args: os.open("/", os.O_PATH))
+    assert engine.overlay_exists()

@@ -1,5 +1,6 @@
 """paths: making a path inside a root, watching a directory."""
 
+import errno
 import os
 import time
 
@@ -64,3 +65,30 @@ def test_watching_what_is_not_there_names_it(engine, tmp_path):
     with pytest.raises(FileNotFoundError) as refused:
         engine.Watch(str(tmp_path / "none"), engine.IN_CREATE)
     assert refused.value.filename == str(tmp_path / "none")
+
+
+@pytest.mark.parametrize("by_libc", [False, True])
+def test_extended_attributes_with_and_without_those_of_os(engine, tmp_path, monkeypatch, by_libc):
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    (tmp_path / "link").symlink_to("file")
+    try:
+        os.setxattr(file, "user.probe", b"")
+    except OSError:
+        pytest.skip("this file system keeps no user.*")
+    if by_libc:                                 # a Python that was linked with musl
+        for name in ("getxattr", "listxattr", "setxattr"):
+            monkeypatch.delattr(os, name)
+    engine.xattr_set(os.fsencode(file), b"user.one", b"a\0b")
+    fd = os.open(file, os.O_RDWR)
+    engine.xattr_set(fd, "user.two", b"")
+    assert sorted(engine.xattr_list(fd)) == ["user.one", "user.probe", "user.two"]
+    assert engine.xattr_list(tmp_path / "link") == []
+    assert len(engine.xattr_list(str(tmp_path / "link"), True)) == 3
+    assert engine.xattr_get(fd, "user.one") == engine.xattr_get(str(file), "user.one") == b"a\0b"
+    assert engine.xattr_get(str(tmp_path / "link"), "user.two", True) == b""
+    for where in (str(tmp_path / "link"), fd):
+        with pytest.raises(OSError) as refused:
+            engine.xattr_get(where, "user.none")
+        assert refused.value.errno in (errno.ENODATA, errno.EPERM)
+    os.close(fd)

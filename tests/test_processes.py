@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 
 import engine
 import pytest
@@ -91,3 +92,36 @@ def test_own_heading_takes_the_rest(sleeper):
 
 def test_one_that_has_ended_is_left_out():
     assert engine.processes_table([999999999], "")["Processes"] == []
+
+
+def test_without_a_cgroup_the_first_process_tells():
+    script = "sleep 60 & exec sleep 61"
+    first = subprocess.Popen(["sh", "-c", script], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 5
+        while len(engine.processes_beside(first.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        found = engine.processes_beside(first.pid)
+        assert found[0] == first.pid and len(found) == 2 and os.getpid() not in found
+    finally:
+        os.killpg(first.pid, 9)
+        first.wait()
+
+
+@pytest.mark.root
+def test_without_a_cgroup_the_pid_namespace_tells():
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "sleep 60 & exec sleep 61"]
+    outer = subprocess.Popen(unshare)
+    children = f"/proc/{outer.pid}/task/{outer.pid}/children"
+    try:
+        deadline = time.monotonic() + 5
+        found = []
+        while len(found) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+            with open(children) as file:
+                first = file.read().split()
+            found = engine.processes_beside(int(first[0])) if first else []
+        assert int(first[0]) in found and len(found) == 2 and outer.pid not in found
+    finally:
+        outer.kill()
+        outer.wait()

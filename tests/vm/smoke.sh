@@ -23,7 +23,7 @@ result() { # NAME REASON [OUTPUT]: an empty reason means that it passed
     fi
 }
 
-check() { # NAME STATUS PATTERN COMMAND...: the exit status, and a shell pattern for all that it prints
+check() { # NAME STATUS PATTERN COMMAND...: shell patterns for the exit status and all that it prints
     name=$1 status=$2 pattern=$3
     shift 3
     out=$("$@" 2>&1)
@@ -31,7 +31,8 @@ check() { # NAME STATUS PATTERN COMMAND...: the exit status, and a shell pattern
     reason=
     # shellcheck disable=SC2254
     case $out in $pattern) ;; *) reason="output is not $pattern" ;; esac
-    [ $got = "$status" ] || reason="exit status $got, not $status"
+    # shellcheck disable=SC2254
+    case $got in $status) ;; *) reason="exit status $got, not $status" ;; esac
     result "$name" "$reason" "$out"
 }
 
@@ -136,8 +137,8 @@ runs() {
     check "a pid namespace" 0 1 run tools sh -c 'echo $$'
     check "seccomp, capabilities" 0 "*Seccomp:?2*" run tools cat /proc/self/status
     check "Docker's capabilities" 0 "*CapEff:?00000000a80425fb*" run tools cat /proc/self/status
-    check "the host's root is out of sight" 2 "*" run tools ls "$work"
-    check "/proc/sys is read-only" 2 "*ead-only*" run tools sh -c 'echo 1 >/proc/sys/kernel/panic'
+    check "the host's root is out of sight" "[12]" "*o such file*" run tools ls "$work"
+    check "/proc/sys is read-only" "[12]" "*ead-only*" run tools sh -c 'echo 1 >/proc/sys/kernel/panic'
     check "masked paths" 0 "" run tools cat /proc/timer_list /proc/keys
     check "lo is all" 0 "*lo:*" run tools cat /proc/net/dev
     check --network\ host 0 "$(net_of)" sh -c '"$ENGINE" run --rm --network host tools ls -l /proc/self/ns/net | tr -dc "0-9 >" | sed "s/.*> *//"'
