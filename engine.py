@@ -8137,10 +8137,11 @@ def _launcher_spawn(store: Store, name: str, listener: _socket.socket) -> None:
     # The data root tells where byte code may be that the file does not hold.
     command = [sys.executable, "-I", "-S", program_path(), "--data-root=" + store.data,
                "--role=launcher", store.run, name]
-    from signal import SIGRTMAX
+    # What valid_signals leaves out belongs to the libc: 32 and 33, with musl 34 too.
+    from _signal import SIGKILL, SIGSTOP, valid_signals
     pid = os.posix_spawn(program, command, {"PATH": os.environ.get("PATH", os.defpath)},
                          file_actions=actions, setsid=True, setsigmask=(),
-                         setsigdef=[n for n in range(1, SIGRTMAX + 1) if n not in (9, 19, 32, 33)])
+                         setsigdef=valid_signals() - {SIGKILL, SIGSTOP})
     if sealed >= 0:
         os.close(sealed)
     # The spawned process forks at once and the launcher proper is init's child; what is left here
@@ -9076,8 +9077,9 @@ def _reaper_run(birth: Birth) -> None:
     Returns in the program's process only.
     """
     signal = sys.modules["signal"]
-    handled = set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV,
-                                            signal.SIGBUS, signal.SIGFPE, signal.SIGILL, 32, 33}
+    # What valid_signals leaves out belongs to the libc: 32 and 33, with musl 34 too.
+    handled = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV,
+                                        signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
     signal.pthread_sigmask(signal.SIG_BLOCK, handled)
     pid = ns_fork()
     if pid == 0:

@@ -124,3 +124,21 @@ def test_nothing_of_the_first_callers_limits_signals_and_umask_stays(busybox):
     assert int(lines[0]) > 100, done
     assert lines[1] == (str(int(stack) // 1024) if stack.isdigit() else stack), done
     assert lines[2:6] == ["SigIgn:\t0000000000000000", "755", "755", "1000"], done
+
+
+def test_signals_that_belong_to_the_libc_are_left_alone(engine, roots, monkeypatch):
+    """musl keeps 34 for itself; Python warns whoever puts it in a set."""
+    import _signal
+
+    given = {}
+
+    def spawn(*args, **options):
+        given.update(options)
+        raise OSError("enough")
+
+    plain = _signal.valid_signals() - {34}
+    monkeypatch.setattr(_signal, "valid_signals", lambda: plain)
+    monkeypatch.setattr(os, "posix_spawn", spawn)
+    with pytest.raises(OSError, match="enough"):
+        engine._launcher_start(engine.Store(roots.data, roots.run), "launcher-x.sock")
+    assert given["setsigdef"] == plain - {signal.SIGKILL, signal.SIGSTOP}
