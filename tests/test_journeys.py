@@ -78,7 +78,8 @@ def test_killing_the_launcher_in_the_middle_loses_none(busybox):
         for pid in launchers_of(busybox.roots.run):
             os.kill(pid, signal.SIGKILL)
     outs = [one.communicate(timeout=60) for one in running]
-    assert [one.returncode for one in running] == [7] * 24, outs
+    assert [out for out in outs if out != (b"", b"")] == []
+    assert [one.returncode for one in running] == [7] * 24
     nothing_left(busybox)
 
 
