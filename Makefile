@@ -10,7 +10,7 @@ SHELL   = /bin/sh
 SOURCES = engine.py build_zipapp.py LICENSE
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: all build test quick root lint types demo bench repro importtime toc show clean packages
+.PHONY: all build test test-vm quick root lint types demo bench repro importtime toc show clean packages
 
 all: build
 
@@ -30,6 +30,10 @@ quick: packages
 # nothing else, so that no test depends on a network.
 root: packages
 	unshare -mn --propagation private $(PY) tests/in_namespace.py $(TEST) -m root $(T)
+
+# The main job in small machines (qemu): other kernels, Pythons, libcs, cgroups. V=debian11 narrows it.
+test-vm: build
+	$(PYTHON) tests/vm/run.py $(abspath engine.pyz) $(V)
 
 lint: packages
 	$(RUFF) .
