@@ -3931,6 +3931,8 @@ sys_prctl_text        = Call("prctl", "isLLL")                            # prct
 sys_sethostname       = Call("sethostname", "sL")                         # sethostname(2)
 sys_setdomainname     = Call("setdomainname", "sL")                       # setdomainname(2)
 sys_personality       = Call("personality", "L")                          # personality(2)
+sys_madvise           = Call("madvise", "LLi")                            # madvise(2)
+sys_malloc_trim       = Call("malloc_trim", "L")                          # malloc_trim(3), glibc
 sys_syncfs            = Call("syncfs", "i")                               # syncfs(2)
 sys_statfs            = Call("statfs", "sp")                              # statfs(2)
 sys_fstatfs           = Call("fstatfs", "ip")                             # statfs(2)
@@ -7981,6 +7983,9 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
 #   - A request is one SEQPACKET message: JSON with a role, and descriptors. The accepted
 #     connection goes to the forked child, which answers on it; the launcher answers nothing and
 #     waits for nobody.
+#   - A fork shares the pages that it doesn't write to, and pays for the others in memory and time.
+#     So the heap has no holes when it serves (heap_settle), and the build puts the code that
+#     monitors run side by side (build_zipapp.py, `packed`).
 #   - It holds no database. When a monitor dies without having finished, it forks the role `repair`
 #     with the same request; its own death touches no container.
 #   - Children of the launcher live in the cgroup leaf engine/launcher, so that the end of the ssh
@@ -7988,6 +7993,8 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
 
 LAUNCHER_IDLE = 60.0          # s; how long it stays when it has no child
 LAUNCHER_CGROUP = "engine/launcher"
+PLUGS_MAX = 20000             # with another allocator than obmalloc no pool is ever seen full
+MADV_POPULATE_READ = 22
 LAUNCHER_LOG_SIZE = 1 << 20   # bytes; a larger launcher.log is started anew
 
 ROLES: dict = {}              # name -> function(request, conn, fds); filled by @role
@@ -8186,12 +8193,84 @@ def launcher_main(run: str, name: str) -> None:
         _launcher_refuse(listener, module_missing(missing))
     os.read(4, 1)                          # its end: this process is in its cgroup, as forks will
     os.close(4)
+    launcher = Launcher(run, name, listener)
+    heap_settle()
+    launcher.serve()
+    os._exit(0)
+
+
+def heap_settle() -> None:
+    """Collect garbage for the last time, and fill the holes of the heap, here and in every fork.
+
+    What a fork allocates in a hole costs it a copy of the page around, and booting leaves holes in
+    hundreds of pages. With none left its objects lie side by side in pages of their own.
+    tests/bench/monitor_memory.py tells what that is worth.
+    """
     import gc
     gc.collect()
     gc.freeze()
     gc.disable()
-    Launcher(run, name, listener).serve()
-    os._exit(0)
+    _code_populate()
+    heap_settle.plugs = _pools_plug()       # type: ignore[attr-defined]
+    _chunks_plug()
+
+
+def _pools_plug() -> list:
+    """Objects in all holes of the pools that small objects come from (obmalloc.c), size by size."""
+    shift = 14 if sys.version_info >= (3, 10) else 12           # of the size of a pool
+    plugs: list = []
+    for size in range(48, 513, 16):
+        run: list = []
+        # A pool that gives as many in a row as it can hold was empty: there are no more holes.
+        while len(run) < ((1 << shift) - 48) // size and len(plugs) < PLUGS_MAX:
+            plug = bytes(size - 33)         # 33: what an object of bytes adds to its content
+            if run and id(run[-1]) >> shift != id(plug) >> shift:
+                plugs += run
+                run = []
+            run.append(plug)
+    return plugs
+
+
+def _chunks_plug() -> None:
+    """Take all that is free in malloc(3)'s heap, and never give it back; glibc only."""
+    loaded = libc()
+    try:
+        sys_malloc_trim(0)                  # what is free at the end is the kernel's again
+    except AttributeError:
+        return
+    malloc, free, sbrk = (loaded.dll[name] for name in ("malloc", "free", "sbrk"))
+    for function, argument in ((malloc, "L"), (free, "p"), (sbrk, "l")):
+        function.argtypes, function.restype = [loaded.kinds[argument]], loaded.kinds["p"]
+    end = sbrk(0)
+    # The large ones first; below 2 KiB every size has lists of its own.
+    for size in (*range(1 << 16, 2048, -1024), *range(2048, 8, -16)):
+        chunk = malloc(size)
+        while chunk and chunk < end:
+            chunk = malloc(size)
+        free(chunk)                         # it is new memory: all holes are smaller
+
+
+def _code_populate() -> None:
+    """Map all pages of the programs and libraries, so that no fork is the only one to have them.
+
+    They are in the page cache either way; this says once whose they are.
+    """
+    for line in file_read("/proc/self/maps").decode().splitlines():
+        where, mode, _, _, inode = line.split()[:5]
+        if mode[0] + mode[1] == "r-" and inode != "0":
+            start, end = (int(number, 16) for number in where.split("-"))
+            try:
+                sys_madvise(start, end - start, MADV_POPULATE_READ)
+            except OSError:
+                return                      # Linux < 5.14
+
+
+def heap_trim() -> None:
+    """Give free memory of malloc(3)'s heap back to the kernel; glibc only."""
+    try:
+        sys_malloc_trim(0)
+    except AttributeError:
+        pass
 
 
 def _launcher_refuse(listener: _socket.socket, failure: EngineError) -> NoReturn:
@@ -8252,9 +8331,9 @@ def _oom_score_lower() -> None:
 
 def _launcher_preload() -> None:
     """Import and bind whatever a forked process may need: it must find everything in its memory."""
+    import _signal  # noqa: F401
     import fcntl  # noqa: F401
     import select  # noqa: F401
-    import signal  # noqa: F401
     import stat  # noqa: F401
     import termios  # noqa: F401
     try:
@@ -8263,6 +8342,7 @@ def _launcher_preload() -> None:
         pass                                # only gzip needs it, and says so then
     sqlite_module()
     syscalls_bind()
+    cgroup_probe()                          # else every monitor reads mountinfo
     for prepare in PRELOADS:
         prepare()
 
@@ -8289,11 +8369,11 @@ class Launcher:
 
     def serve(self) -> None:
         """Run until idle; then the name is removed and what is queued is still served."""
+        import _signal
         import select
-        import signal
         self._wake, wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        _signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
         self._listener.setblocking(False)
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
@@ -8363,9 +8443,9 @@ class Launcher:
             os._exit(code)
 
     def _become(self, text: bytes, conn: _socket.socket | None, fds: list) -> None:
-        import signal
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        import _signal
+        _signal.set_wakeup_fd(-1)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.close(self._wake)
         self._listener.close()
         os.setsid()
@@ -9048,7 +9128,7 @@ def init_ready(birth: Birth) -> None:
 
 def init_exec(birth: Birth) -> None:
     """Become the program. A dead monitor means a dead container (PR_SET_PDEATHSIG)."""
-    signal = sys.modules["signal"]
+    signal = sys.modules["_signal"]
     for number in (signal.SIGPIPE, signal.SIGXFSZ):       # the interpreter ignores them
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -9076,7 +9156,7 @@ def _reaper_run(birth: Birth) -> None:
 
     Returns in the program's process only.
     """
-    signal = sys.modules["signal"]
+    signal = sys.modules["_signal"]
     # What valid_signals leaves out belongs to the libc: 32 and 33, with musl 34 too.
     handled = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV,
                                         signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
@@ -14392,6 +14472,7 @@ def state_show(c: Container) -> dict:
 
 QUEUE_SIZE = 1 << 20            # bytes that one client may be behind
 STDIO_READ = 1 << 16
+REST = 0.5                      # s without an event, after which spare memory is given back
 EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP = 1, 4, 8, 16
 DETACH_KEYS = "ctrl-p,ctrl-q"
 
@@ -14415,16 +14496,27 @@ def detach_keys_parse(text: str) -> bytes:
 class Loop:
     """epoll(7) and timers: handlers are called with the events of a descriptor, functions later."""
 
-    __slots__ = ("_handlers", "_poll", "_timers")
+    __slots__ = ("_handlers", "_poll", "_timers", "_used")
 
     def __init__(self) -> None:
         self._handlers: dict = {}          # descriptor -> (mask, handler)
         self._poll = sys.modules["select"].epoll(16)
         self._timers: list = []            # (when, function)
+        self._used = False                 # memory, since it was last given back
 
     def turn(self) -> None:
-        """Wait for the next events and deal with them."""
-        for fd, events in self._poll.poll(self._timeout()):
+        """Wait for the next events and deal with them; at rest, give back what they used."""
+        timeout = self._timeout()
+        if self._used and not 0 <= timeout < REST:
+            ready = self._poll.poll(REST)
+            if not ready:
+                self._used = False
+                heap_trim()
+                return
+        else:
+            ready = self._poll.poll(timeout)
+        self._used = self._used or bool(ready)
+        for fd, events in ready:
             entry = self._handlers.get(fd)
             if entry:                      # one before it may have closed this one
                 entry[1](events)
@@ -14913,7 +15005,7 @@ class Monitor(Loop):
                      stdin_once=bool(config.get("StdinOnce")))
 
     def _wake_make(self) -> None:
-        signal = sys.modules["signal"]
+        signal = sys.modules["_signal"]
         self._wake, wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _signal_note)

@@ -187,7 +187,7 @@ def test_a_cache_that_cannot_be_trusted_is_ignored(missed, roots, spoil):
 def plant(path, source):
     code = (
         "import marshal, sys; from importlib.util import MAGIC_NUMBER; "
-        "code = marshal.dumps(compile(sys.argv[2], 'x', 'exec')); "
+        "code = marshal.dumps((compile(sys.argv[2], 'x', 'exec'),)); "
         "open(sys.argv[1], 'wb').write(MAGIC_NUMBER + bytes(12) + code)"
     )
     subprocess.run([PYTHON, "-c", code, path, source], check=True)
