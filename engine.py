@@ -7993,7 +7993,7 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
 
 LAUNCHER_IDLE = 60.0          # s; how long it stays when it has no child
 LAUNCHER_CGROUP = "engine/launcher"
-PLUGS_MAX = 20000             # with another allocator than obmalloc no pool is ever seen full
+PLUGS_SIZE = 1 << 18          # bytes for each size: with another allocator there is no end
 MADV_POPULATE_READ = 22
 LAUNCHER_LOG_SIZE = 1 << 20   # bytes; a larger launcher.log is started anew
 
@@ -8218,16 +8218,16 @@ def heap_settle() -> None:
 def _pools_plug() -> list:
     """Objects in all holes of the pools that small objects come from (obmalloc.c), size by size."""
     shift = 14 if sys.version_info >= (3, 10) else 12           # of the size of a pool
-    plugs: list = []
+    plugs: list = [b""] * 128               # too large to lie in a pool itself
     for size in range(48, 513, 16):
-        run: list = []
+        last, run, end = 0, 0, len(plugs) + PLUGS_SIZE // size
         # A pool that gives as many in a row as it can hold was empty: there are no more holes.
-        while len(run) < ((1 << shift) - 48) // size and len(plugs) < PLUGS_MAX:
-            plug = bytes(size - 33)         # 33: what an object of bytes adds to its content
-            if run and id(run[-1]) >> shift != id(plug) >> shift:
-                plugs += run
-                run = []
-            run.append(plug)
+        while run < ((1 << shift) - 48) // size and len(plugs) < end:
+            plugs.append(bytes(size - 33))  # 33: what an object of bytes adds to its content
+            pool = id(plugs[-1]) >> shift
+            run = run + 1 if pool == last else 1
+            last = pool
+        del plugs[len(plugs) - run:]
     return plugs
 
 

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import launchers_of, processes, wait_for
+from conftest import PYTHON, TOP, launchers_of, processes, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -142,3 +142,22 @@ def test_signals_that_belong_to_the_libc_are_left_alone(engine, roots, monkeypat
     with pytest.raises(OSError, match="enough"):
         engine._launcher_start(engine.Store(roots.data, roots.run), "launcher-x.sock")
     assert given["setsigdef"] == plain - {signal.SIGKILL, signal.SIGSTOP}
+
+
+def test_the_heap_of_a_settled_process_has_no_holes():
+    """What is allocated afterwards lies in pools of its own, not among what was there before."""
+    code = (
+        "import engine, gc\n"
+        "engine.syscalls_bind()\n"
+        "gc.collect()\n"
+        "holes = [bytes(67) for _ in range(1500)]\n"
+        "holes = holes[::7]\n"
+        "old = {id(each) >> 14 for each in holes}\n"
+        "engine.heap_settle()\n"
+        "new = [bytes(67) for _ in range(50)]\n"
+        "new = {id(each) >> 14 for each in new}\n"
+        "print(len(new & old), len(new))\n"
+        "assert len(engine.heap_settle.plugs) < 100_000\n"
+    )
+    done = subprocess.run([PYTHON, "-c", code], cwd=TOP, stdout=subprocess.PIPE, check=True)
+    assert done.stdout in (b"0 1\n", b"0 2\n")
