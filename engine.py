@@ -33,6 +33,7 @@ RUNTIME     an OCI configuration becomes a process
     spec            Docker Config + HostConfig -> OCI config.json and the monitor's start plan; pure
     launcher        the warm process: hello, fork by role, idle end; roles register by @role
     init            inside the container: from clone to execve
+    entering        a second process beside the first: from the host into a container
     runtime         from a start plan to a waiting init, and a second process beside it
     logs            log drivers: write, rotate, follow
 CONTENT     bytes that have a digest
@@ -3624,7 +3625,8 @@ def _store_connect(store: Store) -> Any:
         db = sqlite.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version < SCHEMA_VERSION:
-            _store_create(db)
+            with store.lock("schema"):     # the change to WAL does not wait for others, it fails
+                _store_create(db)
         elif version > SCHEMA_VERSION:
             raise EngineError(f"{path} was written by a newer engine (schema {version})")
         db.execute("PRAGMA cache_size=-256")
@@ -8812,7 +8814,7 @@ def init_terminal(birth: Birth) -> None:
     if not birth.terminal:
         return
     pts = path_make(birth.root, "/dev/pts")
-    devpts = os.open(f"/proc/self/fd/{pts}", O_DIR)
+    devpts = os.open(".", O_DIR, dir_fd=pts)
     os.close(pts)
     birth.terminal, number = pty_open(devpts)
     os.close(devpts)
@@ -8991,37 +8993,50 @@ def init_user(birth: Birth) -> None:
         _table_read("/etc/passwd"), _table_read("/etc/group"))
 
 
+def init_stdio_own(birth: Birth) -> None:
+    """The streams belong to the user, so that /dev/stdout can be opened again."""
+    if birth.terminal:
+        os.fchown(birth.slave, birth.uid, -1)
+        return
+    for fd in birth.stdio:
+        # Our pipes only: stdin may be /dev/null, which is the host's.
+        if birth.uid and os.fstat(fd).st_mode & S_IFMT == S_IFIFO:
+            os.fchown(fd, birth.uid, -1)
+
+
 def init_stdio(birth: Birth) -> None:
-    """Descriptors 0, 1 and 2, owned by the user so that /dev/stdout can be opened again."""
+    """Descriptors 0, 1 and 2, and the controlling terminal."""
+    fds = birth.stdio
     if birth.terminal:
         pty_control(birth.slave)
-        os.fchown(birth.slave, birth.uid, -1)
         fds = (birth.slave, birth.slave, birth.slave)
-    else:
-        fds = birth.stdio
-        for fd in fds:
-            # Our pipes only: stdin may be /dev/null, which is the host's.
-            if birth.uid and os.fstat(fd).st_mode & S_IFMT == S_IFIFO:
-                os.fchown(fd, birth.uid, -1)
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
 
 
-def init_limits(birth: Birth) -> None:
-    """Resource limits and the OOM score; going above the hard limit may not be ours to do."""
-    warnings = rlimits_apply(birth.process.get("rlimits", ()))
+def init_oom_score(birth: Birth) -> None:
+    """The OOM score, by the host's /proc; lowering it may not be ours to do."""
     score = birth.process.get("oomScoreAdj")
-    if score is not None:
-        try:
-            fd = open_in_root(birth.root, "/proc/self/oom_score_adj", os.O_WRONLY)
-            os.write(fd, str(score).encode())
-            os.close(fd)
-        except OSError as refused:
-            if refused.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
-                raise
-            warnings.append(f"oom_score_adj {score}: {refused.strerror}")
-    for warning in warnings:
-        birth.channel.send(json_text({"warning": warning}).encode())
+    if score is None:
+        return
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(fd, str(score).encode())
+        os.close(fd)
+    except OSError as refused:
+        if refused.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
+            raise
+        _warn(birth, f"oom_score_adj {score}: {refused.strerror}")
+
+
+def init_limits(birth: Birth) -> None:
+    """Resource limits; going above the hard limit may not be ours to do."""
+    for warning in rlimits_apply(birth.process.get("rlimits", ())):
+        _warn(birth, warning)
+
+
+def _warn(birth: Birth, warning: str) -> None:
+    birth.channel.send(json_text({"warning": warning}).encode())
 
 
 def init_keyring(birth: Birth) -> None:
@@ -9196,30 +9211,13 @@ def status_code(status: int) -> int:
     return os.WEXITSTATUS(status)
 
 
-# ---- a second process beside the first
-
-def exec_read(birth: Birth) -> None:
-    """The document of an exec, from the memfd that came with the request."""
-    size = os.fstat(birth.document).st_size
-    birth.spec = json_parse(os.pread(birth.document, size, 0))
-    birth.process = process_check(birth.spec["process"])
-
-
-def exec_join(birth: Birth) -> None:
-    """Enter the container. Joining its mount namespace also moves root and cwd to its root."""
-    imports_freeze()
-    for name, fd in birth.joins:
-        if name != "pid":                   # the monitor entered it before the clone
-            ns_join(fd, name)
-    birth.root = os.open("/", O_DIR)
-
-
 INIT_STEPS = (
     init_alone,             # before anybody can see us
     init_cgroup,            # limits hold for everything that follows
     init_cgroup_namespace,  # its root is the cgroup just entered
     init_join,
     init_read,
+    init_oom_score,         # while /proc is the host's
     init_network,
     init_hostname,
     init_root_attach,
@@ -9231,6 +9229,7 @@ INIT_STEPS = (
     init_root_enter,
     init_paths_hide,        # our own /proc and /dev are there
     init_user,              # by the image's passwd
+    init_stdio_own,
     init_stdio,
     init_limits,
     init_keyring,
@@ -9241,17 +9240,79 @@ INIT_STEPS = (
     init_exec,
 )
 
+
+# =============================================================================
+# entering -- a second process beside the first: from the host into a container
+# =============================================================================
+# Runs in: init (a process executed in a running container).
+# Refs: setns(2), pid_namespaces(7), ptrace(2), CVE-2016-9962, CVE-2024-21626
+#
+# A container's processes may look into whatever they see in their pid namespace; those with
+# CAP_SYS_PTRACE may even write into it. So a process that comes from the host enters all else
+# first, closes the host's descriptors, takes the container's user, capabilities and filter, and
+# only then gives birth, into the pid namespace, to the one that becomes the program. The monitor is
+# that one's parent (CLONE_PARENT). EXEC_STEPS has the order; most steps are those of section init.
+
+def exec_read(birth: Birth) -> None:
+    """The document of an exec, from the memfd that came with the request."""
+    size = os.fstat(birth.document).st_size
+    birth.spec = json_parse(os.pread(birth.document, size, 0))
+    birth.process = process_check(birth.spec["process"])
+
+
+def exec_join(birth: Birth) -> None:
+    """Enter the container. Joining its mount namespace also moves root and cwd to its root.
+
+    Its pid namespace takes effect for our child only: until exec_split nobody in the container sees
+    this process, which has been the host's.
+    """
+    imports_freeze()
+    for name, fd in birth.joins:
+        ns_join(fd, name)
+    birth.root = os.open("/", O_DIR)
+
+
+def exec_descriptors(birth: Birth) -> None:
+    """Close what belongs to the host: the monitor's database, log, sockets (CVE-2016-9962)."""
+    kept = {0, 1, birth.root, birth.channel.fileno(), *(birth.stdio or ())}
+    kept.update(fd for fd in (birth.terminal, birth.slave) if fd and fd is not True)
+    os.dup2(1, 2)                           # /dev/null; it was the launcher's log
+    below = 2
+    for fd in sorted(kept - {0, 1}):
+        if fd > below + 1:
+            sys_close_range(below + 1, fd - 1, 0)
+        below = fd
+    sys_close_range(below + 1, 0xFFFFFFFF, 0)
+
+
+def exec_split(birth: Birth) -> None:
+    """Be born into the container's pid namespace, with the container's rights and nothing more.
+
+    A container with CAP_SYS_PTRACE may look into every process that it sees, so this one has by now
+    neither the host's root nor descriptors nor capabilities. The monitor is its parent.
+    """
+    pid = ns_clone(CLONE_PARENT)
+    if pid:
+        birth.channel.send(b'{"pid":%d}' % pid)
+        os._exit(0)
+    os.setsid()
+
+
 EXEC_STEPS = (
     init_alone,
     init_cgroup,
     exec_read,
+    init_oom_score,         # while /proc is the host's
     exec_join,
     init_terminal,
+    exec_descriptors,       # nothing of the host goes on from here
     init_user,
-    init_stdio,
+    init_stdio_own,
     init_limits,
     init_keyring,
-    init_confine,
+    init_confine,           # last of what needs privileges
+    exec_split,             # only now the container can see us
+    init_stdio,
     init_cwd,
     init_program,
     init_ready,
@@ -9275,6 +9336,7 @@ EXEC_STEPS = (
 #      clone: setns(2) changes it for children only, so one process less is needed than by entering
 #      it in the child.
 
+READY_PATIENCE = 20.0           # s
 PINNED = ("mount", "network", "pid", "ipc", "uts", "cgroup")     # namespaces of a running container
 NO_OVERLAY = "this kernel has no overlay file system (overlayfs), which containers need"
 
@@ -9411,7 +9473,7 @@ def _bear(birth: Birth, flags: int, steps: tuple, open_stdin: bool) -> Born:
         for fd in set(birth.stdio or ()):
             os.close(fd)
     try:
-        _ready_wait(ours, born)
+        _ready_wait(ours, born, birth.names is None)
         if flags or birth.names:
             for name in PINNED:
                 born.pins[name] = ns_open(born.pid, name)
@@ -9427,7 +9489,7 @@ def _bear(birth: Birth, flags: int, steps: tuple, open_stdin: bool) -> Born:
 
 def _clone_into(birth: Birth, flags: int) -> int:
     pid_ns = [fd for name, fd in birth.joins if name == "pid"]
-    if not pid_ns:
+    if not pid_ns or birth.names is None:   # an exec enters it at its own time: exec_split
         return ns_clone(flags, birth.cgroup)
     own = ns_open("self", "pid")
     pid = -1
@@ -9454,18 +9516,35 @@ def _stdio_open(birth: Birth, born: Born, open_stdin: bool) -> None:
     birth.stdio = (read, out, err)
 
 
-def _ready_wait(channel: _socket.socket, born: Born) -> None:
-    while True:
-        text, fds = fds_recv(channel, 1 << 16, 1)
+def _ready_wait(channel: _socket.socket, born: Born, splits: bool) -> None:
+    """Hear what the new process says until it is ready; it is killed when it says nothing.
+
+    One that `splits` (exec_split) also tells its successor's pid, before or after that is ready.
+    Whoever shares its pid namespace may stop it, and the monitor must not hang with it.
+    """
+    channel.settimeout(READY_PATIENCE)
+    is_ready = False
+    while splits or not is_ready:
+        try:
+            text, fds = fds_recv(channel, 1 << 16, 1)
+        except _socket.timeout:
+            os.kill(born.pid, 9)
+            raise init_refuse("the process was stopped before it was ready", 125) from None
         if not text:
             raise init_refuse("the process ended before it was ready", 125)
         answer = json_parse(text)
         if "ready" in answer:
             if fds:
                 born.terminal = fds[0]
-            return
+            is_ready = True
+            continue
         if "warning" in answer:
             born.warnings.append(answer["warning"])
+            continue
+        if "pid" in answer:                 # exec_split: the one that we made is gone
+            os.waitpid(born.pid, 0)
+            born.pid = answer["pid"]
+            splits = False
             continue
         failure = init_refuse(answer["error"], answer["exit"], answer["plain"])
         failure.status = answer["status"]
@@ -16629,6 +16708,10 @@ def _namespaces_resolve(containers: Containers, c: Container) -> tuple:
                                   " IPC (hint: use IpcMode:shareable for the donor container)")
             shm = {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
                    "root": f"/proc/{other.pid}/root", "options": ["rbind", "rprivate"]}
+        elif "CAP_SYS_PTRACE" in capabilities_resolve(other.host["CapAdd"], other.host["CapDrop"]):
+            # It could look into the new container's init while that still is the host's.
+            raise Unsupported(f"joining the PID namespace of container {ref}, which has SYS_PTRACE,"
+                              " is not supported by this engine yet")
         name = "net" if kind == "network" else kind
         join[kind] = f"/proc/{other.pid}/ns/{name}"
     return join, shm, donor
