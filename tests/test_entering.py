@@ -50,6 +50,7 @@ def test_the_oom_score_of_a_second_process(busybox):
 def test_the_pid_namespace_of_a_tracer_is_not_joined(busybox):
     id = busybox("run", "-d", "--cap-add", "SYS_PTRACE", "--network", "none", "busybox", "sleep",
                  "60").ok().out.strip()
-    done = busybox("run", "--rm", "--pid", f"container:{id}", "--network", "none", "busybox", "true")
+    done = busybox("run", "--rm", "--pid", "container:" + id, "--network", "none", "busybox",
+                   "true")
     assert done.code == 125 and "SYS_PTRACE" in done.err and len(done.err.splitlines()) == 1
     assert busybox("ps", "-aq").ok().out.split() == [id[:12]]
