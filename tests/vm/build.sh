@@ -42,9 +42,7 @@ kernel() { # SUITE ARCH: $K = folder with vmlinuz and lib/modules/VERSION, not c
     (cd "$K/deb" && apt-get download -q "$package" $modules) >"$K/log" 2>&1 || die "see $K/log"
     for package in "$K"/deb/*.deb; do dpkg -x "$package" "$K/x"; done
     mv "$(find "$K/x" -name 'vmlinuz*' -type f | head -1)" "$K/vmlinuz"
-    modules=$(find "$K"/x/lib/modules "$K"/x/usr/lib/modules -mindepth 1 -maxdepth 1 2>/dev/null |
-        head -1)
-    mv "$modules" "$K/lib/modules/"
+    find "$K/x" -type d -path '*/lib/modules/*' -prune -exec mv {} "$K/lib/modules/" \;
     find "$K/lib/modules" -name '*.ko.xz' -print0 | xargs -0r xz -d -T2
     find "$K/lib/modules" -name '*.ko.zst' -print0 | xargs -0r zstd -q -d --rm
     depmod -b "$K" "$(kernel_version)"

@@ -114,9 +114,31 @@ with gzip.open(sys.stdout.buffer, \"wb\", 1) as packed:
     mkdir "$work/tree"
     echo hello >"$work/tree/greeting"
     check import 0 "sha256:*" e import -c 'CMD ["cat", "/greeting"]' "$work/tree" greeting
+    compressions
     check tag 0 "" e tag tools tools:again
     check "rmi of one tag" 0 "Untagged: tools:again" e rmi tools:again
     check history 0 "*IMAGE*" e history tools
+}
+
+compressions() { # of a small tar: each needs a module of Python, or an extension in the archive
+    python3 - "$work" <<'P'
+import base64, bz2, gzip, lzma, sys, tarfile
+packed = base64.b64decode(
+    "KLUv/WAAB2UCALJDDBCg7fQnvab/rW1FGq/+zMwUBm2tkwxbc850Br7op8OF6v3vS9kwVk3uXXIjpuA5DgUKIJCbB/b9"
+    "9hyFMQDtD0hzzJxgUIDhROU=")
+with tarfile.open(sys.argv[1] + "/t.tar", "w") as tar:
+    tar.add(sys.argv[1] + "/tree/greeting", "greeting")
+with open(sys.argv[1] + "/t.tar", "rb") as file:
+    data = file.read()
+for name, content in (("gz", gzip.compress(data)), ("bz2", bz2.compress(data)),
+                      ("xz", lzma.compress(data)), ("zst", packed)):
+    with open(sys.argv[1] + "/t.tar." + name, "wb") as file:
+        file.write(content)
+P
+    for kind in gz bz2 xz zst; do
+        check "import of $kind" 0 "sha256:*" e import "$work/t.tar.$kind" "greeting:$kind"
+        e rmi "greeting:$kind" >/dev/null
+    done
 }
 
 run() { e run --rm $none "$@"; }
