@@ -136,6 +136,10 @@ for name, content in (("gz", gzip.compress(data)), ("bz2", bz2.compress(data)),
         file.write(content)
 P
     for kind in gz bz2 xz zst; do
+        if [ "$kind ${VM_NAME:-}" = "zst minimal" ]; then # no libpthread.so.0, which pyzstd asks for
+            one_line "import of zst" 1 "*zstd is not available*" e import "$work/t.tar.zst" zst
+            continue
+        fi
         check "import of $kind" 0 "sha256:*" e import "$work/t.tar.$kind" "greeting:$kind"
         e rmi "greeting:$kind" >/dev/null
     done
