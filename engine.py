@@ -7317,6 +7317,8 @@ def _modes_check(config: dict, host: dict) -> None:
         for wrong, text in conflicts:
             if wrong:
                 raise InvalidParameter(text)
+    if host["IpcMode"] == "container:":
+        raise InvalidParameter("can't join IPC of container : invalid name or ID supplied: \"\"")
     if host["UTSMode"] == "host" and config["Hostname"]:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
     if network == "host" and host["Links"]:
@@ -7522,10 +7524,22 @@ def network_verify(config: dict, host: dict, networking: dict) -> None:
                                    " host cannot be connected to any other network")
         if config["MacAddress"]:
             raise InvalidParameter("conflicting options: mac-address and the network mode")
+        _endpoint_verify(networking["EndpointsConfig"].get(mode) or {})
         return
     name = "bridge" if mode in ("", "default") else mode
     raise InvalidParameter(f'network "{name}" is not supported by this engine yet: use --network'
                            " none or --network host")
+
+
+def _endpoint_verify(endpoint: dict) -> None:
+    """What only a network of the user's own can have (moby validateEndpointSettings)."""
+    addresses = endpoint.get("IPAMConfig") or {}
+    if addresses.get("IPv4Address") or addresses.get("IPv6Address"):
+        raise InvalidParameter("invalid endpoint settings: user specified IP address is supported"
+                               " on user defined networks only")
+    if endpoint.get("Aliases"):
+        raise InvalidParameter("invalid endpoint settings: network-scoped alias is supported only"
+                               " for containers in user defined networks")
 
 
 def security_parse(options: list | None) -> dict:
@@ -11780,7 +11794,7 @@ def _layers_unpack(
     try:
         for index, item in enumerate(items):
             root = item.root = f"{lease.directory}/{index}/diff"
-            os.mkdir(f"{lease.directory}/{index}", 0o711)
+            os.mkdir(f"{lease.directory}/{index}", 0o710)
             _layer_root(root)
             while len(busy) >= workers:
                 _worker_answer(lease, busy)
@@ -15893,8 +15907,10 @@ def container_repair(store: Store, id: str) -> Container | None:
         # The monitor writes its last row before its socket's name goes, so the row is read second.
         hello = _monitor_hello(store, id)
         c = record_get(store, id)
-        if c is None:
-            _run_dir_remove(store, id)
+        if c is None and not hello:
+            _remains_remove(store, id)
+        elif c is None:
+            pass                        # its monitor is just clearing up
         elif c.is_running and c.boot_id != boot_id():
             _end_record(store, c, 255, "")
         elif c.is_running and not hello:
@@ -15924,10 +15940,7 @@ def _monitor_hello(store: Store, id: str) -> str:
 
 def _end_record(store: Store, c: Container, code: int, error: str) -> None:
     """What the monitor would have done at the end of its container."""
-    cgroup = cgroup_paths(cgroup_name(c))
-    cgroup.thaw()
-    cgroup.kill()
-    cgroup.remove()
+    _cgroup_end(cgroup_name(c))
     if not record_move(store, c.id, ("running", "paused"), "exited", pid=0, finished=time_now(),
                        exit_code=code, error=error, owner=""):
         return
@@ -15952,6 +15965,21 @@ def container_dispose(store: Store, c: Container) -> None:
         pass                            # nobody waits for the removal
     tree_remove(trash)
     _run_dir_remove(store, c.id)
+
+
+def _remains_remove(store: Store, id: str) -> None:
+    """Clear up after a container whose row is gone and whose monitor died before it was through."""
+    _cgroup_end("engine/" + id)
+    tree_remove(store.path("containers", id))
+    tree_remove(store.path("tmp", "removed-" + id))
+    _run_dir_remove(store, id)
+
+
+def _cgroup_end(name: str) -> None:
+    cgroup = cgroup_paths(name)
+    cgroup.thaw()
+    cgroup.kill()
+    cgroup.remove()
 
 
 def _run_dir_remove(store: Store, id: str) -> None:
@@ -16395,7 +16423,7 @@ class Containers:
         directory = self._store.path("containers", id)
         with undo_on_error() as undo:
             undo.callback(tree_remove, directory)
-            dir_ensure(directory, 0o711)
+            dir_ensure(directory, 0o710)
             for name in ("/upper", "/work"):
                 dir_ensure(directory + name, 0o755)
             record_insert(self._store, c)
@@ -16731,7 +16759,7 @@ def init_layer_make(store: Store) -> None:
         fd = os.open(f"{made}/diff/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         os.fchmod(fd, 0o644)
         os.close(fd)
-    os.chmod(made, 0o711)
+    os.chmod(made, 0o710)
     try:
         os.rename(made, store.path("init"))
     except OSError:
@@ -19642,6 +19670,15 @@ TOP_FLAGS = (
 )
 
 
+#: What config.json may say: (its key, the flag that it is the default of, commands that have it).
+CONFIG_DEFAULTS = (
+    ("detachKeys",   "detach_keys", ("container attach", "container exec", "container run",
+                                     "container start")),
+    ("imagesFormat", "format",      ("image ls",)),
+    ("psFormat",     "format",      ("container ls",)),
+)
+
+
 def _command_find(words: list) -> tuple:
     """(Command, name as called, remaining words); UsageError for what is no command."""
     first = words[0]
@@ -19755,7 +19792,35 @@ def _run(words: list) -> int:
         return 0
     _nargs_check(row, shown, len(args.rest))
     _top_check(top)
+    _config_apply(row, args)
     return _handler_run(row, args)
+
+
+def _config_read(top: Args) -> dict:
+    """The client's config.json; {} where there is none. One that is damaged is told, as in Docker.
+    """
+    directory = top.config if top.given("config") else os.environ.get("DOCKER_CONFIG")
+    path = (directory or os.environ.get("HOME", "/root") + "/.docker") + "/config.json"
+    try:
+        config = json_parse(file_read(path))
+        if isinstance(config, dict) and all(isinstance(config.get(key, ""), str)
+                                            for key, _, _ in CONFIG_DEFAULTS):
+            return config
+        reason = "not an object whose formats and keys are texts"
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as wrong:
+        reason = error_text(wrong)
+    print_error(f"WARNING: Error loading config file: {path}: {reason}")
+    return {}
+
+
+def _config_apply(row: Command, args: Args) -> None:
+    """Let config.json stand in for the flags that were not given; the file is read for those only.
+    """
+    for key, flag, names in CONFIG_DEFAULTS:
+        if row.name in names and getattr(args, flag, None) == "" and not getattr(args, "quiet", 0):
+            setattr(args, flag, _config_read(args.top).get(key, ""))
 
 
 def _handler_run(row: Command, args: Args) -> int:

@@ -246,3 +246,57 @@ def test_streams_that_are_closed_or_full(redirection, code, err):
     top = os.path.dirname(os.path.abspath(engine.__file__))
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=top, timeout=20)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", err)
+
+
+# --- the client's configuration file ---
+
+
+@pytest.fixture
+def told(monkeypatch, tmp_path):
+    """told(config text, *words) -> (what the command's handler got, errors)."""
+
+    def call(text, *words, env=True):
+        (tmp_path / "config.json").write_text(text)
+        monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+        if env:
+            monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+        seen = []
+        for row in {id(row): row for row in engine.COMMANDS.values()}.values():
+            monkeypatch.setattr(row, "handler", lambda client, args: seen.append(args))
+        monkeypatch.setattr(engine, "client_local", lambda *roots: None)
+        monkeypatch.setattr(engine, "_streams_prepare", lambda: None)
+        errors = []
+        monkeypatch.setattr(engine, "print_error", errors.append)
+        assert engine.cli_main(list(words)) == 0
+        return seen[0], "\n".join(errors)
+
+    return call
+
+
+@pytest.mark.parametrize("key, words, flag", [
+    ("psFormat", ("ps",), "format"), ("psFormat", ("container", "ls"), "format"),
+    ("imagesFormat", ("images",), "format"), ("detachKeys", ("attach", "web"), "detach_keys"),
+    ("detachKeys", ("run", "-it", "busybox"), "detach_keys"),
+    ("detachKeys", ("exec", "web", "sh"), "detach_keys"),
+    ("detachKeys", ("start", "-a", "web"), "detach_keys"),
+])
+def test_config_json_gives_defaults(told, key, words, flag):
+    text = '{"%s": "mine", "auths": {}}' % key
+    assert getattr(told(text, *words)[0], flag) == "mine"
+    assert getattr(told("{}", *words)[0], flag) == ""
+
+
+def test_a_flag_goes_before_config_json(told, tmp_path):
+    assert told('{"psFormat": "mine"}', "ps", "--format", "own")[0].format == "own"
+    assert told('{"psFormat": "mine"}', "ps", "-q")[0].format == ""
+    assert told('{"detachKeys": "a"}', "attach", "--detach-keys", "b", "w")[0].detach_keys == "b"
+    words = ("--config", str(tmp_path), "ps")
+    assert told('{"psFormat": "mine"}', *words, env=False)[0].format == "mine"
+    assert told('{"psFormat": "mine"}', "ps", env=False)[0].format == ""
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"psFormat": 1}', "\x00"])
+def test_a_damaged_config_json_is_a_warning(told, text):
+    args, errors = told(text, "ps")
+    assert args.format == "" and errors.startswith("WARNING: Error loading config file: ")
+    assert "config.json" in errors and len(errors.splitlines()) == 1

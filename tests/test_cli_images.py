@@ -7,6 +7,7 @@ import os
 
 import engine
 import pytest
+from command_help import command_runner
 
 ID = "sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"
 IMAGE = {
@@ -57,16 +58,10 @@ class Fake:
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    def call(*words, answers=None, fake=None):
-        client = fake or Fake(answers or {})
-        monkeypatch.setattr(engine, "client_local", lambda *roots: client)
-        monkeypatch.setattr(engine, "_streams_prepare", lambda: None)
-        errors = []
-        monkeypatch.setattr(engine, "print_error", errors.append)
-        code = engine.cli_main(list(words))
-        return code, capsys.readouterr().out, "\n".join(errors), client
+    def client(answers=None, fake=None):
+        return fake or Fake(answers or {})
 
-    return call
+    return command_runner(monkeypatch, capsys, client)
 
 
 # --- ls ---

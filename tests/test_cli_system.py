@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import engine
 import pytest
+from command_help import command_runner
 
 SERVER = {
     "Platform": {"Name": "engine.pyz 0.1.0"},
@@ -106,16 +107,10 @@ def zone(monkeypatch):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    def call(*words, answers=None):
-        client = Fake({"/version": SERVER, "/info": INFO} if answers is None else answers)
-        monkeypatch.setattr(engine, "client_local", lambda *roots: client)
-        monkeypatch.setattr(engine, "_streams_prepare", lambda: None)
-        errors = []
-        monkeypatch.setattr(engine, "print_error", errors.append)
-        code = engine.cli_main(list(words))
-        return code, capsys.readouterr().out, "\n".join(errors), client
+    def client(answers=None):
+        return Fake({"/version": SERVER, "/info": INFO} if answers is None else answers)
 
-    return call
+    return command_runner(monkeypatch, capsys, client)
 
 
 # --- version ---

@@ -177,3 +177,28 @@ def test_a_starter_that_is_killed(box):  # noqa: F811
             time.sleep(0.01)
         assert box.containers.find(id).state in ("created", "running")
         box.containers.remove(id, force=True)
+
+
+@pytest.mark.root
+def test_what_a_monitor_killed_at_the_very_end_leaves_is_swept(bare_box):  # noqa: F811
+    """The row of a --rm container is gone, its directory is on the way out, nobody cleared up."""
+    store, id = bare_box.store, engine.id_new()
+    trash = store.path("tmp", "removed-" + id)
+    cgroup = engine.cgroup_paths("engine/" + id)
+    cgroup.create()
+    for path in (trash + "/upper/x", store.run_path("containers", id)):
+        os.makedirs(path)
+    assert engine.container_repair(store, id) is None
+    assert not os.path.exists(trash)
+    assert not os.path.exists(store.run_path("containers", id))
+    assert [path for path in cgroup.paths() if os.path.exists(path)] == []
+
+
+@pytest.mark.root
+def test_a_directory_without_a_row_is_swept_too(bare_box):  # noqa: F811
+    """The monitor was killed after its row was gone and before the directory was moved away."""
+    store, id = bare_box.store, engine.id_new()
+    os.makedirs(store.path("containers", id, "upper"))
+    os.makedirs(store.run_path("containers", id))
+    assert engine.container_repair(store, id) is None
+    assert os.listdir(store.path("containers")) == os.listdir(store.run_path("containers")) == []

@@ -341,3 +341,23 @@ def test_log_limits_refused():
     for options in ({"max-size": "0"}, {"max-file": "0"}, {"max-file": "x"}, {"compress": "true"}):
         with pytest.raises(ValueError):
             engine.log_limits(options)
+
+
+@pytest.mark.parametrize("endpoint, text", [
+    ({"IPAMConfig": {"IPv4Address": "1.2.3.4"}},
+     "user specified IP address is supported on user defined networks only"),
+    ({"IPAMConfig": {"IPv6Address": "fd00::1"}},
+     "user specified IP address is supported on user defined networks only"),
+    ({"Aliases": ["db"]},
+     "network-scoped alias is supported only for containers in user defined networks"),
+])
+@pytest.mark.parametrize("mode", ["none", "host"])
+def test_what_only_networks_of_the_user_have_is_not_ignored(mode, endpoint, text):
+    config, host, _ = checked({"NetworkMode": mode})
+    with pytest.raises(engine.InvalidParameter, match=text):
+        engine.network_verify(config, host, {"EndpointsConfig": {mode: endpoint}})
+
+
+def test_a_container_without_a_name_is_no_ipc_mode():
+    with pytest.raises(engine.InvalidParameter, match="can't join IPC of container : invalid name"):
+        checked({"IpcMode": "container:"})

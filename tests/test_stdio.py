@@ -13,6 +13,15 @@ def store(engine, busybox):
     return engine.Store(busybox.roots.data, busybox.roots.run)
 
 
+def attached(engine, store, id):
+    """A socket that gets the container's output as it is."""
+    ours, theirs = socket.socketpair()
+    message = {"verb": "attach", "stdout": True, "stderr": True, "mux": False}
+    engine.monitor_call(store, id, message, [theirs.fileno()], start=True)
+    theirs.close()
+    return ours
+
+
 @pytest.mark.root
 def test_output_is_binary_safe_and_in_order(busybox):
     program = "for n in $(seq 300); do echo out$n; echo err$n >&2; done; printf '\\000\\377\\200'"
@@ -31,15 +40,7 @@ def test_a_client_that_does_not_read_stops_the_writer_and_nothing_else(engine, b
         "-c",
         "yes 0123456789012345678901234567890123456789 | head -c 30000000; echo end",
     ).out.strip()
-    ours, theirs = socket.socketpair()
-    engine.monitor_call(
-        store,
-        id,
-        {"verb": "attach", "stdout": True, "stderr": True, "mux": False},
-        [theirs.fileno()],
-        start=True,
-    )
-    theirs.close()
+    ours = attached(engine, store, id)
     busybox("start", id).ok()
     time.sleep(0.5)
     assert state(busybox, id)["Running"], "the writer must be waiting"
@@ -70,19 +71,10 @@ def test_stdin_goes_in_and_its_end_too(busybox):
 @pytest.mark.root
 def test_many_clients_see_the_same(engine, busybox, store):
     id = busybox("create", *NONE, "busybox", "sh", "-c", "seq 1000").out.strip()
-    pairs = [socket.socketpair() for _ in range(5)]
-    for _, theirs in pairs:
-        engine.monitor_call(
-            store,
-            id,
-            {"verb": "attach", "stdout": True, "stderr": True, "mux": False},
-            [theirs.fileno()],
-            start=True,
-        )
-        theirs.close()
+    clients = [attached(engine, store, id) for _ in range(5)]
     busybox("start", id).ok()
     expected = b"".join(b"%d\n" % n for n in range(1, 1001))
-    for ours, _ in pairs:
+    for ours in clients:
         seen = b""
         while True:
             data = ours.recv(1 << 16)
