@@ -8513,7 +8513,7 @@ DEVICES_DEFAULT = (
 )
 DEVICE_LINKS = (
     ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"), ("core", "/proc/kcore"),
+    ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"),
 )
 # fmt: on
 S_IFMT, S_IFCHR, S_IFDIR, S_IFIFO = 0o170000, 0o020000, 0o040000, 0o010000     # inode(7)
@@ -8704,7 +8704,7 @@ def _mount_put(root: int, mount: dict) -> None:
         if kind == "cgroup":
             _cgroup_put(target, options)
         else:
-            fd = mount_new(kind, options)
+            fd = mount_new(kind, [*options, "source=" + mount["source"]])
             mount_attach(fd, target)
             os.close(fd)
     os.close(target)
@@ -8803,7 +8803,8 @@ def init_devices(birth: Birth) -> None:
                        os.makedev(device["major"], device["minor"]),
                        (device.get("uid", 0), device.get("gid", 0)))
             os.close(at)
-        for name, target in DEVICE_LINKS:
+        kcore = (("core", "/proc/kcore"),) if os.path.exists("/proc/kcore") else ()
+        for name, target in DEVICE_LINKS + kcore:
             try:
                 os.symlink(target, name, dir_fd=dev)
             except FileExistsError:
@@ -16046,10 +16047,47 @@ LIST_KEYS = ("ancestor", "before", "exited", "expose", "health", "id", "is-task"
              "label", "name", "network", "publish", "since", "status", "volume")
 
 
-def networks_show(c: Container) -> dict:
-    """The networks that a container is in: {"none": {...}}; none of its own when it shares one."""
+def networks_show(c: Container, ids: dict) -> dict:
+    """The networks that a container is in: {"none": {...}}; none of its own when it shares one.
+
+    `ids` is network_ids(): as in Docker a network has one for a container that has been started.
+    """
     mode = c.host["NetworkMode"]
-    return {} if mode.startswith("container:") else {mode: dict(ENDPOINT_NONE)}
+    if mode.startswith("container:"):
+        return {}
+    return {mode: {**ENDPOINT_NONE, "NetworkID": ids.get(mode, "") if c.started else "",
+                   "EndpointID": _run_id(c, _ENDPOINT_SALT)}}
+
+
+def network_ids(store: Store) -> dict:
+    """{name of a network: its id}, of those that a container was ever started with."""
+    rows = store.rows("SELECT key, value FROM meta WHERE key LIKE 'network:%'")
+    return {key[8:]: value for key, value in rows}
+
+
+def network_id_ensure(store: Store, name: str) -> None:
+    """Give a network its id, which it keeps, when its first container starts."""
+    key = "network:" + name
+    if store.row("SELECT 1 FROM meta WHERE key = ?", key) is None:
+        with store.write() as db:
+            db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (key, id_new()))
+
+
+_ENDPOINT_SALT, _SANDBOX_SALT = 0xF39CC0605CEDC835 << 130 | 1, 0x9E3779B97F4A7C15 << 130 | 1
+
+
+def _run_id(c: Container, salt: int) -> str:
+    """An id for one run of a container: another one at its next start, "" when it does not run."""
+    return f"{(int(c.id, 16) ^ c.started * salt) % (1 << 256):064x}" if c.is_running else ""
+
+
+def _network_show(store: Store, c: Container) -> dict:
+    """NetworkSettings. The sandbox's key is a path that `nsenter --net=` can enter."""
+    out = {**NETWORK_NONE, "Networks": networks_show(c, network_ids(store))}
+    if c.is_running and out["Networks"]:
+        out["SandboxID"] = _run_id(c, _SANDBOX_SALT)
+        out["SandboxKey"] = f"/proc/{c.pid}/ns/net"
+    return out
 
 
 def container_show(store: Store, c: Container, size: bool = False) -> dict:
@@ -16075,7 +16113,7 @@ def container_show(store: Store, c: Container, size: bool = False) -> dict:
         out["SizeRw"], out["SizeRootFs"] = sizes_show(store, c)
     out["Mounts"] = []
     out["Config"] = config_show(config, CONFIG)
-    out["NetworkSettings"] = {**NETWORK_NONE, "Networks": networks_show(c)}
+    out["NetworkSettings"] = _network_show(store, c)
     return out
 
 
@@ -16147,8 +16185,10 @@ def exec_ids(store: Store, c: Container) -> list:
 
 # ---- lists ----
 
-def summary_show(c: Container, image: str, now: int) -> dict:
-    """One entry of GET /containers/json; `image` is the name to show for its image."""
+def summary_show(c: Container, image: str, now: int, networks: dict) -> dict:
+    """One entry of GET /containers/json; `image` is the name to show for its image, `networks` what
+    network_ids says.
+    """
     words = [c.document["Path"]]
     words += [f"'{word}'" if " " in word else word for word in c.document["Args"]]
     summary = {"NetworkMode": c.host["NetworkMode"]}
@@ -16158,7 +16198,8 @@ def summary_show(c: Container, image: str, now: int) -> dict:
         "Id": c.id, "Names": ["/" + c.name], "Image": image, "ImageID": c.image,
         "Command": " ".join(words), "Created": c.created // SECOND, "Ports": [],
         "Labels": c.config["Labels"] or {}, "State": c.status, "Status": state_text(c, now),
-        "HostConfig": summary, "NetworkSettings": {"Networks": networks_show(c)}, "Mounts": []}
+        "HostConfig": summary, "NetworkSettings": {"Networks": networks_show(c, networks)},
+        "Mounts": []}
 
 
 def _exited_codes(values: list) -> list:
@@ -16196,7 +16237,7 @@ def _stays_exited(c: Container, filters: dict) -> bool:
 
 
 def _stays_network(c: Container, filters: dict) -> bool:
-    return any(name in networks_show(c) for name in filters["network"])
+    return c.host["NetworkMode"] in filters["network"]      # list() has made names of ids
 
 
 def _stays_port(c: Container, filters: dict) -> bool:
@@ -16562,6 +16603,8 @@ class Containers:
             files = {path: f"{store.path('containers', donor.id)}/{os.path.basename(path)}"
                      for path in files}
         init_layer_make(store)
+        if not mode_container(c.host["NetworkMode"]):
+            network_id_ensure(store, c.host["NetworkMode"])
         spec = spec_build(c, hostname=hostname, files=files, join=join, shm=shm)
         file_write(bundle + "/config.json", json_text(spec).encode("utf-8", "surrogateescape"),
                    0o600)
@@ -16666,18 +16709,21 @@ class Containers:
         filters = filters or {}
         images = self._engine.images
         ancestors = None
+        networks, names = network_ids(self._store), {}
+        if "network" in filters:
+            known = {id: name for name, id in networks.items()}
+            filters = {**filters, "network": [known.get(text, text) for text in filters["network"]]}
         if "ancestor" in filters:
             ancestors = {id for ref in filters["ancestor"] for id in images.ids_of(ref)}
         chosen = list_select(self.all(), everything=everything, limit=limit, filters=filters,
                              ancestors=ancestors)
         now = time_now()
-        names: dict = {}
         out = []
         for c in chosen:
             key = c.config["Image"], c.image
             if key not in names:
                 names[key] = key[0] if c.image in images.ids_of(key[0]) else c.image
-            entry = summary_show(c, names[key], now)
+            entry = summary_show(c, names[key], now, networks)
             if size:
                 entry["SizeRw"], entry["SizeRootFs"] = sizes_show(self._store, c)
             out.append(entry)
@@ -16756,8 +16802,8 @@ def init_layer_make(store: Store) -> None:
     for name in INIT_DIRS:
         dir_ensure(f"{made}/diff/{name}", 0o755)
     for name in INIT_FILES:
-        fd = os.open(f"{made}/diff/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        os.fchmod(fd, 0o644)
+        fd = os.open(f"{made}/diff/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+        os.fchmod(fd, 0o755)
         os.close(fd)
     os.chmod(made, 0o710)
     try:
@@ -21035,6 +21081,10 @@ def _body_networks(body: dict, args: Args) -> None:
     body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
 
 
+#: Lists of a HostConfig that the docker CLI sends empty where others are null.
+SENT_EMPTY = ("Dns", "DnsOptions", "DnsSearch", "BlkioWeightDevice", "BlkioDeviceReadBps",
+              "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "Devices",
+              "Ulimits")
 BODY_STEPS = (_body_process, _body_attach, _body_health, _body_restart, _body_storage,
               _body_devices, _body_security, _body_limits, _body_ports, _body_networks)
 
@@ -21045,7 +21095,7 @@ def create_body(args: Args) -> dict:
         if args.given(name):
             raise UsageError(f'"--{name}" is only supported on a Docker daemon running on windows, '
                              "but the Docker daemon is running on linux")
-    body: dict = {"HostConfig": {}}
+    body: dict = {"HostConfig": {"PortBindings": {}, **{name: [] for name in SENT_EMPTY}}}
     body_fill(body, args, CREATE_FLAGS)
     for step in BODY_STEPS:
         step(body, args)

@@ -47,6 +47,17 @@ def test_as_docker(line, want, monkeypatch):
     assert made(line) == (json.loads(want.replace("$PWD", str(DATA))) if want[0] == "{" else want)
 
 
+def test_what_is_sent_empty_is_shown_empty():
+    args = engine.flags_parse(engine.CREATE_FLAGS, ["--network", "none", "i"], interspersed=False)
+    host = engine._create_checked(args)["HostConfig"]
+    names = "Dns DnsOptions DnsSearch BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps"
+    names += " BlkioDeviceReadIOps BlkioDeviceWriteIOps Devices Ulimits"
+    assert {name: value for name, value in host.items() if value in ({}, [])} == {
+        "PortBindings": {},
+        **{name: [] for name in names.split()},
+    }
+
+
 def test_every_target_is_a_field_of_the_api():
     for flag in engine.CREATE_FLAGS:
         if flag.target.startswith("HostConfig."):

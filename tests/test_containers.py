@@ -189,14 +189,15 @@ def test_run_and_remove_leaves_nothing(box):  # noqa: F811
 
 @pytest.mark.root
 def test_what_the_process_sees(box):  # noqa: F811
-    script = "hostname; id -u; id -G; pwd; echo $A $B $HOME; cat /etc/hostname; ls -d /.dockerenv"
+    script = "hostname; id -u; id -G; pwd; echo $A $B $HOME; cat /etc/hostname; stat -c %a /.docke*"
+    script += "; grep -o '^shm /dev/shm' /proc/mounts; test -L /dev/core; echo $?"
     out = box.run(
         "sh", "-c", script, host={"GroupAdd": ["extra", "4000"]}, User="user", Hostname="box",
         WorkingDir="/made/here", Env=["B=2"],
     )[0]
     assert out.decode().split("\n")[:-1] == [
         "box", "1000", "1000 29 2000 4000", "/made/here", "image 2 /home/user", "box",
-        "/.dockerenv",
+        "755", "shm /dev/shm", str(int(not os.path.exists("/proc/kcore"))),
     ]
 
 

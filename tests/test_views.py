@@ -59,6 +59,29 @@ def test_inspect_keys_and_values(store):
     assert shown["ExecIDs"] is None and shown["LogPath"] == ""
 
 
+def test_networks_while_it_runs_and_after(store):
+    engine.network_id_ensure(store, "none")
+    engine.network_id_ensure(store, "none")
+    ids = engine.network_ids(store)
+    assert list(ids) == ["none"] and len(ids["none"]) == 64
+    states = {"new": "created", "up": "running", "over": "exited"}
+    shown = {
+        name: engine.container_show(store, made(store, name, state=state))["NetworkSettings"]
+        for name, state in states.items()
+    }
+    networks = {name: each["Networks"]["none"] for name, each in shown.items()}
+    assert [networks[name]["NetworkID"] for name in states] == ["", ids["none"], ids["none"]]
+    assert networks["new"]["EndpointID"] == networks["over"]["EndpointID"] == ""
+    assert shown["new"]["SandboxID"] == shown["over"]["SandboxKey"] == ""
+    up = {networks["up"]["EndpointID"], shown["up"]["SandboxID"]}
+    assert sorted(map(len, up)) == [64, 64]
+    assert shown["up"]["SandboxKey"] == "/proc/0/ns/net"
+    c = engine.record_find(store, "up")
+    engine.record_move(store, c.id, ("running",), "running", started=c.started + 1)
+    again = engine.container_show(store, engine.record_find(store, "up"))["NetworkSettings"]
+    assert again["SandboxID"] not in up and again["Networks"]["none"]["EndpointID"] not in up
+
+
 def test_inspect_with_size(store):
     c = made(store, "web")
     upper = store.path("containers", c.id, "upper")
@@ -73,7 +96,7 @@ def test_inspect_with_size(store):
 
 def test_summary(store):
     c = made(store, "web", "sh", "-c", "a b", Labels={"l": "1"})
-    shown = engine.summary_show(c, "busybox", engine.time_now())
+    shown = engine.summary_show(c, "busybox", engine.time_now(), {"none": "9" * 64})
     assert shown["Command"] == "sh -c 'a b'" and shown["Names"] == ["/web"]
     assert shown["Ports"] == shown["Mounts"] == [] and shown["State"] == "created"
     assert isinstance(shown["Created"], int)
