@@ -12,9 +12,11 @@ GROUND      what everything stands on
     grammar         Go templates as text: tokens and tree; pure
     templates       Go templates: the language of --format; pure
     tables          rows through a template, in columns: table, json and custom formats; pure
+    notices         the daemon's log: one line each on stderr, as text or as JSON
     wire            HTTP/1.1 heads, chunked, Docker's stream frames: bytes in, bytes out; pure
     files           atomic write, locks, removing a tree, where the roots are
     store           the SQLite database: schema, migrations, transactions; the data and run roots
+    configuration   what a daemon decided for every command: RUN/daemon.json, while it lives
 KERNEL      Linux as Python; has never heard of containers
     syscalls        libc and raw syscalls bound once; -1 becomes OSError
     paths           paths that cannot leave a root, and watching a directory
@@ -59,6 +61,7 @@ OBJECTS     the things users name
 DOORS       protocols coming in
     http            request, response, routes, hijack: the router that in-process callers use too
     api_system      Docker Engine API endpoints: ping, version, info, events
+    api_absent      Docker Engine API endpoints that are not there: 501, no swarm, no plugins
     api_images      Docker Engine API endpoints: images
     api_containers  Docker Engine API endpoints: containers and exec
 HANDS       the user's side
@@ -2866,6 +2869,59 @@ def format_rows(form: str, rows: Iterable[dict[str, Any]], headers: Mapping[str,
 
 
 # =============================================================================
+# notices -- the daemon's log: one line each on stderr, as text or as JSON
+# =============================================================================
+# Runs in: daemon.   Refs: sirupsen/logrus text_formatter.go and json_formatter.go
+#
+# A notice is written by one write(2), so lines of several threads never mix and need no lock. Its
+# form is that of dockerd's log, which people's collectors parse: time, level and message, then what
+# was given by name. Until notices_open is called nothing is written, so that code which any process
+# runs may say what only a daemon's log should hold.
+
+NOTICE_LEVELS = {"panic": 0, "fatal": 1, "error": 2, "warn": 3, "info": 4, "debug": 5, "trace": 6}
+NOTICE_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
+
+
+def notices_open(level: str = "info", form: str = "text") -> None:
+    """From now on notices up to this level (a name of NOTICE_LEVELS) go to stderr.
+
+    `form` is "text" or "json".
+    """
+    notice.open = NOTICE_LEVELS[level.lower()], form        # type: ignore[attr-defined]
+
+
+def notices_close() -> None:
+    """Write no more notices in this process."""
+    notice.open = -1, ""                                    # type: ignore[attr-defined]
+
+
+def notice(level: str, text: str, /, **fields: Any) -> None:
+    """One line in the daemon's log: notice("warn", "slow disk", seconds=3)."""
+    limit, form = getattr(notice, "open", (-1, ""))
+    if NOTICE_LEVELS[level] > limit:
+        return
+    shown = "warning" if level == "warn" else level
+    when = time_fixed_local(time_now())
+    if form == "json":
+        row = {**fields, "level": shown, "msg": text, "time": when}
+        line = json_text({key: row[key] for key in sorted(row)})
+    else:
+        row = {"time": when, "level": shown, "msg": text}
+        row.update((key, fields[key]) for key in sorted(fields))
+        line = " ".join(f"{key}={_notice_value(value, key == 'time')}"
+                        for key, value in row.items())
+    try:
+        os.write(2, line.encode("utf-8", "backslashreplace") + b"\n")
+    except OSError:
+        pass                            # a log that is closed or full must not stop the daemon
+
+
+def _notice_value(value: Any, quoted: bool = False) -> str:
+    text = go_text(value)
+    return quote(text) if quoted or not NOTICE_PLAIN.issuperset(text) else text
+
+
+# =============================================================================
 # wire -- HTTP/1.1 heads, chunked, Docker's stream frames: bytes in, bytes out; pure
 # =============================================================================
 # Runs in: all roles.   Refs: RFC 9112, RFC 9110 section 5, Docker Engine API "Stream format"
@@ -3739,6 +3795,70 @@ def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET,
     finally:
         os.close(at)
 
+
+
+# =============================================================================
+# configuration -- what a daemon decided for every command: RUN/daemon.json, while it lives
+# =============================================================================
+# Runs in: all roles.   Refs: moby daemon/config
+#
+# A daemon decides what a container gets that asked for nothing: log driver, /dev/shm, limits, init.
+# Commands that work without it must come to the same, so the daemon writes its effective
+# configuration, with the names of daemon.json, to RUN/daemon.json, and whoever makes or starts a
+# container reads it there. It counts while that daemon lives and not longer: it holds a lock on
+# the file, which ends with the process however that ends. Without a daemon the values below hold.
+
+CONFIGURATION: dict[str, Any] = {
+    "debug": False, "default-cgroupns-mode": "private", "default-ipc-mode": "private",
+    "default-shm-size": 64 << 20,       # moby config.DefaultShmSize
+    "default-ulimits": [], "features": {}, "hosts": [], "http-proxy": "", "https-proxy": "",
+    "init": False, "insecure-registries": [], "labels": [], "live-restore": True,
+    "log-driver": "json-file", "log-opts": {}, "max-concurrent-downloads": 3,
+    "max-concurrent-uploads": 5, "max-download-attempts": 5, "no-new-privileges": False,
+    "no-proxy": "", "registry-mirrors": [], "seccomp-profile": "builtin", "shutdown-timeout": 15,
+    "tls": False, "tlsverify": False,
+}
+CONFIGURATION_FILE = "daemon.json"
+
+
+def configuration_read(run: str) -> dict:
+    """What the daemon of a run root decided, else the defaults: {"log-driver": "json-file", ...}.
+
+    Every key of CONFIGURATION is there.
+    """
+    import fcntl
+    path = f"{run}/{CONFIGURATION_FILE}"
+    while True:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return CONFIGURATION        # none, or of somebody else
+        try:
+            fcntl.flock(fd, 5)          # LOCK_SH | LOCK_NB
+            if os.fstat(fd).st_nlink:
+                return CONFIGURATION    # whose daemon is gone
+        except BlockingIOError:         # its daemon holds it
+            return {**CONFIGURATION, **json_parse(os.read(fd, 1 << 20))}
+        finally:
+            os.close(fd)
+
+
+def configuration_write(run: str, made: dict) -> int:
+    """Makes `made` what configuration_read tells, for as long as the descriptor returned is open.
+    """
+    import fcntl
+    path = f"{run}/{CONFIGURATION_FILE}"
+    beside = f"{path}.{os.getpid()}.tmp"
+    fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, 2)              # LOCK_EX: before anybody can see the file
+        write_all(fd, json_pretty(made).encode("utf-8", "surrogateescape"))
+        os.rename(beside, path)
+    except BaseException:
+        os.close(fd)
+        os.unlink(beside)
+        raise
+    return fd
 
 
 # =============================================================================
@@ -17713,8 +17833,6 @@ def http_dispatch(engine: Any, request: Request) -> Any:
 # field is part of it, and older clients get what they knew.
 # Events are read from the journal: what lies between `since` and `until`, then what comes, until
 # `until` or until the client leaves. A filter's values are alternatives, its keys conditions.
-# Groups of endpoints that this engine does not have yet are rows of NOT_THERE and answer 501 in
-# Docker's form; those of a swarm answer what a dockerd outside of one does.
 
 PING_HEADERS = {
     "Api-Version": API_VERSION,
@@ -17749,41 +17867,7 @@ INFO_OLD = (
 EVENT_TYPES = ("builder", "config", "container", "daemon", "network", "node", "plugin", "secret",
                "service", "volume")
 EVENT_FILTERS = frozenset((*EVENT_TYPES, "event", "image", "label", "scope", "type"))
-
-NOT_THERE = (
-    ("POST",   "/auth",                      "logging in to a registry"),
-    ("GET",    "/distribution/{name}/json",  "asking a registry"),
-    ("GET",    "/images/search",             "searching a registry"),
-    ("POST",   "/images/{name}/push",        "pushing to a registry"),
-    ("GET",    "/system/df",                 "disk usage"),
-    ("POST",   "/build",                     "building images"),
-    ("POST",   "/build/prune",               "building images"),
-    ("POST",   "/build/cancel",              "building images"),
-    ("GET",    "/networks",                  "networks"),
-    ("GET",    "/networks/{id}",             "networks"),
-    ("DELETE", "/networks/{id}",             "networks"),
-    ("POST",   "/networks/create",           "networks"),
-    ("POST",   "/networks/prune",            "networks"),
-    ("POST",   "/networks/{id}/connect",     "networks"),
-    ("POST",   "/networks/{id}/disconnect",  "networks"),
-    ("GET",    "/volumes",                   "volumes"),
-    ("GET",    "/volumes/{name}",            "volumes"),
-    ("PUT",    "/volumes/{name}",            "volumes"),
-    ("DELETE", "/volumes/{name}",            "volumes"),
-    ("POST",   "/volumes/create",            "volumes"),
-    ("POST",   "/volumes/prune",             "volumes"),
-)
 # fmt: on
-
-
-def _not_there_register() -> None:
-    for method, pattern, subject in NOT_THERE:
-        def refuse(engine: Any, request: Request, subject: str = subject) -> None:
-            raise Unsupported(f"{subject}: not supported by this engine")
-        route(method, pattern)(refuse)
-
-
-_not_there_register()
 
 
 @route("GET", "/_ping")
@@ -17896,6 +17980,140 @@ def _tag_stripped(name: str) -> str:
         return reference_parse(name).familiar_name
     except EngineError:
         return name
+
+
+# =============================================================================
+# api_absent -- Docker Engine API endpoints that are not there: 501, no swarm, no plugins
+# =============================================================================
+# Runs in: api, cli.   Refs: Docker Engine API 1.24 to 1.51; moby daemon/cluster, plugin
+#
+# What a client may ask for and this engine does not have. Groups that are yet to come answer 501
+# and name what is missing (NOT_THERE); an issue that brings one removes its rows. Swarm routes
+# answer what a dockerd outside of a swarm answers, plugin routes what one without plugins does, so
+# that clients which look around first go on. Both refuse with 501 what would make a swarm or
+# install a plugin. /session and /grpc, BuildKit's doors, are not registered: they are 404.
+
+NO_SWARM = ('This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
+            "connect this node to swarm and try again.")
+NO_EXPERIMENT = ("This experimental feature is disabled by default. Start the Docker daemon in "
+                 "experimental mode in order to enable it.")
+
+# fmt: off
+NOT_THERE = (
+    ("POST",   "/auth",                      "logging in to a registry"),
+    ("GET",    "/distribution/{name}/json",  "asking a registry"),
+    ("GET",    "/images/search",             "searching a registry"),
+    ("POST",   "/images/{name}/push",        "pushing to a registry"),
+    ("GET",    "/system/df",                 "disk usage"),
+    ("POST",   "/build",                     "building images"),
+    ("POST",   "/build/prune",               "building images"),
+    ("POST",   "/build/cancel",              "building images"),
+    ("GET",    "/networks",                  "networks"),
+    ("GET",    "/networks/{id}",             "networks"),
+    ("DELETE", "/networks/{id}",             "networks"),
+    ("POST",   "/networks/create",           "networks"),
+    ("POST",   "/networks/prune",            "networks"),
+    ("POST",   "/networks/{id}/connect",     "networks"),
+    ("POST",   "/networks/{id}/disconnect",  "networks"),
+    ("GET",    "/volumes",                   "volumes"),
+    ("GET",    "/volumes/{name}",            "volumes"),
+    ("PUT",    "/volumes/{name}",            "volumes"),
+    ("DELETE", "/volumes/{name}",            "volumes"),
+    ("POST",   "/volumes/create",            "volumes"),
+    ("POST",   "/volumes/prune",             "volumes"),
+    ("POST",   "/swarm/init",                "swarm mode"),
+    ("POST",   "/swarm/join",                "swarm mode"),
+    ("POST",   "/plugins/create",            "plugins"),
+    ("POST",   "/plugins/pull",              "plugins"),
+    ("GET",    "/plugins/privileges",        "plugins"),
+)
+#: what only a manager of a swarm can answer
+SWARM_ROUTES = (
+    ("GET",    "/swarm"),
+    ("GET",    "/swarm/unlockkey"),
+    ("POST",   "/swarm/unlock"),
+    ("POST",   "/swarm/update"),
+    ("GET",    "/nodes"),
+    ("GET",    "/nodes/{id}"),
+    ("DELETE", "/nodes/{id}"),
+    ("POST",   "/nodes/{id}/update"),
+    ("GET",    "/services"),
+    ("GET",    "/services/{id}"),
+    ("DELETE", "/services/{id}"),
+    ("GET",    "/services/{id}/logs"),
+    ("POST",   "/services/create"),
+    ("POST",   "/services/{id}/update"),
+    ("GET",    "/tasks"),
+    ("GET",    "/tasks/{id}"),
+    ("GET",    "/tasks/{id}/logs"),
+    ("GET",    "/secrets"),
+    ("GET",    "/secrets/{id}"),
+    ("DELETE", "/secrets/{id}"),
+    ("POST",   "/secrets/create"),
+    ("POST",   "/secrets/{id}/update"),
+    ("GET",    "/configs"),
+    ("GET",    "/configs/{id}"),
+    ("DELETE", "/configs/{id}"),
+    ("POST",   "/configs/create"),
+    ("POST",   "/configs/{id}/update"),
+)
+PLUGIN_ROUTES = (
+    ("GET",    "/plugins/{name}/json"),
+    ("DELETE", "/plugins/{name}"),
+    ("POST",   "/plugins/{name}/enable"),
+    ("POST",   "/plugins/{name}/disable"),
+    ("POST",   "/plugins/{name}/push"),
+    ("POST",   "/plugins/{name}/upgrade"),
+    ("POST",   "/plugins/{name}/set"),
+)
+EXPERIMENTAL_ROUTES = (
+    ("GET",    "/containers/{id}/checkpoints"),
+    ("POST",   "/containers/{id}/checkpoints"),
+    ("DELETE", "/containers/{id}/checkpoints/{checkpoint}"),
+)
+# fmt: on
+PLUGIN_FILTERS = ("capability", "enabled")
+
+
+def _refusal(kind: type, text: str) -> Callable:
+    def refuse(engine: Any, request: Request) -> None:
+        raise kind(text)
+    return refuse
+
+
+def _plugin_missing(engine: Any, request: Request) -> None:
+    raise NotFound(f"plugin {quote(request.params['name'])} not found")
+
+
+def _absent_register() -> None:
+    for method, pattern, subject in NOT_THERE:
+        route(method, pattern)(_refusal(Unsupported, f"{subject}: not supported by this engine"))
+    for method, pattern in SWARM_ROUTES:
+        route(method, pattern)(_refusal(Unavailable, NO_SWARM))
+    for method, pattern in PLUGIN_ROUTES:
+        route(method, pattern)(_plugin_missing)
+    for method, pattern in EXPERIMENTAL_ROUTES:
+        route(method, pattern)(_refusal(Unsupported, NO_EXPERIMENT))
+
+
+_absent_register()
+
+
+@route("POST", "/swarm/leave")
+def post_swarm_leave(engine: Any, request: Request) -> None:
+    """Nothing to leave."""
+    raise Unavailable("This node is not part of a swarm")
+
+
+@route("GET", "/plugins")
+def get_plugins(engine: Any, request: Request) -> list:
+    """The plugins: none."""
+    filters = request.filters()
+    filters_check(filters, PLUGIN_FILTERS)
+    for value in filters.get("enabled", ()):
+        if value.lower() not in ("1", "t", "true", "0", "f", "false"):
+            raise InvalidParameter(f"invalid filter 'enabled=[{value}]'")
+    return []
 
 
 # =============================================================================

@@ -1,0 +1,59 @@
+"""api_absent: what is not there says so in Docker's form."""
+
+from __future__ import annotations
+
+import engine
+import pytest
+
+
+def call(method, path, **options):
+    return engine.http_dispatch(None, engine.Request(method, path, **options))
+
+
+def filled(pattern):
+    return pattern.replace("{", "").replace("}", "")
+
+
+@pytest.mark.parametrize(("method", "pattern", "subject"), engine.NOT_THERE)
+def test_not_there(method, pattern, subject):
+    reply = call(method, "/v1.41" + filled(pattern))
+    assert reply.status == 501
+    assert reply.value == {"message": f"{subject}: not supported by this engine"}
+
+
+@pytest.mark.parametrize(("method", "pattern"), engine.SWARM_ROUTES)
+def test_no_swarm(method, pattern):
+    reply = call(method, filled(pattern))
+    assert (reply.status, reply.value) == (503, {"message": engine.NO_SWARM})
+
+
+def test_leaving_no_swarm():
+    reply = call("POST", "/swarm/leave")
+    assert (reply.status, reply.value["message"]) == (503, "This node is not part of a swarm")
+
+
+@pytest.mark.parametrize(("method", "pattern"), engine.PLUGIN_ROUTES)
+def test_no_plugin(method, pattern):
+    reply = call(method, pattern.replace("{name}", "vieux/sshfs:latest"))
+    assert reply.status == 404
+    assert reply.value["message"] == 'plugin "vieux/sshfs:latest" not found'
+
+
+def test_plugins_are_none():
+    assert call("GET", "/plugins").value == []
+    assert call("GET", "/plugins", query={"filters": ['{"enabled":["true"]}']}).value == []
+    reply = call("GET", "/plugins", query={"filters": ['{"colour":["red"]}']})
+    assert (reply.status, reply.value["message"]) == (400, "invalid filter 'colour'")
+    assert call("GET", "/plugins", query={"filters": ['{"enabled":["maybe"]}']}).status == 400
+
+
+@pytest.mark.parametrize(("method", "pattern"), engine.EXPERIMENTAL_ROUTES)
+def test_no_experiments(method, pattern):
+    reply = call(method, filled(pattern))
+    assert (reply.status, reply.value["message"]) == (501, engine.NO_EXPERIMENT)
+
+
+@pytest.mark.parametrize("path", ["/session", "/grpc", "/v1.51/session", "/nothing"])
+def test_no_page(path):
+    reply = call("POST", path)
+    assert (reply.status, reply.value) == (404, {"message": "page not found"})
