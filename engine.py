@@ -3892,6 +3892,7 @@ AT_RECURSIVE = 0x8000
 
 PR_SET_PDEATHSIG = 1            # prctl(2); those that only one section needs live there
 PR_SET_DUMPABLE = 4
+PR_SET_MM, PR_SET_MM_MAP = 35, 14
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -4073,6 +4074,7 @@ sys_inotify_rm_watch  = Call("inotify_rm_watch", "ii")                    # inot
 #                       without a wrapper in every libc x86_64 aarch64 armv7l riscv64
 sys_clone             = RawCall("clone", "LLLLL",         56, 220, 120, 220)  # clone(2)
 sys_pivot_root        = RawCall("pivot_root", "ss",      155,  41, 218,  41)  # pivot_root(2)
+sys_brk               = RawCall("brk", "L",               12, 214,  45, 214)  # brk(2)
 sys_capget            = RawCall("capget", "pp",          125,  90, 184,  90)  # capget(2)
 sys_capset            = RawCall("capset", "pp",          126,  91, 185,  91)  # capset(2)
 sys_keyctl            = RawCall("keyctl", "isLLL",       250, 219, 311, 219)  # keyctl(2)
@@ -4336,6 +4338,30 @@ def ns_inode(pid: int | str, name: str) -> int:
 def process_name(name: str) -> None:
     """Name this process as ps shows it; 15 bytes count."""
     sys_prctl_text(PR_SET_NAME, name, 0, 0, 0)
+
+
+def process_title(words: list) -> None:
+    """Make these words this process's command line, as ps and /proc/PID/cmdline show it.
+
+    The kernel is told where they stand; one without CONFIG_CHECKPOINT_RESTORE cannot be, and they
+    take the place of the old ones, cut to their length (prctl(2) PR_SET_MM_MAP, proc(5) stat).
+    """
+    line = b"".join(os.fsencode(word) + b"\0" for word in words)
+    place = process_title.__dict__["kept"] = sys_buffer(line)
+    start = sys_address(place)
+    fields = [0, 0, 0, *file_read("/proc/self/stat").rpartition(b")")[2].split()]
+    code_data_brk = [int(fields[number]) for number in (26, 27, 45, 46, 47)]
+    stack, old_start, old_end, *env = (int(fields[number]) for number in (28, 48, 49, 50, 51))
+    layout = struct.pack("@11QPIi0Q", *code_data_brk, sys_brk(0), stack, start, start + len(line),
+                         *env, 0, 0, -1)
+    given = sys_buffer(layout)
+    try:
+        sys_prctl(PR_SET_MM, PR_SET_MM_MAP, sys_address(given), len(layout), 0)
+    except OSError:
+        size = old_end - old_start
+        fd = os.open("/proc/self/mem", os.O_WRONLY | os.O_CLOEXEC)
+        os.pwrite(fd, line[:size - 1].ljust(size, b"\0"), old_start)
+        os.close(fd)
 
 
 # =============================================================================
@@ -8764,6 +8790,15 @@ def process_check(process: dict) -> dict:
     return process
 
 
+def init_title(birth: Birth) -> None:
+    """--init: what will stay as process 1 has the command line that Docker's has, not ours.
+
+    Here, as only the host's root may set it.
+    """
+    if birth.process.get("init"):
+        process_title(["/sbin/docker-init", "--", *birth.process["args"]])
+
+
 def init_network(birth: Birth) -> None:
     """A new network namespace has nothing but a loopback that is down."""
     if "network" in birth.names:
@@ -9352,6 +9387,7 @@ INIT_STEPS = (
     init_cgroup_namespace,  # its root is the cgroup just entered
     init_join,
     init_read,
+    init_title,
     init_oom_score,         # while /proc is the host's
     init_network,
     init_hostname,

@@ -1,7 +1,10 @@
 """runtime: a container's birth, seen from inside and outside."""
 
+import ast
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import mounts_of
@@ -190,6 +193,30 @@ def test_working_directory_is_made(busybox):
     done = busybox("run", "--rm", *NONE, "-w", "/etc/passwd/x", "busybox", "true")
     assert done.code == 125 or done.code == 126 or done.code == 127
     assert "/etc/passwd/x" in done.err and len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("length", [1, 5000])
+def test_init_shows_its_own_command_line(busybox, length):
+    """Not the launcher's, whose paths are the host's."""
+    script = "tr '\\0' '|' </proc/1/cmdline; cat /proc/1/comm; ps -o comm,args | sed -n 2p"
+    script += " " * length
+    out = sh(busybox, script, "--init").out
+    words = ["/sbin/docker-init", "--", "sh", "-c", script, ""]
+    assert out.startswith("|".join(words) + "docker-init\n")
+    assert out.split("\n")[1].startswith("docker-init      /sbin/docker-init -- sh -c tr")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_command_line_of_ones_own(monkeypatch, fails):
+    """In a new process, with the capability that it takes and, as here, without it."""
+    code = "import engine, os\n"
+    if fails:
+        code += "def refuse(*args): raise OSError(1, 'no')\nengine.sys_prctl = refuse\n"
+    code += "engine.process_title(['a b', 'c'])\nprint(open('/proc/self/cmdline', 'rb').read())"
+    done = subprocess.run([sys.executable, "-c", code, "x" * 40], capture_output=True, text=True)
+    line = ast.literal_eval(done.stdout)
+    assert line.startswith(b"a b\0c\0") and (line.strip(b"\0") == b"a b\0c" if fails else
+                                            line == b"a b\0c\0"), done
 
 
 def test_init_reaps_and_forwards(busybox):
