@@ -59,11 +59,14 @@ OBJECTS     the things users name
     execs           second processes in a container, attach, wait and logs: what ends in a stream
     engine          wires the objects together; repair, info, version
 DOORS       protocols coming in
+    hosts           addresses of engines as -H and DOCKER_HOST name them: Docker's rules; pure
     http            request, response, routes, hijack: the router that in-process callers use too
     api_system      Docker Engine API endpoints: ping, version, info, events
     api_absent      Docker Engine API endpoints that are not there: 501, no swarm, no plugins
     api_images      Docker Engine API endpoints: images
     api_containers  Docker Engine API endpoints: containers and exec
+    server          sockets of the API: listeners, connections as threads, framing, hijack
+    daemon          the API process: listens, serves until it is told to stop
 HANDS       the user's side
     client          speaks the API: JSON, streams, hijack; in this process
     output          tables, progress, relative times, colours
@@ -14723,7 +14726,7 @@ def state_show(c: Container) -> dict:
 QUEUE_SIZE = 1 << 20            # bytes that one client may be behind
 STDIO_READ = 1 << 16
 REST = 0.5                      # s without an event, after which spare memory is given back
-EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP = 1, 4, 8, 16
+EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP = 1, 4, 8, 16, 0x2000
 DETACH_KEYS = "ctrl-p,ctrl-q"
 
 
@@ -15466,7 +15469,7 @@ class Monitor(Loop):
     def wait_add(self, condition: str, fd: int, head: bytes) -> None:
         """Answer on this descriptor when the process has ended."""
         self._waiters.append((condition, fd, head))
-        self.watch(fd, 0, lambda events: self._waiter_gone(fd))
+        self.watch(fd, EPOLLRDHUP, lambda events: self._waiter_gone(fd))
 
     def stop_add(self, sock: _socket.socket, number: int, timeout: float) -> None:
         """Signal the process, kill it when it does not end in time, and answer when it has."""
@@ -15621,6 +15624,13 @@ def verb_wait(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
     """Whoever holds the other end of the descriptor is told how the process ends."""
     fd, head = fds[0], message.get("head", "").encode("latin-1")
     fds[0] = -1
+    if head:                                # by it a client knows that its question is noted
+        try:
+            write_all(fd, head)
+        except OSError:
+            os.close(fd)
+            return {"ok": True}
+        head = b""
     if message["condition"] == "not-running" and not monitor.runs and "exit_code" in monitor._plan:
         # It ended while the question was on its way.
         monitor._waiter_answer(fd, head, monitor._plan["exit_code"])
@@ -17547,6 +17557,88 @@ def _security_show() -> list:
 
 
 # =============================================================================
+# hosts -- addresses of engines as -H and DOCKER_HOST name them: Docker's rules; pure
+# =============================================================================
+# Runs in: api, cli.   Refs: moby daemon/pkg/opts/hosts.go, docker/cli opts/hosts.go
+#
+# A text becomes (kind, address), or is refused with Docker's words. What a daemon listens on and
+# what a client connects to are read by the same rules with two differences, both Docker's: a client
+# may name ssh:// and a path behind a tcp address, and it is told in other words what is wrong.
+# Without a scheme it is tcp. `unix://var/run/docker.sock`, with two slashes, is seen in
+# documentation and means the absolute path.
+
+HOST_NAME = "localhost"
+HOST_PORT, HOST_PORT_TLS = "2375", "2376"
+HOST_UNIX = "/var/run/docker.sock"
+
+
+def host_parse(text: str, *, tls: bool = False, client: bool = False) -> tuple:
+    """(kind, address) of a host: ("unix", path), ("tcp", (host, port as int)), ("fd", what stands
+    behind fd://), and for a client ("ssh", what stands behind ssh://).
+
+    "" is the default: tcp on the TLS port where `tls`, else the unix socket. A missing port is
+    always 2375, as in Docker. InvalidParameter with Docker's words.
+    """
+    text = text.strip()
+    if not text:
+        return ("tcp", (HOST_NAME, int(HOST_PORT_TLS))) if tls else ("unix", HOST_UNIX)
+    kind, is_url, rest = text.partition("://")
+    if not is_url:
+        kind, rest = "tcp", text
+    if kind == "tcp":
+        return "tcp", _tcp_parse(text, rest, client)
+    if kind == "unix":
+        if "://" in rest:
+            raise InvalidParameter(f"invalid proto, expected unix: {rest}" if client else
+                                   f"invalid bind address ({text}): invalid unix address: {rest}")
+        return "unix", "/" + rest.lstrip("/") if rest else HOST_UNIX
+    if kind == "fd" or (kind == "ssh" and client):
+        return kind, rest
+    raise InvalidParameter(f"invalid bind address format: {text}" if client else
+                           f"invalid bind address ({text}): unsupported proto '{kind}'")
+
+
+def _tcp_parse(text: str, rest: str, client: bool) -> tuple:
+    """(host, port) of what stands behind tcp://."""
+    def refuse(reason: str) -> InvalidParameter:
+        return InvalidParameter(f"invalid bind address format: {rest}" if client else
+                                f"invalid bind address ({text}): {reason}")
+
+    if "://" in rest:
+        raise (InvalidParameter(f"invalid proto, expected tcp: {rest}") if client
+               else refuse(f"unsupported proto '{text.partition('://')[0]}'"))
+    address, slash, _ = rest.partition("/")
+    if slash and not client:
+        raise refuse("should not contain a path element")
+    host, colon, port = address.rpartition(":")
+    if not colon or "]" in port:
+        host, port = address, ""
+    url = f'parse "tcp://{rest}": '
+    if port.strip(DIGITS):
+        raise refuse(url + f'invalid port ":{port}" after host')
+    if host[:1] == "[":
+        if host[-1:] != "]":
+            raise refuse(url + "missing ']' in host")
+        host = host[1:-1]
+    elif ":" in host:
+        raise refuse(f"address {rest}: too many colons in address")
+    for char in host:
+        if char in " \"<>\\^`{|}\t%?#@":
+            raise refuse(url + f"invalid character {quote(char)} in host name")
+    if port and not 0 < int(port) < 65536:
+        raise refuse(f"invalid port: {port}")
+    return host or HOST_NAME, int(port or HOST_PORT)
+
+
+def host_text(kind: str, address: Any) -> str:
+    """The host written out: "unix:///run/x.sock", "tcp://[::1]:2375", "fd://"."""
+    if kind == "tcp":
+        host, port = address
+        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    return f"{kind}://{address}"
+
+
+# =============================================================================
 # http -- request, response, routes, hijack: the router that in-process callers use too
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.51, moby api/server/router, RFC 9110
@@ -18597,6 +18689,533 @@ def post_exec_resize(engine: Engine, request: Request) -> Response:
     """Set the size of an exec's terminal."""
     exec_resize(engine, request.params["id"], *_size_of_terminal(request))
     return Response(200)
+
+
+# =============================================================================
+# server -- sockets of the API: listeners, connections as threads, framing, hijack
+# =============================================================================
+# Runs in: api.   Refs: RFC 9110, RFC 9112, epoll(7), unix(7), sd_listen_fds(3), moby daemon/listeners
+#
+# The door for clients that are other processes. It makes bytes into a Request, gives it to the
+# router and frames what comes back, each reply with one write.
+#   - Every connection has a thread for as long as it lasts. A few threads wait for the next one on
+#     a common epoll: who wakes takes all that are there, sees to it that somebody waits on, and
+#     serves the first itself. So a new connection costs no switch of threads.
+#   - Timeouts are the socket's own (SO_RCVTIMEO, SO_SNDTIMEO): no poll before each read. They hold
+#     for heads, bodies and whole replies; a stream lasts as long as its client is there.
+#   - A stream that waits must see its client leave: request.gone is a descriptor that becomes
+#     readable then (and when the server drains).
+#   - hijack() and take() give the descriptor away: the copy here is closed without shutdown.
+#   - What can't be framed with one reading only is refused, and the connection ends; what a
+#     client still sends is read for a moment before the close, as a reset would take the reply away.
+
+ACCEPT_IDLE = 4                 # threads that wait for a connection, at most
+CONNECTION_IDLE = 600           # s between two requests
+HEAD_TIME = 60                  # s for a whole head, from its first byte on
+BODY_STALL = 600                # s without a byte of a body that is expected
+SEND_STALL = 120                # s without a byte taken of a whole reply
+DRAIN_SIZE = 1 << 18            # bytes of a body that nobody wanted, read to keep the connection
+LINGER_TIME = 0.5               # s that a client's last bytes are waited for before a close
+READ_SIZE = 1 << 16
+STACK_SIZE = 1 << 19            # bytes of a thread: JSON's nesting is bounded (formats)
+BACKLOG = 4096
+EPOLL_EDGE = 1 << 31            # EPOLLET
+SERVER_NAME = f"Docker/{DOCKER_VERSION} (linux) engine.pyz/{VERSION}"
+#: Headers that only browsers send, as they send them without being asked by a script.
+WEB_HEADERS = ("origin", "referer", "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site",
+               "sec-fetch-user")
+DAYS = "MonTueWedThuFriSatSun"
+MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+
+
+class Listener:
+    """A socket that is listened on: `text` as it was given, `kind` "unix", "tcp", "tls" or "fd",
+    `path` of a unix socket made here."""
+
+    __slots__ = ("kind", "path", "sock", "text", "tls")
+
+    def __init__(self, text: str, kind: str, sock: _socket.socket, *, path: str | None = None,
+                 tls: Any = None) -> None:
+        self.text = text
+        self.kind = kind
+        self.sock = sock
+        self.path = path
+        self.tls = tls
+
+    @property
+    def is_open(self) -> bool:
+        """True where anybody who reaches the port may give orders: tcp without TLS."""
+        return self.tls is None and self.sock.family != _socket.AF_UNIX
+
+    def close(self) -> None:
+        """Stop listening; the name of a unix socket goes first."""
+        if self.path:
+            try:
+                os.unlink(self.path)
+            except FileNotFoundError:
+                pass
+        self.sock.close()
+
+
+def listeners_open(hosts: list, *, tls: Any = None, run: str = "", group: str = "") -> list:
+    """The Listeners for hosts as -H names them; EngineError with dockerd's words, and none open."""
+    listeners: list = []
+    with undo_on_error() as undo:
+        for text in hosts:
+            kind, address = host_parse(text, tls=tls is not None)
+            made = LISTENERS[kind](text, address, tls, group)
+            for listener in made:
+                undo.callback(listener.close)
+            listeners += made
+    return listeners
+
+
+def _listen_unix(text: str, path: str, tls: Any, group: str) -> list:
+    directory, name = os.path.split(os.path.realpath(path))
+    sock = unix_listen(dir_ensure(directory), name, _socket.SOCK_STREAM, 0o660)
+    return [Listener(text, "unix", sock, path=path)]
+
+
+def _listen_tcp(text: str, address: tuple, tls: Any, group: str) -> list:
+    made = []
+    for family, kind, proto, _, where in _socket.getaddrinfo(
+            address[0], address[1], 0, _socket.SOCK_STREAM):
+        sock = _socket.socket(family, kind | _socket.SOCK_CLOEXEC, proto)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        sock.bind(where)
+        sock.listen(BACKLOG)
+        made.append(Listener(text, "tls" if tls else "tcp", sock, tls=tls))
+        break
+    return made
+
+
+#: kind of a host -> function(text, address, tls, group) that gives its Listeners
+LISTENERS = {"tcp": _listen_tcp, "unix": _listen_unix}
+
+
+def http_date(seconds: int) -> str:
+    """A moment as HTTP writes it: "Tue, 24 Nov 2026 08:00:00 GMT"."""
+    at = time.gmtime(seconds)
+    day, month = DAYS[at.tm_wday * 3:][:3], MONTHS[at.tm_mon * 3 - 3:][:3]
+    return (f"{day}, {at.tm_mday:02} {month} {at.tm_year} "
+            f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT")
+
+
+class _BodyReader:
+    """The bytes of a request's body: `left` of them, or chunks where it is -1."""
+
+    __slots__ = ("_chunks", "_connection", "_held", "expects", "left")
+
+    def __init__(self, connection: Connection, length: int, expects: bool) -> None:
+        self._connection = connection
+        self.left = length
+        self.expects = expects      # the client waits for "100 Continue"
+        self._held = b""
+        self._chunks = ChunkDecoder() if length < 0 else None
+
+    @property
+    def is_over(self) -> bool:
+        """True when the next request comes next."""
+        return not self._held and (self._chunks.done if self._chunks else not self.left)
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes (-1: all there are), fewer only at the end."""
+        parts, got = [], 0
+        while size < 0 or got < size:
+            piece = self._piece(READ_SIZE if size < 0 else size - got)
+            if not piece:
+                break
+            parts.append(piece)
+            got += len(piece)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _piece(self, size: int) -> bytes:
+        """Some bytes, b"" at the end; InvalidParameter when the body breaks off."""
+        while not self._held and not self.is_over:
+            if self.expects:
+                self.expects = False
+                self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if self._chunks:
+                self._held = self._chunks.feed(self._connection.receive())
+                if self._chunks.done:
+                    self._connection.held = self._chunks.rest
+            else:
+                data = self._connection.receive(self.left)
+                self.left -= len(data)
+                return self._cut(data, size)
+        return self._cut(self._held, size)
+
+    def _cut(self, data: bytes, size: int) -> bytes:
+        self._held = data[size:]
+        return data[:size]
+
+
+class Connection:
+    """One client: what http.server calls a handler, with the reading and writing of our own.
+
+    The router sees it as request.connection: hijack, take, gone.
+    """
+
+    server: Any
+    request: Any
+    client_address: Any
+    close_connection = True
+    held = b""                      #: bytes received and not yet understood
+    given = False                   #: the descriptor is somebody else's now
+    head: Head
+    body: _BodyReader | None = None
+    watch: Any = None               #: epoll behind request.gone
+
+    def setup(self) -> None:
+        """Timeouts of the socket."""
+        self.listener = self.client_address
+        self.times(BODY_STALL, SEND_STALL)
+
+    def finish(self) -> None:
+        """The end of the connection, here."""
+        if self.watch is not None:
+            self.watch.close()
+        if not self.given:
+            self._linger()
+        self.request.close()
+
+    def times(self, receive: float, send: float) -> None:
+        """Set the socket's timeouts, in seconds; 0 is none."""
+        for option, seconds in ((_socket.SO_RCVTIMEO, receive), (_socket.SO_SNDTIMEO, send)):
+            self.request.setsockopt(_socket.SOL_SOCKET, option,
+                                    struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6)))
+
+    # -- bytes ----------------------------------------------------------------
+
+    def receive(self, size: int = READ_SIZE) -> bytes:
+        """The next bytes, at least one; InvalidParameter when the client ended or stalls."""
+        data = self.held
+        if not data:
+            try:
+                data = self.request.recv(min(size, READ_SIZE))
+            except BlockingIOError:
+                raise refusal(408, "the request's body did not come in time") from None
+            if not data:
+                raise InvalidParameter("unexpected EOF")
+        self.held = data[size:]
+        return data[:size]
+
+    def send(self, data: bytes) -> None:
+        """Send all of it; OSError when the client is gone or takes nothing for too long."""
+        done = self.request.send(data)
+        if done < len(data):
+            view = memoryview(data)
+            while done < len(data):
+                done += self.request.send(view[done:])
+
+    def _linger(self) -> None:
+        """Close in the order that lets the client read the last reply (RFC 9112 section 9.6)."""
+        if self.close_connection and self.held is not None:
+            try:
+                self.request.shutdown(_socket.SHUT_WR)
+            except OSError:
+                return
+
+    # -- requests -------------------------------------------------------------
+
+    def handle_one_request(self) -> None:
+        """Serve the next request; close_connection says whether it was the last."""
+        self.close_connection = True
+        try:
+            if self.parse_request():
+                self._answer()
+        except OSError:
+            return                          # the client is gone
+
+    def parse_request(self) -> bool:
+        """Read a head into .head; False when there is none, or none that can be understood."""
+        data = self.held
+        try:
+            end = head_end(data)
+            while end < 0:
+                more = self.request.recv(READ_SIZE)
+                if not more:
+                    return False
+                data += more
+                end = head_end(data)
+            self.held = data[end:]
+            self.head = head_parse(data[:end])
+        except EngineError as bad:
+            self._reply(Response(bad.status, value={"message": str(bad)}))
+            return False
+        return True
+
+    def _answer(self) -> None:
+        head = self.head
+        expects = head.headers.get("expect", "").lower() == "100-continue"
+        body = self.body = _BodyReader(self, head.length, expects) if head.length else None
+        path, query = target_parse(head.target)
+        request = Request(head.method, path, query=query, headers=head.headers,
+                          body=Body(reader=body), connection=self, peer=self.request)
+        self.close_connection = not head.keeps_alive
+        reply = http_dispatch(self.server.engine, request)
+        if reply is HIJACKED:
+            self.close_connection = True
+            return
+        if isinstance(reply, Stream):
+            self._stream(reply)
+        else:
+            if body and not body.is_over:
+                self._body_drop(body)
+            self._reply(reply)
+        if body and not body.is_over:
+            self._body_drop(body)
+
+    def _body_drop(self, body: _BodyReader) -> None:
+        """Read what nobody wanted of a body, so that the next request can be found."""
+        try:
+            if body.expects or body.left > DRAIN_SIZE:
+                self.close_connection = True
+            elif len(body.read(DRAIN_SIZE)) == DRAIN_SIZE and not body.is_over:
+                self.close_connection = True
+        except EngineError:
+            self.close_connection = True
+
+    # -- replies --------------------------------------------------------------
+
+    def _head_bytes(self, status: int, headers: dict) -> bytes:
+        fields = {**self.server.headers(), **headers}
+        if self.close_connection:
+            fields["Connection"] = "close"
+        elif self.head.version == "1.0":
+            fields["Connection"] = "keep-alive"
+        return response_head(status, fields)
+
+    def _reply(self, reply: Response) -> None:
+        data = reply.data()
+        headers = reply.headers
+        if reply.status not in (204, 304):
+            headers["Content-Length"] = str(len(data))
+        if reply.status in (204, 304) or self.head.method == "HEAD":
+            data = b""
+        self.send(self._head_bytes(reply.status, headers) + data)
+
+    def _stream(self, reply: Stream) -> None:
+        chunked = self.head.version == "1.1"
+        headers = {"Content-Type": reply.content_type, **reply.headers}
+        if chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        else:
+            self.close_connection = True
+        self.send(self._head_bytes(reply.status, headers))
+        chunks = iter(reply.chunks)
+        try:
+            for piece in chunks:
+                self.send(chunk_encode(piece) if chunked else piece)
+            if chunked:
+                self.send(CHUNK_END)
+        except Exception:
+            self.close_connection = True
+            raise
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+
+    # -- what the router asks of a connection -----------------------------------
+
+    def gone(self) -> int:
+        """A descriptor that is readable when the client has left or the server ends."""
+        if self.watch is None:
+            import select
+            self.watch = select.epoll(2)
+            self.watch.register(self.request, EPOLLRDHUP)
+            self.watch.register(self.server.stop_fd, select.EPOLLIN)
+        return self.watch.fileno()
+
+    def hijack(self, content_type: str) -> tuple:
+        """(socket, bytes already read) after "101 UPGRADED", or 200 where no upgrade was asked."""
+        if self.body is not None:
+            self.body.read()
+        if "upgrade" in self.head.headers:
+            text = ("HTTP/1.1 101 UPGRADED\r\nContent-Type: %s\r\nConnection: Upgrade\r\n"
+                    "Upgrade: tcp\r\n\r\n")
+        else:
+            text = "HTTP/1.1 200 OK\r\nContent-Type: %s\r\n\r\n"
+        self.send((text % content_type).encode())
+        self._give()
+        return self.request, self.held
+
+    def take(self, content_type: str) -> tuple:
+        """(socket, head that its next writer sends first)."""
+        self.close_connection = True
+        head = self._head_bytes(200, {"Content-Type": content_type})
+        self._give()
+        return self.request, head.decode("latin-1")
+
+    def _give(self) -> None:
+        self.given = True
+        self.times(0, 0)
+
+
+def refusal(status: int, text: str) -> EngineError:
+    """An InvalidParameter with a status of its own."""
+    error = InvalidParameter(text)
+    error.status = status
+    return error
+
+
+class Server:
+    """Listeners and the threads that serve their connections.
+
+    serve(stop_fd) returns when that descriptor is readable; drain() then waits for what is open.
+    """
+
+    def __init__(self, engine: Any, listeners: list, log: Callable | None = None) -> None:
+        self.engine = engine
+        self.listeners = {each.sock.fileno(): each for each in listeners}
+        self.stop_fd = -1
+        self._lock = _thread_module().allocate_lock()
+        self._idle = 0
+        self._open: set = set()
+        self.threads = 0                #: threads of ours that live
+        self._date = (0, "")
+        self._poll: Any = None
+        self._handler = _handler_class()
+
+    def serve(self, stop_fd: int) -> None:
+        """Serve until stop_fd is readable."""
+        import select
+        self.stop_fd = stop_fd
+        _thread_module().stack_size(STACK_SIZE)
+        self._poll = select.epoll()
+        for fd, listener in self.listeners.items():
+            listener.sock.setblocking(False)
+            self._poll.register(fd, select.EPOLLIN | EPOLL_EDGE)
+        self._poll.register(stop_fd, select.EPOLLIN)
+        self._start(self._wait)
+        waiter = select.poll()
+        waiter.register(stop_fd, select.POLLIN)
+        waiter.poll()
+
+    def headers(self) -> dict:
+        """The headers of every reply."""
+        now = int(time.time())
+        seconds, text = self._date
+        if seconds != now:
+            text = http_date(now)
+            self._date = (now, text)
+        return {"Api-Version": API_VERSION, "Docker-Experimental": "false", "Ostype": "linux",
+                "Server": SERVER_NAME, "Date": text}
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until no connection is open; False when some still were."""
+        end = time.monotonic() + seconds
+        while self._open and time.monotonic() < end:
+            time.sleep(0.02)
+        return not self._open
+
+    def _start(self, function: Callable, *args: Any) -> None:
+        """A thread that runs the function; RuntimeError when there can be no more."""
+        with self._lock:
+            self.threads += 1
+        try:
+            _thread_module().start_new_thread(self._live, (function, args))
+        except RuntimeError:
+            with self._lock:
+                self.threads -= 1
+            raise
+
+    def _live(self, function: Callable, args: tuple) -> None:
+        try:
+            function(*args)
+        finally:
+            with self._lock:
+                self.threads -= 1
+
+    def _wait(self) -> None:
+        """A thread's life: wait for connections, serve one, wait again unless enough others do."""
+        while True:
+            with self._lock:
+                if self._idle >= ACCEPT_IDLE:
+                    return
+                self._idle += 1
+            for fd, _ in self._poll.poll():
+                if fd == self.stop_fd:
+                    return
+                self._accept(self.listeners[fd])
+
+    def _accept(self, listener: Listener) -> None:
+        """Take all connections that there are: the first is served here, others by new threads."""
+        first = None
+        while True:
+            try:
+                fd, _ = listener.sock._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                break
+            except OSError as failure:
+                if failure.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    time.sleep(0.05)
+                    continue
+                if failure.errno == errno.EBADF:
+                    break
+                continue                    # that client is gone again: accept(2)
+            sock = _socket.socket(listener.sock.family, _socket.SOCK_STREAM, 0, fd)
+            if first is None:
+                first = sock
+            else:
+                self._start(self._serve, listener, sock)
+        with self._lock:
+            self._idle -= 1
+            alone = self._idle == 0
+        if alone:
+            self._start(self._wait)
+        if first is not None:
+            self._serve(listener, first)
+
+    def _serve(self, listener: Listener, sock: _socket.socket) -> None:
+        self._open.add(sock)
+        try:
+            self._handler(sock, listener, self)
+        except OSError:
+            sock.close()
+        finally:
+            self._open.discard(sock)
+
+
+def _thread_module() -> Any:
+    import _thread
+    return _thread
+
+
+def _handler_class() -> type:
+    """http.server's handler with our Connection before it."""
+    from http.server import BaseHTTPRequestHandler
+    return type("Handler", (Connection, BaseHTTPRequestHandler), {})
+
+
+# =============================================================================
+# daemon -- the API process: listens, serves until it is told to stop
+# =============================================================================
+# Runs in: api.
+#
+# One process that serves the API on its hosts. It has threads and therefore never forks; what must
+# be forked, the launcher forks. SIGTERM and SIGINT end it: sockets are closed, open requests get
+# some time.
+
+DRAIN_TIME = 10                 # s that open requests have at the end
+
+
+def daemon_main(data: str, run: str, hosts: list) -> int:
+    """Serve the engine of these roots on the hosts until a signal ends it; the exit code."""
+    import signal
+    store = Store(*roots_find(data or None, run or None))
+    store.roots_make()
+    listeners = listeners_open(hosts or ["unix://" + store.run_path("engine.sock")])
+    stop, stop_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(stop_in, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: None)
+    server = Server(Engine(store), listeners)
+    server.serve(stop)
+    for listener in listeners:
+        listener.close()
+    server.drain(DRAIN_TIME)
+    return 0
 
 
 # =============================================================================
@@ -22785,6 +23404,13 @@ def cmd_system_df(client: Any, args: Any) -> int:
 def cmd_system_prune(client: Any, args: Any) -> int:
     """Names the commands that do it for each kind of object."""
     raise Unsupported("system prune: not supported yet; use container prune and image prune")
+
+
+@command("daemon", help="Serve the API to other programs", hidden=True,
+         flags=(Flag("-H --host", "list", help="Address to listen on"),))
+def cmd_daemon(client: ApiClient, args: Args) -> int:
+    """`daemon`: serve until a signal ends it."""
+    return daemon_main(args.top.data_root, args.top.run_root, args.host or args.top.host)
 
 
 # =============================================================================

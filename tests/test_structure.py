@@ -26,7 +26,7 @@ NAMES = [name for _, name, _ in SECTIONS]
 IMPORTS_AT_START = {"__future__", "_json", "_socket", "errno", "os", "struct", "sys", "time"}
 IMPORTS_NEVER = {"argparse", "dataclasses", "enum", "http", "logging", "subprocess", "typing"}
 #: http.server frames bytes for the API process and nobody else.
-HTTP_SECTIONS = {"http", "daemon"}
+HTTP_SECTIONS = {"server"}
 FORKS = {"fork", "forkpty", "ns_clone", "ns_clone_parent", "ns_fork", "sys_clone", "sys_clone3"}
 #: init forks for `--init`: the first process of a container reaps, a second one is the program.
 FORKING_SECTIONS = {"namespaces", "launcher", "init", "entering", "runtime", "monitor"}
