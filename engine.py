@@ -18694,7 +18694,7 @@ def post_exec_resize(engine: Engine, request: Request) -> Response:
 # =============================================================================
 # server -- sockets of the API: listeners, connections as threads, framing, hijack
 # =============================================================================
-# Runs in: api.   Refs: RFC 9110, RFC 9112, epoll(7), unix(7), sd_listen_fds(3), moby daemon/listeners
+# Runs in: api.   Refs: RFC 9110, RFC 9112, epoll(7), sd_listen_fds(3), moby daemon/listeners
 #
 # The door for clients that are other processes. It makes bytes into a Request, gives it to the
 # router and frames what comes back, each reply with one write.
@@ -18706,8 +18706,8 @@ def post_exec_resize(engine: Engine, request: Request) -> Response:
 #   - A stream that waits must see its client leave: request.gone is a descriptor that becomes
 #     readable then (and when the server drains).
 #   - hijack() and take() give the descriptor away: the copy here is closed without shutdown.
-#   - What can't be framed with one reading only is refused, and the connection ends; what a
-#     client still sends is read for a moment before the close, as a reset would take the reply away.
+#   - What can't be framed with one reading only is refused, and the connection ends; what a client
+#     still sends is read for a moment before the close: a reset would take the reply away.
 
 ACCEPT_IDLE = 4                 # threads that wait for a connection, at most
 CONNECTION_IDLE = 600           # s between two requests
@@ -18790,7 +18790,7 @@ def _listen_tcp(text: str, address: tuple, tls: Any, group: str) -> list:
 
 
 #: kind of a host -> function(text, address, tls, group) that gives its Listeners
-LISTENERS = {"tcp": _listen_tcp, "unix": _listen_unix}
+LISTENERS: dict[str, Callable] = {"tcp": _listen_tcp, "unix": _listen_unix}
 
 
 def http_date(seconds: int) -> str:
@@ -18969,9 +18969,8 @@ class Connection:
     def _body_drop(self, body: _BodyReader) -> None:
         """Read what nobody wanted of a body, so that the next request can be found."""
         try:
-            if body.expects or body.left > DRAIN_SIZE:
-                self.close_connection = True
-            elif len(body.read(DRAIN_SIZE)) == DRAIN_SIZE and not body.is_over:
+            if body.expects or body.left > DRAIN_SIZE or (
+                    len(body.read(DRAIN_SIZE)) == DRAIN_SIZE and not body.is_over):
                 self.close_connection = True
         except EngineError:
             self.close_connection = True

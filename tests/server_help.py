@@ -8,7 +8,6 @@ import threading
 import time
 
 import engine
-import pytest
 
 
 class Reply:
@@ -147,11 +146,8 @@ def free_port():
         return sock.getsockname()[1]
 
 
-@pytest.fixture
-def door(roots):
-    """A server over an empty engine."""
+def empty_engine(roots):
+    """An engine that has nothing."""
     store = engine.Store(roots.data, roots.run)
     store.roots_make()
-    made = Door(roots, engine.Engine(store))
-    yield made
-    made.close()
+    return engine.Engine(store)

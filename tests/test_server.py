@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import engine
-from server_help import door  # noqa: F401
+import pytest
+from server_help import Door, empty_engine
+
+
+@pytest.fixture
+def door(roots):
+    made = Door(roots, empty_engine(roots))
+    yield made
+    made.close()
 
 
 def test_replies_and_keep_alive(door):
