@@ -7400,8 +7400,11 @@ def create_check(body: Any, version: str = API_VERSION) -> tuple:
 
     Raises InvalidParameter for wrong shapes and for what Docker refuses while it decodes.
     """
+    if body is None:
+        body = {}
     if not isinstance(body, dict):
-        raise _mistyped(body, "CreateRequest", "container.CreateRequest")
+        raise InvalidParameter(f"invalid JSON: json: cannot unmarshal {_json_kind(body)} into Go"
+                               " value of type container.CreateRequest")
     parts = {name.lower(): value for name, value in body.items()}
     given, networking = (
         {} if parts.get(name.lower()) is None else parts[name.lower()] for name in _CREATE_PARTS)
@@ -7416,7 +7419,11 @@ def create_check(body: Any, version: str = API_VERSION) -> tuple:
     if not isinstance(endpoints, dict):
         raise _mistyped(endpoints, "NetworkingConfig.NetworkingConfig.EndpointsConfig",
                         "map[string]*network.EndpointSettings")
-    _version_adapt(config, host, tuple(int(part) for part in version.split(".")[:2]))
+    known = tuple(int(part) for part in version.split(".")[:2])
+    _version_adapt(config, host, known)
+    if known < (1, 44) and len(endpoints) > 1:
+        raise InvalidParameter("Container cannot be created with multiple network endpoints: "
+                               + ", ".join(endpoints))
     _modes_check(config, host)
     return config, host, {"EndpointsConfig": endpoints}
 
@@ -7425,8 +7432,9 @@ def _version_adapt(config: dict, host: dict, version: tuple) -> None:
     """What older clients did not know is not taken from them (moby postContainersCreate)."""
     if version < (1, 25):
         host["AutoRemove"] = False
-    if version < (1, 40) and not host["IpcMode"]:
-        host["IpcMode"] = "shareable"
+    if version < (1, 40):
+        host["IpcMode"] = host["IpcMode"] or "shareable"
+        host["KernelMemoryTCP"] = 0
     if version < (1, 42):
         host["ConsoleSize"] = [0, 0]
     else:
@@ -16392,6 +16400,27 @@ def list_filters_check(filters: dict) -> None:
             raise InvalidParameter(f"invalid filter 'health={value}': invalid value for health"
                                    f" ({value}): must be one of {', '.join(HEALTHS)}")
     filter_bool(filters, "is-task", False)
+    for key in ("publish", "expose"):
+        for value in filters.get(key, ()):
+            _ports_check(key, value)
+
+
+def _ports_check(key: str, value: str) -> None:
+    """Refuse what is no port or range of ports, with or without /protocol (moby portOp)."""
+    if ":" in value:
+        raise EngineError(f"filter for '{key}' should not contain ':': {value}")
+    ports = value.partition("/")[0]
+    ends = ports.split("-")[:2]
+    why = "" if ports else "empty string specified for ports"
+    for text in ends if ports else ():
+        good = text.isascii() and text.isdigit()
+        if not good or int(text) > 65535:
+            why = why or (f"strconv.ParseUint: parsing {quote(text)}: "
+                          + ("value out of range" if good else "invalid syntax"))
+    if not why and int(ends[-1]) < int(ends[0]):
+        why = "invalid range specified for port: " + ports
+    if why:
+        raise EngineError(f"error while looking up for {key} {value}: {why}")
 
 
 def _stays_name(c: Container, filters: dict) -> bool:
@@ -16412,7 +16441,7 @@ def _stays_port(c: Container, filters: dict) -> bool:
 
 LIST_FILTERS = {
     "name":      _stays_name,
-    "id":        lambda c, filters: filter_match(filters, "id", c.id),
+    "id":        lambda c, filters: filter_prefix(filters, "id", c.id),
     "is-task":   lambda c, filters: not filter_bool(filters, "is-task", False),
     "label":     lambda c, filters: filter_labels(filters, c.config["Labels"]),
     "isolation": lambda c, filters: filter_match(filters, "isolation", ""),
@@ -16435,6 +16464,9 @@ def list_select(containers: list, *, everything: bool, limit: int, filters: dict
     list_filters_check(filters)
     everything = everything or "status" in filters
     before, since = (_list_mark(containers, filters, key) for key in ("before", "since"))
+    if filters.get("id"):               # the start of an id counts when it can mean only one
+        filters = {**filters, "id": [value for value in filters["id"] if value and sum(
+            c.id.startswith(value) for c in containers) == 1] or ["none"]}
     tests = [LIST_FILTERS[key] for key in filters if key in LIST_FILTERS]
     out: list = []
     for c in containers:
@@ -16454,12 +16486,11 @@ def list_select(containers: list, *, everything: bool, limit: int, filters: dict
 
 
 def _list_mark(containers: list, filters: dict, key: str) -> str:
-    """The id of the container that `before` or `since` names."""
+    """The id of the container that `before` or `since` names, by its whole id or its name."""
     found = ""
     for value in filters.get(key, ()):
         name = value.lstrip("/")
-        ids = [c.id for c in containers if value in (c.id,) or name == c.name]
-        ids = ids or [c.id for c in containers if value and c.id.startswith(value)]
+        ids = [c.id for c in containers if value == c.id or name == c.name]
         if not ids:
             raise NotFound("No such container: " + value)
         found = ids[0]
@@ -16659,7 +16690,7 @@ class Containers:
         """Remove a container; with `force` also one that runs."""
         c = self.find(ref)
         if link:
-            raise Conflict("Conflict, cannot remove the default link name of the container")
+            raise EngineError("Conflict, cannot remove the default link name of the container")
         if c.is_running:
             if not force:
                 why = ("container is paused and must be unpaused first" if c.state == "paused" else
@@ -16891,7 +16922,9 @@ class Containers:
                 names[key] = key[0] if c.image in images.ids_of(key[0]) else c.image
             entry = summary_show(c, names[key], now, networks)
             if size:
-                entry["SizeRw"], entry["SizeRootFs"] = sizes_show(self._store, c)
+                for field, value in zip(("SizeRw", "SizeRootFs"), sizes_show(self._store, c)):
+                    if value:           # a list leaves zeros out, an inspect does not
+                        entry[field] = value
             out.append(entry)
         return out
 
@@ -17178,14 +17211,17 @@ def exec_find(engine: Engine, id: str) -> dict:
 
 def exec_inspect(engine: Engine, id: str) -> dict:
     """The document of GET /exec/{id}/json."""
+    from binascii import b2a_base64
     record = exec_find(engine, id)
-    return {key: record[key] for key in record if key[0].isupper()}
+    shown = {key: record[key] for key in record if key[0].isupper()}
+    keys = detach_keys_parse(record["detach_keys"]) if record["detach_keys"] else b""
+    return {**shown, "DetachKeys": b2a_base64(keys, newline=False).decode()}
 
 
 def exec_start(engine: Engine, id: str, body: Any, hijack: Callable) -> bool:
     """Start an exec; True when its client's connection was given to the monitor.
 
-    `hijack(is_tty)` gives (socket, bytes already read) once it is sure that the process will be
+    `hijack(is_raw)` gives (socket, bytes already read) once it is sure that the process will be
     tried; it is not called for a detached exec.
     """
     asked = fields_check(_object(body), EXEC_START, "ExecStartOptions")
@@ -17197,14 +17233,15 @@ def exec_start(engine: Engine, id: str, body: Any, hijack: Callable) -> bool:
     c = engine.containers.running(record["ContainerID"])
     if c.state == "paused":
         raise Conflict(f"Container {c.id} is paused, unpause the container before exec")
-    tty = record["ProcessConfig"]["tty"]
+    tty, raw = record["ProcessConfig"]["tty"], asked["Tty"]
     words = [record["ProcessConfig"]["entrypoint"], *record["ProcessConfig"]["arguments"]]
+    # Whether the stream has frames is said by this request alone: its client goes by that.
     message = {
-        "verb": "exec", "id": id, "tty": tty, "mux": not tty, "detach": asked["Detach"],
+        "verb": "exec", "id": id, "tty": tty, "mux": not raw, "detach": asked["Detach"],
         "stdin": record["OpenStdin"] and not asked["Detach"], "stdout": record["OpenStdout"],
         "stderr": record["OpenStderr"], "detach_keys": record["detach_keys"] or None,
         "command": " ".join(words)[:4096],
-        "size": (asked["ConsoleSize"] or record["size"]) if tty else None}
+        "size": (raw and asked["ConsoleSize"] or record["size"]) if tty else None}
     document = os.memfd_create("exec", os.MFD_CLOEXEC)
     try:
         write_all(document, json_text({"process": record["process"], "linux": record["linux"]})
@@ -17212,12 +17249,12 @@ def exec_start(engine: Engine, id: str, body: Any, hijack: Callable) -> bool:
         if asked["Detach"]:
             _exec_detached(engine, c, message, document)
             return False
-        sock, early = hijack(tty)
+        sock, early = hijack(raw)
         message["early"] = early.decode("latin-1")
         try:
             monitor_call(engine.store, c.id, message, [document, sock.fileno()])
         except NoMonitor:
-            _stream_tell(sock, f"container {c.id} is not running", tty)
+            _stream_tell(sock, f"container {c.id} is not running", raw)
         except EngineError:
             pass                        # the monitor has told it on the client's stream
         return True
@@ -17235,11 +17272,11 @@ def _exec_detached(engine: Engine, c: Container, message: dict, document: int) -
         raise
 
 
-def _stream_tell(sock: Any, text: str, tty: bool) -> None:
+def _stream_tell(sock: Any, text: str, raw: bool) -> None:
     """Write a failure where output would have come; the reply's head has been sent already."""
     data = text.encode("utf-8", "replace") + b"\r\n"
     try:
-        sock.sendall(data if tty else frame_header(1, len(data)) + data)
+        sock.sendall(data if raw else frame_header(1, len(data)) + data)
     except OSError:
         pass
 
@@ -17685,7 +17722,7 @@ class Body:
         self.reader = reader
 
     def json(self, optional: bool = False) -> Any:
-        """The JSON value; {} for an empty body if `optional`, else 400 as moby answers."""
+        """The JSON value; {} for an empty body or null if `optional`, else 400 as moby answers."""
         if self.value is None and self.reader is not None:
             text = self.reader.read(BODY_LIMIT + 1)
             if len(text) > BODY_LIMIT:
@@ -17694,7 +17731,14 @@ class Body:
                 try:
                     self.value = json_parse(text)
                 except ValueError as exc:
-                    raise InvalidParameter(f"invalid JSON: {exc}") from None
+                    why = str(exc)
+                    if "more text after" in why:
+                        why = "unexpected content after JSON"
+                    elif not why.startswith("invalid JSON"):
+                        why = "invalid JSON: " + why
+                    raise InvalidParameter(why) from None
+                if self.value is None and not optional:
+                    return None
         if self.value is None:
             if optional:
                 return {}
@@ -17740,19 +17784,39 @@ class Request:
         return values[0].strip().lower() not in FALSE_WORDS if values else default
 
     def number(self, name: str, default: int | None = None) -> int | None:
-        """A query parameter as an integer; 400 when it is something else."""
+        """A query parameter as an integer; 500 when it is something else, as moby answers."""
         text = self.arg(name)
         if not text:
             return default
-        try:
-            return int(text)
-        except ValueError:
-            raise InvalidParameter(
-                f'strconv.ParseInt: parsing "{text}": invalid syntax') from None
+        digits = text[1:] if text[0] in "+-" else text
+        if not (digits.isascii() and digits.isdigit()):
+            raise EngineError(f"strconv.Atoi: parsing {quote(text)}: invalid syntax")
+        if not -1 << 63 <= int(text) < 1 << 63:
+            raise EngineError(f"strconv.Atoi: parsing {quote(text)}: value out of range")
+        return int(text)
 
     def filters(self) -> dict:
         """The `filters` parameter as {key: [values]}; both encodings are read."""
         return filters_parse(self.arg("filters"))
+
+    def json(self, optional: bool = False) -> Any:
+        """The body as JSON; 400 when it is sent as another type (moby httputils.CheckForJSON)."""
+        text = self.headers.get("content-type", "")
+        if text or self.has_body:
+            kind = text.partition(";")[0].strip().lower()
+            if not kind or " " in kind or "/" not in kind:
+                why = "expected slash after first token" if kind else "no media type"
+                raise InvalidParameter(f"malformed Content-Type header ({text}): mime: {why}")
+            if kind != "application/json":
+                raise InvalidParameter(f"unsupported Content-Type header ({text}): must be"
+                                       " 'application/json'")
+        return self.body.json(optional)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether bytes came, or may come, after the head; what is given as a value is none."""
+        return self.body.reader is not None and (
+            self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers)
 
     def hijack(self, content_type: str = "application/vnd.docker.raw-stream") -> tuple:
         """(socket, bytes already read): the client's connection, its reply head written.
@@ -18261,6 +18325,7 @@ IMAGE_OLD = (
     ("1.44", "VirtualSize", lambda image: image["Size"]),
     ("1.51", "Containers",  lambda image: -1),
 )
+URL_TIMEOUT = 60.0                      # s that an import waits for the next bytes of a URL
 #: the fields of Config that were a container's, and stood in an image's up to API 1.49
 IMAGE_CONFIG_OLD = {
     "AttachStderr": False, "AttachStdin": False, "AttachStdout": False, "Domainname": "",
@@ -18290,15 +18355,20 @@ def _platform_arg(request: Request, name: str, since: str) -> dict | None:
     if not texts or version_tuple(request.version) < version_tuple(since):
         return None
     if len(texts) > 1:
-        raise InvalidParameter("multiple platform parameters are not supported")
-    if texts[0][0] != "{":
-        return platform_parse(texts[0])
+        raise InvalidParameter("multiple platform parameters not supported" if name == "platform"
+                               else "multiple platforms are not supported")
     try:
         found = json_parse(texts[0])
         words = [found.get(key) or "" for key in ("os", "architecture", "variant")]
+        more = found.get("os.version") or found.get("os.features")
+        if not words[0] and not words[1] and (words[2] or more):
+            raise InvalidParameter("optional platform fields provided, but OS and Architecture are"
+                                   " missing")
+        if not (words[0] and words[1]):
+            raise InvalidParameter("both OS and Architecture must be provided")
         return platform_parse("/".join(word for word in words if word))
-    except (ValueError, AttributeError, TypeError):
-        raise InvalidParameter(f"failed to parse platform: {texts[0]}") from None
+    except (ValueError, AttributeError, TypeError) as odd:
+        raise InvalidParameter(f"failed to parse platform: {odd}") from None
 
 
 # --- look ---
@@ -18404,22 +18474,58 @@ def post_image_create(engine: Any, request: Request) -> Stream:
     """Progress of an import; its last line has the new image's id as `status`."""
     if request.arg("fromImage"):
         raise Unsupported("pulling images: not supported by this engine")
-    source = request.arg("fromSrc")
-    if source != "-":
-        raise Unsupported("importing from a URL: not supported by this engine")
+    source, store = request.arg("fromSrc"), engine.store
     platform, name = request.arg("platform"), None
+    if version_tuple(request.version) < (1, 32):
+        platform = ""
     if request.arg("repo"):
         tag = request.arg("tag")
         name = reference_parse(request.arg("repo") + (f":{tag}" if tag else ""))
         if name.digest:
             raise InvalidParameter("cannot import digest reference")
-    image = image_import(
-        engine.store, request.body.read, lambda: images_in_use(engine.store), name=name,
-        changes=request.query.get("changes", ()),
-        message=request.arg("message") or "Imported from " + source,
-        platform=platform_parse(platform) if platform else None,
-        run_worker=_workers(engine.store))
+    asked: dict = {
+        "name": name, "changes": request.query.get("changes", ()),
+        "message": request.arg("message") or "Imported from " + source,
+        "platform": platform_parse(platform) if platform else None, "run_worker": _workers(store)}
+    if source != "-":
+        return _import_remote(store, source if "://" in source else "http://" + source, asked)
+    image = image_import(store, request.body.read, lambda: images_in_use(store), **asked)
     return Stream([_line({"status": image})])
+
+
+def _import_remote(store: Store, url: str, asked: dict) -> Stream:
+    """An import of what a URL names, fetched by the engine; once it flows errors are lines."""
+    remote = _url_open(url)
+
+    def lines() -> Iterator[bytes]:
+        try:
+            with remote:
+                yield _line({"status": "Downloading from " + url})
+                image = image_import(store, remote.read, lambda: images_in_use(store), **asked)
+            yield _line({"status": image})
+        except (EngineError, OSError) as error:
+            yield _error_line(error)
+    return Stream(lines())
+
+
+def _url_open(url: str) -> Any:
+    """The reply to a GET, to be read; what goes wrong as moby's GetWithStatusError tells it."""
+    import urllib.error
+    import urllib.request
+    if not url.startswith(("http://", "https://")):
+        raise EngineError(f'Get {quote(url)}: unsupported protocol scheme "{url.split(":")[0]}"')
+    try:
+        return urllib.request.urlopen(url, timeout=URL_TIMEOUT)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            said = refused.read(4096).decode("utf-8", "replace").strip()
+        status = refused.code if refused.code in (400, 401, 403, 404) else 500
+        raise error_for(status, f"failed to GET {url} with status {refused.code} {refused.reason}:"
+                                f" {said}") from None
+    except (OSError, ValueError) as failed:
+        reason = getattr(failed, "reason", failed)
+        text = error_text(reason) if isinstance(reason, Exception) else str(reason)
+        raise EngineError(f"Get {quote(url)}: {text}") from None
 
 
 @route("POST", "/images/load")
@@ -18505,17 +18611,31 @@ for _method, _path, _what in NOT_YET_ROUTES:
 @route("GET", "/containers/json")
 def get_containers(engine: Engine, request: Request) -> list:
     """The list of containers."""
-    return engine.containers.list(
+    found = engine.containers.list(
         everything=request.flag("all"), limit=request.number("limit", 0) or 0,
         size=request.flag("size"), filters=request.filters())
+    if _is_older(request, 1, 46):
+        for entry in found:
+            entry["HostConfig"].pop("Annotations", None)
+    return found
+
+
+def _is_older(request: Request, *version: int) -> bool:
+    """Whether the client asked for an older version of the API than this one."""
+    return version_tuple(request.version) < version
+
+
+def _arg_since(request: Request, name: str, *version: int) -> str:
+    """A query parameter that versions of the API before this one do not know."""
+    return "" if _is_older(request, *version) else request.arg(name)
 
 
 @route("POST", "/containers/create")
 def post_container_create(engine: Engine, request: Request) -> Response:
     """Make a container: 201 with its id and warnings."""
     made = engine.containers.create(
-        request.body.json(), name=request.arg("name"), platform=request.arg("platform"),
-        version=request.version)
+        request.json(), name=request.arg("name"),
+        platform=_arg_since(request, "platform", 1, 41), version=request.version)
     return Response(201, value=made)
 
 
@@ -18556,6 +18676,11 @@ def get_container_changes(engine: Engine, request: Request) -> Response:
 @route("POST", "/containers/{id}/start")
 def post_container_start(engine: Engine, request: Request) -> None:
     """Start a container."""
+    # Up to API 1.23 a start could carry a HostConfig; what can be no object is let through.
+    length = request.headers.get("content-length", "0")
+    if "transfer-encoding" in request.headers or length.isdigit() and int(length) > 7:
+        raise InvalidParameter("starting container with non-empty request body was deprecated since"
+                               " API v1.22 and removed in v1.24")
     if request.arg("checkpoint"):
         raise InvalidParameter("checkpoint is only supported in experimental mode")
     engine.containers.start(request.params["id"])
@@ -18564,13 +18689,15 @@ def post_container_start(engine: Engine, request: Request) -> None:
 @route("POST", "/containers/{id}/stop")
 def post_container_stop(engine: Engine, request: Request) -> None:
     """Stop a container."""
-    engine.containers.stop(request.params["id"], request.number("t"), request.arg("signal"))
+    engine.containers.stop(request.params["id"], request.number("t"),
+                           _arg_since(request, "signal", 1, 42))
 
 
 @route("POST", "/containers/{id}/restart")
 def post_container_restart(engine: Engine, request: Request) -> None:
     """Stop a container if it runs, and start it."""
-    engine.containers.restart(request.params["id"], request.number("t"), request.arg("signal"))
+    engine.containers.restart(request.params["id"], request.number("t"),
+                              _arg_since(request, "signal", 1, 42))
 
 
 @route("POST", "/containers/{id}/kill")
@@ -18608,9 +18735,12 @@ def _size_of_terminal(request: Request) -> tuple:
     out = []
     for name, what in (("h", "height"), ("w", "width")):
         text = request.arg(name)
-        if not text.isdigit() or int(text) >= 1 << 32:
-            raise InvalidParameter(f"invalid resize {what} {quote(text)}: strconv.ParseUint:"
-                                   f" parsing {quote(text)}: invalid syntax")
+        digits = text[1:] if text[:1] == "-" else text
+        why = "" if digits.isascii() and digits.isdigit() else "invalid syntax"
+        if not why and (digits != text or int(digits) >= 1 << 32):
+            why = "value out of range"
+        if why:
+            raise InvalidParameter(f"invalid resize {what} {quote(text)}: {why}")
         out.append(int(text) & 0xFFFF)
     return tuple(out)
 
@@ -18618,7 +18748,8 @@ def _size_of_terminal(request: Request) -> tuple:
 @route("POST", "/containers/{id}/wait")
 def post_container_wait(engine: Engine, request: Request) -> Any:
     """How a container ends; the answer comes when it has."""
-    answer = container_wait(engine, request.params["id"], request.arg("condition"), request.take)
+    answer = container_wait(engine, request.params["id"],
+                            _arg_since(request, "condition", 1, 30), request.take)
     return HIJACKED if answer is None else answer
 
 
@@ -18666,8 +18797,16 @@ def _time_arg(request: Request, name: str) -> int:
 @route("POST", "/containers/{id}/exec")
 def post_container_exec(engine: Engine, request: Request) -> Response:
     """Note a process to run beside a container's first."""
+    asked = request.json(optional=True)
     return Response(201, value={"Id": exec_create(engine, request.params["id"],
-                                                  request.body.json())})
+                                                  _size_known(request, asked))})
+
+
+def _size_known(request: Request, asked: Any) -> Any:
+    """An exec's document, less the size of the terminal where the version has none yet."""
+    if _is_older(request, 1, 42) and isinstance(asked, dict):
+        return {name: value for name, value in asked.items() if name.lower() != "consolesize"}
+    return asked
 
 
 @route("GET", "/exec/{id}/json")
@@ -18679,8 +18818,8 @@ def get_exec(engine: Engine, request: Request) -> dict:
 @route("POST", "/exec/{id}/start")
 def post_exec_start(engine: Engine, request: Request) -> Any:
     """Run what was noted, attached to this connection or detached."""
-    attached = exec_start(engine, request.params["id"], request.body.json(optional=True),
-                          _hijacker(request))
+    attached = exec_start(engine, request.params["id"],
+                          _size_known(request, request.json(optional=True)), _hijacker(request))
     return HIJACKED if attached else Response(200)
 
 

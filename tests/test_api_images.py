@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
 import io
+import threading
 
 import engine
 import pytest
@@ -111,7 +113,6 @@ PLATFORM = {"os": "linux", "architecture": "arm64", "variant": ""}
     ("text", "platform"),
     [
         ('{"os":"linux","architecture":"arm64"}', PLATFORM),
-        ("linux/arm64", PLATFORM),
         ("", None),
     ],
 )
@@ -122,13 +123,16 @@ def test_platform(asked, text, platform):
     assert [args for _, args, _ in asked] == [("a", platform), ("a", platform), ("a", None)]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"os":1}', "a b"])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"os":1}', "a b", "linux/arm64", '{"os":"linux"}', '{"variant":"v8"}'],
+)
 def test_bad_platform(asked, text):
     assert call("GET", "/images/a/json", query={"platform": text}).status == 400
 
 
 def test_platform_and_manifests_exclude_each_other(asked):
-    query = {"platform": "linux/arm64", "manifests": "1"}
+    query = {"platform": '{"os":"linux","architecture":"arm64"}', "manifests": "1"}
     assert call("GET", "/images/a/json", query=query).value == {
         "message": "conflicting options: manifests and platform options cannot both be set"
     }
@@ -176,7 +180,7 @@ def test_import(asked):
     ("query", "status", "message"),
     [
         ({"fromImage": "busybox"}, 501, "pulling images: not supported by this engine"),
-        ({"fromSrc": "http://x"}, 501, "importing from a URL: not supported by this engine"),
+        ({"fromSrc": "ftp://x"}, 500, 'Get "ftp://x": unsupported protocol scheme "ftp"'),
         ({"fromSrc": "-", "repo": "A"}, 400, "invalid reference format: repository name "
          "(library/A) must be lowercase"),
         ({"fromSrc": "-", "repo": "a@sha256:" + "a" * 64}, 400, "cannot import digest reference"),
@@ -185,6 +189,44 @@ def test_import(asked):
 def test_create_refuses(asked, query, status, message):
     reply = call("POST", "/images/create", query=query)
     assert (reply.status, reply.value, asked) == (status, {"message": message}, [])
+
+
+class Remote(http.server.BaseHTTPRequestHandler):
+    """Has one file, /tar."""
+
+    def do_GET(self):
+        if self.path == "/tar":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"an archive")
+        else:
+            self.send_error(404, "Not Found")
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture
+def remote(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = http.server.HTTPServer(("127.0.0.1", 0), Remote)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_import_of_a_url(asked, remote):
+    got = lines(call("POST", "/images/create", query={"fromSrc": remote + "/tar"}))
+    assert got == [{"status": f"Downloading from http://{remote}/tar"}, {"status": ID}]
+    assert asked[0][2]["message"] == f"Imported from {remote}/tar"
+    reply = call("POST", "/images/create", query={"fromSrc": f"http://{remote}/none"})
+    assert reply.status == 404
+    assert f"failed to GET http://{remote}/none with status 404 Not Found:" in str(reply.value)
+    reply = call("POST", "/images/create", query={"fromSrc": "http://127.0.0.1:1/tar"})
+    assert reply.status == 500 and "connection refused" in reply.value["message"]
 
 
 def test_load_gets_the_open_file(asked, tmp_path):

@@ -128,7 +128,7 @@ def test_arguments():
     assert request.number("n") == 12 and request.number("absent", 3) == 3
     assert request.arg("absent", "z") == "z"
     assert request.filters() == {"a": ["b"]}
-    with pytest.raises(engine.InvalidParameter):
+    with pytest.raises(engine.EngineError, match="invalid syntax"):
         request.number("bad")
 
 
@@ -137,7 +137,7 @@ def test_body():
     assert engine.Body(reader=io.BytesIO(b' {"a": 1} ')).json() == {"a": 1}
     assert engine.Body(reader=io.BytesIO(b"")).json(optional=True) == {}
     for text in (b"", b"{", b"[1] 2"):
-        with pytest.raises(engine.InvalidParameter, match="invalid JSON"):
+        with pytest.raises(engine.InvalidParameter, match="invalid JSON|unexpected content after JSON"):
             engine.Body(reader=io.BytesIO(text)).json()
     body = engine.Body(reader=io.BytesIO(b"tar"))
     assert (body.read(2), body.read(), body.read()) == (b"ta", b"r", b"")
