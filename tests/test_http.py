@@ -137,7 +137,7 @@ def test_body():
     assert engine.Body(reader=io.BytesIO(b' {"a": 1} ')).json() == {"a": 1}
     assert engine.Body(reader=io.BytesIO(b"")).json(optional=True) == {}
     for text in (b"", b"{", b"[1] 2"):
-        with pytest.raises(engine.InvalidParameter, match="invalid JSON|unexpected content after JSON"):
+        with pytest.raises(engine.InvalidParameter, match="(invalid|after) JSON"):
             engine.Body(reader=io.BytesIO(text)).json()
     body = engine.Body(reader=io.BytesIO(b"tar"))
     assert (body.read(2), body.read(), body.read()) == (b"ta", b"r", b"")

@@ -45,7 +45,7 @@ def test_defaults_have_every_key():
         ({"Image": "x", "HostConfig": []}, "array into Go struct field CreateRequest.HostConfig"),
         ({"Image": "x", "HostConfig": {"RestartPolicy": "no"}}, "RestartPolicy of type object"),
         ({"Image": "x", "HostConfig": {"Ulimits": [{"Name": 1}]}}, "Ulimits.Name of type string"),
-        ([], "array into Go struct field CreateRequest"),
+        ([], "array into Go value of type container.CreateRequest"),
     ],
 )
 def test_wrong_types(body, text):
