@@ -584,6 +584,20 @@ def signal_number(text: str) -> int:
     return number
 
 
+def signal_parse(text: str) -> int:
+    """The same, but any number other than 0 will do, as moby's ParseSignal has it."""
+    return go_int(text) or signal_number(text)
+
+
+def go_int(text: str) -> int | None:
+    """The number that Go's strconv.Atoi reads, None where that fails: "+7", "007", not " 7"."""
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        return None
+    number = int(text)
+    return number if -1 << 63 <= number < 1 << 63 else None
+
+
 def signal_name(number: int) -> str:
     """"SIGTERM" from 15, "SIGRTMIN+1" from 35; the bare number where there is no name."""
     for name, known in SIGNALS.items():
@@ -7565,7 +7579,7 @@ def _config_verify(config: dict) -> None:
                                    " an absolute path")
         config["WorkingDir"] = "/" + os.path.normpath(directory).lstrip("/")
     if config["StopSignal"]:
-        signal_number(config["StopSignal"])
+        signal_parse(config["StopSignal"])
     for entry in config["Env"] or ():
         if not entry.partition("=")[0]:
             raise InvalidParameter(f"invalid environment variable: {entry}")
@@ -7691,12 +7705,15 @@ def network_verify(config: dict, host: dict, networking: dict) -> None:
 def _endpoint_verify(endpoint: dict) -> None:
     """What only a network of the user's own can have (moby validateEndpointSettings)."""
     addresses = endpoint.get("IPAMConfig") or {}
+    problems = []
     if addresses.get("IPv4Address") or addresses.get("IPv6Address"):
-        raise InvalidParameter("invalid endpoint settings: user specified IP address is supported"
-                               " on user defined networks only")
+        problems.append("user specified IP address is supported on user defined networks only")
     if endpoint.get("Aliases"):
-        raise InvalidParameter("invalid endpoint settings: network-scoped alias is supported only"
-                               " for containers in user defined networks")
+        problems.append("network-scoped alias is supported only for containers in user defined"
+                        " networks")
+    if problems:
+        text = problems[0] if len(problems) == 1 else "* " + "\n* ".join(problems)
+        raise InvalidParameter("invalid endpoint settings:\n" + text)
 
 
 def security_parse(options: list | None) -> dict:
@@ -8137,7 +8154,7 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
                 "path": f"{directory}/{c.id}-json.log",
                 "attrs": json_text(attributes) if attributes else ""},
         "auto_remove": host["AutoRemove"], "restart": host["RestartPolicy"],
-        "stop_signal": signal_number(config["StopSignal"] or "SIGTERM"),
+        "stop_signal": signal_parse(config["StopSignal"] or "SIGTERM"),
         "stop_timeout": STOP_TIMEOUT if config["StopTimeout"] is None else config["StopTimeout"],
         "oom_score_adj": host["OomScoreAdj"],
     }
@@ -9117,53 +9134,72 @@ def _table_read(path: str) -> list:
             text += part
     finally:
         os.close(fd)
-    lines = text.decode("utf-8", "surrogateescape").split("\n")
-    return [line.split(":") for line in lines if line and line[0] != "#"]
+    return table_rows(text)
 
 
-def _id_number(text: str) -> int:
-    """The id that a text of digits stands for, or -1."""
-    if not text.isdigit():
-        return -1
-    if int(text) > ID_MAX:
+def table_rows(text: bytes) -> list:
+    """The lines of /etc/passwd or /etc/group as lists of seven fields, as moby/sys/user cuts them.
+    """
+    lines = (line.strip() for line in text.decode("utf-8", "surrogateescape").split("\n"))
+    return [(line.split(":") + [""] * 7)[:7] for line in lines if line]
+
+
+def _id_check(number: int) -> int:
+    if not 0 <= number <= ID_MAX:
         raise init_refuse("uids and gids must be in range 0-2147483647", 125, plain=True)
-    return int(text)
+    return number
 
 
 def user_resolve(user: str, added: list, passwd: list, group: list) -> tuple:
     """(uid, gid, supplementary gids, home) of "name|uid[:group|gid]" by the image's own files.
 
+    As moby/sys/user does it: a number is never a name, and what is no number in a file counts as 0.
     InitError as Docker words it: `unable to find user x: no matching entries in passwd file`.
     """
-    name, _, group_name = user.partition(":")
-    name = name or "0"
-    uid, gid, home, groups = _id_number(name), 0, "/", []
+    name, group_name = (user + ":").split(":")[:2]
+    group = [row for row in group if row[0][:1] != "#"]
+    number = go_int(name) if name else 0
+    uid, gid, groups = number, 0, []
     for row in passwd:
-        if len(row) > 5 and (row[0] == name or (uid >= 0 and row[2] == name)):
-            uid, gid, home = _id_number(row[2]), _id_number(row[3]), row[5] or "/"
+        if (go_int(row[2]) or 0) == number if number is not None else row[0] == name:
+            uid, gid = go_int(row[2]) or 0, go_int(row[3]) or 0
             if not group_name:
-                groups = [_id_number(line[2]) for line in group
-                          if len(line) > 3 and row[0] in line[3].split(",")]
+                groups = [go_int(line[2]) or 0 for line in group
+                          if row[0] and row[0] in line[3].split(",")]
             break
-    if uid < 0:
-        text = f"unable to find user {name}: no matching entries in passwd file"
-        raise init_refuse(text, 125, plain=True)
+    else:
+        if uid is None:
+            text = f"unable to find user {name}: no matching entries in passwd file"
+            raise init_refuse(text, 125, plain=True)
     if group_name:
         gid = _group_resolve(group_name, group)
-    groups += [_group_resolve(str(extra), group) for extra in added]
-    unique = list(dict.fromkeys([gid] + [number for number in groups if number >= 0]))
-    return uid, gid, unique, home
+    groups += [_group_add(str(extra), group) for extra in added]
+    home = next((row[5] for row in passwd if (go_int(row[2]) or 0) == uid), "") or "/"
+    return _id_check(uid), gid, list(dict.fromkeys(map(_id_check, [gid, *groups]))), home
 
 
 def _group_resolve(name: str, group: list) -> int:
+    number = go_int(name)
     for line in group:
-        if len(line) > 2 and (line[0] == name or line[2] == name):
-            return _id_number(line[2])
-    gid = _id_number(name)
-    if gid < 0:
-        text = f"unable to find group {name}: no matching entries in group file"
+        gid = go_int(line[2]) or 0
+        if gid == number if number is not None else line[0] == name:
+            return gid
+    return _group_number(name, number, "unable")
+
+
+def _group_add(name: str, group: list) -> int:
+    for line in group:
+        gid = go_int(line[2]) or 0
+        if line[0] == name or str(gid) == name:
+            return gid
+    return _group_number(name, go_int(name), "Unable")
+
+
+def _group_number(name: str, number: int | None, word: str) -> int:
+    if number is None:
+        text = f"{word} to find group {name}: no matching entries in group file"
         raise init_refuse(text, 125, plain=True)
-    return gid
+    return number
 
 
 def init_user(birth: Birth) -> None:
@@ -13155,7 +13191,7 @@ def _change_onbuild(settings: dict, rest: str, _state: dict) -> None:
 
 def _change_stopsignal(settings: dict, rest: str, _state: dict) -> None:
     word = _expand(settings, _one(rest, "STOPSIGNAL"))
-    signal_number(word)
+    signal_parse(word)
     settings["StopSignal"] = word
 
 
@@ -15483,7 +15519,8 @@ class Monitor(Loop):
         """Signal the process, kill it when it does not end in time, and answer when it has."""
         self.user_stopped = True
         self._stops.append(sock)
-        self.signal(number)
+        if number:
+            self.signal(number)
         if timeout >= 0:
             born = self._born
             self.after(timeout, lambda: self._stop_late(born))
@@ -16828,7 +16865,7 @@ class Containers:
 
         `timeout` is in seconds, negative for ever, None what the container was created with.
         """
-        number = signal_number(signal) if signal else 0
+        number = signal_parse(signal) if signal else 0
         c = self.find(ref)
         if not c.is_running:
             raise NotModified("container is already stopped")
@@ -16837,17 +16874,18 @@ class Containers:
     def _stop(self, c: Container, timeout: int | None, number: int, keep: bool = False) -> None:
         if timeout is None:
             timeout = c.config["StopTimeout"]
-        message = {
-            "verb": "stop", "keep": keep,
-            "signal": number or signal_number(c.config["StopSignal"] or "SIGTERM"),
-            "timeout": STOP_TIMEOUT if timeout is None else timeout}
+        timeout = STOP_TIMEOUT if timeout is None else timeout
+        number = number or signal_parse(c.config["StopSignal"] or "SIGTERM")
+        if not 0 < number <= SIGRTMAX:      # no kernel has it: SIGKILL a little later, as in moby
+            number, timeout = 0, 2 if timeout >= 0 else timeout
+        message = {"verb": "stop", "keep": keep, "signal": number, "timeout": timeout}
         if not self._tell(c.id, message):
             container_repair(self._store, c.id)
         container_event(self._store, c, "stop")
 
     def restart(self, ref: str, timeout: int | None = None, signal: str = "") -> None:
         """Stop a container if it runs, and start it; a --rm container is kept in between."""
-        number = signal_number(signal) if signal else 0
+        number = signal_parse(signal) if signal else 0
         c = self.find(ref)
         try:
             if c.is_running:
@@ -16863,7 +16901,9 @@ class Containers:
     def kill(self, ref: str, signal: str = "") -> None:
         """Send a signal (SIGKILL by default); SIGKILL returns when the container has ended."""
         try:
-            number = signal_number(signal) if signal else 9
+            number = signal_parse(signal) if signal else 9
+            if not 0 < number <= SIGRTMAX or number in (32, 33):
+                raise InvalidParameter(f"the linux daemon does not support signal {number}")
             c = self.running(ref)
             if number == 9:
                 self._kill(c)
@@ -17171,12 +17211,11 @@ def _rows_inside(root: int, path: str) -> list:
     except OSError:
         return []
     try:
-        text = os.read(fd, PASSWD_SIZE).decode("utf-8", "surrogateescape")
+        return table_rows(os.read(fd, PASSWD_SIZE))
     except OSError:
         return []
     finally:
         os.close(fd)
-    return [line.split(":") for line in text.split("\n") if line and line[0] != "#"]
 
 
 def _execs_sweep(directory: str) -> None:
@@ -22356,17 +22395,23 @@ def _create(client: ApiClient, args: Args, body: dict) -> str:
     return made["Id"]
 
 
-def _create_checked(args: Args) -> dict:
-    if args.pull not in PULL_WAYS and args.pull:
-        raise InvalidParameter(f"invalid pull option: '{args.pull}': must be one of \"always\", "
-                               '"missing" or "never"')
+def _platform_settle(args: Args) -> None:
+    """The platform from flag or environment; InvalidParameter, of which run and create make what
+    Docker's do.
+    """
     platform = os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
     args.platform = args.platform if args.given("platform") else platform
     if args.platform:
         try:
             platform_parse(args.platform)
         except InvalidParameter as exc:
-            raise UsageError(f"error parsing specified platform: {exc}") from None
+            raise InvalidParameter(f"error parsing specified platform: {exc}") from None
+
+
+def _create_checked(args: Args) -> dict:
+    if args.pull not in PULL_WAYS and args.pull:
+        raise InvalidParameter(f"invalid pull option: '{args.pull}': must be one of \"always\", "
+                               '"missing" or "never"')
     body = create_body(args)
     if args.tty:
         body["HostConfig"]["ConsoleSize"] = terminal_size()
@@ -22378,6 +22423,7 @@ def _create_checked(args: Args) -> dict:
          help="Make a container, ready to start")
 def cmd_create(client: ApiClient, args: Args) -> None:
     """Prints the new container's id."""
+    _platform_settle(args)
     try:
         body = _create_checked(args)
     except InvalidParameter as exc:
@@ -22390,6 +22436,7 @@ def cmd_create(client: ApiClient, args: Args) -> None:
          help="Make a container from an image and run it")
 def cmd_run(client: ApiClient, args: Args) -> int:
     """The exit code of the container's process, or 0 when it runs in the background."""
+    _platform_settle(args)
     body = _create_checked(args)
     if args.detach:
         if args.attach:
@@ -22433,12 +22480,16 @@ def cmd_start(client: ApiClient, args: Args) -> int:
     config = {**found["Config"], "AttachStdout": True, "AttachStderr": True,
               "AttachStdin": args.interactive and found["Config"]["OpenStdin"]}
     with signals_caught(proxy=not config["Tty"], resize=config["Tty"]) as signals:
-        return _attached_start(client, found["Id"], config=config, keys=keys, signals=signals,
-                               is_removed=found["HostConfig"]["AutoRemove"])
+        try:
+            return _attached_start(client, found["Id"], config=config, keys=keys, signals=signals,
+                                   is_removed=found["HostConfig"]["AutoRemove"])
+        except EngineError as exc:
+            exc.exit = 1                # 126 and 127 are for run only
+            raise
 
 
 def _start_each(client: ApiClient, names: list) -> int:
-    failed, code = [], 1
+    failed = []
     for name in names:
         try:
             client.post(f"/containers/{name}/start")
@@ -22447,9 +22498,9 @@ def _start_each(client: ApiClient, names: list) -> int:
             failed.append(name)
             continue
         print(name, flush=True)
-    if len(failed) > 1:
+    if failed:
         print_error("Error: failed to start containers: " + ", ".join(failed))
-    return code if failed else 0
+    return 1 if failed else 0
 
 
 # -- attach, exec, logs ----------------------------------------------------------------
@@ -22540,6 +22591,9 @@ def cmd_exec(client: ApiClient, args: Args) -> int:
             return 0
         return _exec_pump(client, exec_id, body, args.detach_keys)
     except (CannotInvoke, CommandNotFound) as exc:
+        if args.detach:
+            exc.exit = 1
+            raise
         print_error(str(exc))       # in Docker it comes through the command's own stream
         return exc.exit
 
@@ -22632,7 +22686,11 @@ def cmd_rename(client: ApiClient, args: Args) -> None:
     old, new = (name.strip() for name in args.rest)
     if not old or not new:
         raise InvalidParameter("Error: Neither old nor new names may be empty")
-    client.post(f"/containers/{old}/rename", {"name": new})
+    try:
+        client.post(f"/containers/{old}/rename", {"name": new})
+    except EngineError as exc:
+        print_error(error_line(exc))
+        raise UsageError(f"Error: failed to rename container named {old}") from None
 
 
 @command("container rm", aliases=("container remove", "rm"), nargs=(1, None),
@@ -22650,10 +22708,11 @@ def cmd_rm(client: ApiClient, args: Args) -> int:
             raise InvalidParameter("container name cannot be empty")
         try:
             client.delete(f"/containers/{path}", query)
-        except NotFound:
+        except NotFound as exc:
             if not args.force:
                 raise
-            return False        # forced: what is not there is no error, and not printed
+            print_error(error_line(exc))
+            return False        # forced: what is not there is told and is no error
         return True
     return _many(args.rest, remove)
 

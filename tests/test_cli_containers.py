@@ -245,9 +245,10 @@ def test_many_at_once(fake, run):
 def test_rm(fake, run):
     fake.answers["DELETE", "/containers/a"] = None
     fake.answers["DELETE", "/containers/b"] = engine.NotFound("No such container: b")
-    assert run("rm", "-f", "-v", "b", "a") == (0, "a\n", "")
+    gone = "Error response from daemon: No such container: b\n"
+    assert run("rm", "-f", "-v", "b", "a") == (0, "a\n", gone)
     assert ("DELETE", "/containers/a", {"v": "1", "force": "1"}, None) in fake.asked
-    assert run("rm", "b") == (1, "", "Error response from daemon: No such container: b\n")
+    assert run("rm", "b") == (1, "", gone)
 
 
 def test_start_names_what_failed(fake, run):
@@ -259,9 +260,43 @@ def test_start_names_what_failed(fake, run):
     assert run("start", "b", "a") == (
         1,
         "a\n",
-        "Error response from daemon: No such container: b\n",
+        "Error response from daemon: No such container: b\n"
+        "Error: failed to start containers: b\n",
     )
     assert run("start", "b", "c")[2].splitlines()[-1] == "Error: failed to start containers: b, c"
+
+
+def test_rename_says_which(fake, run):
+    fake.answers["POST", "/containers/b/rename"] = engine.NotFound("No such container: b")
+    assert run("rename", " b", "c") == (
+        1,
+        "",
+        "Error response from daemon: No such container: b\n"
+        "Error: failed to rename container named b\n",
+    )
+
+
+def test_a_wrong_platform(run):
+    text = 'error parsing specified platform: "bogus": unknown operating system or architecture: '
+    text += "invalid argument\n"
+    assert run("run", "--platform", "bogus", "x") == (125, "", "docker: " + text)
+    assert run("create", "--platform", "bogus", "x") == (1, "", text)
+
+
+def test_only_run_tells_the_command_s_own_failures(fake, run):
+    ready_to_run(fake, (), 0)
+    fake.answers["GET", "/containers/a/json"] = {
+        "Id": ID,
+        "Config": {"Tty": False, "OpenStdin": False},
+        "HostConfig": {"AutoRemove": False},
+    }
+    missing = engine.CommandNotFound("no such program")
+    fake.answers["POST", f"/containers/{ID}/start"] = missing
+    told = (1, "", "Error response from daemon: no such program\n")
+    assert run("start", "-a", "a") == told
+    fake.answers["POST", "/containers/a/exec"] = {"Id": "e"}
+    fake.answers["POST", "/exec/e/start"] = engine.CommandNotFound("no such program")
+    assert run("exec", "-d", "a", "nope") == told
 
 
 def test_start_attached(fake, run):

@@ -29,6 +29,10 @@ def made(line):
     """The body, or the error line with its exit code, as `create` treats it."""
     try:
         args = engine.flags_parse(engine.CREATE_FLAGS, shlex.split(line), interspersed=False)
+        try:
+            engine._platform_settle(args)
+        except engine.InvalidParameter as exc:
+            return f"{exc}  [{exc.exit}]"
         body = engine._create_checked(args)
     except engine.UsageError as exc:
         return f"{exc}  [{exc.exit}]"

@@ -146,6 +146,22 @@ def test_bad_signals(bare_box):  # noqa: F811
         "InvalidParameter", "cannot kill container: web: invalid signal: X",
         bare_box.containers.kill, "web", "X",
     )
+    refused(
+        "InvalidParameter", "cannot kill container: web: the linux daemon does not support signal"
+        " 99", bare_box.containers.kill, "web", "99",
+    )
+
+
+@pytest.mark.root
+def test_a_stop_signal_that_no_kernel_has(box):  # noqa: F811
+    """The process is killed, after two seconds as in Docker, and not asked in vain."""
+    id = box.create("sleep", "60", StopSignal="99")
+    box.containers.start(id)
+    before = time.monotonic()
+    box.containers.stop(id)
+    assert 1.5 < time.monotonic() - before < 5
+    assert box.containers.find(id).exit_code == 137
+    box.containers.remove(id)
 
 
 def test_files_of_the_network(bare_box, tmp_path):  # noqa: F811

@@ -193,6 +193,26 @@ def test_signal_refused(text):
     assert str(error.value) == f"invalid signal: {text}"
 
 
+@pytest.mark.parametrize("text, number", [
+    ("term", 15), ("99", 99), ("-1", -1), ("+9", 9), ("0", None), ("", None), ("x", None),
+])
+def test_signals_that_no_kernel_has(text, number):
+    if number is None:
+        with pytest.raises(engine.InvalidParameter, match=f"^invalid signal: {text}$"):
+            engine.signal_parse(text)
+    else:
+        assert engine.signal_parse(text) == number
+
+
+@pytest.mark.parametrize("text, number", [
+    ("7", 7), ("007", 7), ("+7", 7), ("-7", -7), ("", None), ("-", None), (" 7", None),
+    ("1_0", None), ("\u00b2", None), ("9223372036854775808", None), ("9" * 20, None),
+    ("-9223372036854775808", -1 << 63), ("0x1", None),
+])
+def test_go_int(text, number):
+    assert engine.go_int(text) == number
+
+
 def test_signal_names():
     for number in range(1, 65):
         name = engine.signal_name(number)

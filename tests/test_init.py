@@ -5,7 +5,7 @@ import os
 import pytest
 
 PASSWD = [
-    line.split(":")
+    (line.split(":") + [""] * 7)[:7]
     for line in (
         "root:x:0:0:root:/root:/bin/sh",
         "user:x:1000:1000:u:/home/user:/bin/sh",
@@ -15,8 +15,9 @@ PASSWD = [
     )
 ]
 GROUP = [
-    line.split(":")
+    (line.split(":") + [""] * 7)[:7]
     for line in (
+        "# staff:x:50:user",
         "root:x:0:",
         "user:x:1000:",
         "audio:x:29:user,other",
@@ -41,7 +42,13 @@ GROUP = [
         ("4242", [], (4242, 0, [0], "/")),
         ("4242:4343", [], (4242, 4343, [4343], "/")),
         ("nohome", [], (5, 6, [6], "/")),
-        ("7", [], (77, 78, [78], "/seven")),  # a name made of digits is a name first
+        ("7", [], (7, 0, [0], "/")),  # a number is never a name
+        ("77", [], (77, 78, [78], "/seven")),
+        ("007:+50", [], (7, 50, [50], "/")),
+        ("+5", [], (5, 6, [6], "/")),
+        ("user:audio:more", [], (1000, 29, [29], "/home/user")),
+        (":audio", [], (0, 29, [29], "/root")),
+        ("user", ["+7", "044", "audio", "audio"], (1000, 1000, [1000, 29, 7, 44], "/home/user")),
     ],
 )
 def test_users_are_resolved_by_the_images_files(engine, user, added, found):
@@ -53,7 +60,11 @@ def test_users_are_resolved_by_the_images_files(engine, user, added, found):
     [
         ("nobody", [], "unable to find user nobody: no matching entries in passwd file"),
         ("user:none", [], "unable to find group none: no matching entries in group file"),
-        ("user", ["none"], "unable to find group none: no matching entries in group file"),
+        ("user", ["none"], "Unable to find group none: no matching entries in group file"),
+        ("-1", [], "uids and gids must be in range 0-2147483647"),
+        (" 1", [], "unable to find user  1: no matching entries in passwd file"),
+        ("9" * 20, [], f"unable to find user {'9' * 20}: no matching entries in passwd file"),
+        ("user", ["-1"], "uids and gids must be in range 0-2147483647"),
         ("2147483648", [], "uids and gids must be in range 0-2147483647"),
         ("user:2147483648", [], "uids and gids must be in range 0-2147483647"),
     ],
@@ -62,6 +73,17 @@ def test_unknown_users_and_groups_are_named(engine, user, added, text):
     with pytest.raises(engine.InitError) as refused:
         engine.user_resolve(user, added, PASSWD, GROUP)
     assert str(refused.value) == text and refused.value.exit == 125 and refused.value.plain
+
+
+def test_files_may_say_anything(engine):
+    """A user or group of the image whose number would mean "leave it as it is" is refused."""
+    odd = engine.table_rows(b" root:x:zero:-1 \n\nx:x:-1:5::/x\ny:x:6:x::/y\n\xff:x:8:8\n")
+    assert [row[0] for row in odd] == ["root", "x", "y", "\udcff"]
+    assert engine.user_resolve("y", [], odd, []) == (6, 0, [0], "/y")
+    assert engine.user_resolve("\udcff", [], odd, []) == (8, 8, [8], "/")
+    for user in ("x", "root"):
+        with pytest.raises(engine.InitError, match="must be in range"):
+            engine.user_resolve(user, [], odd, [])
 
 
 def test_no_files_is_no_users(engine):

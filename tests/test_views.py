@@ -124,6 +124,30 @@ def five(store):
     return store
 
 
+@pytest.mark.parametrize(
+    ("value", "ports"),
+    [
+        ("80-82/sctp/x", ""),
+        ("80/", ""),
+        ("bad", 'strconv.ParseUint: parsing "bad": invalid syntax'),
+        ("70000", 'strconv.ParseUint: parsing "70000": value out of range'),
+        ("", "empty string specified for ports"),
+        ("5-4", "invalid range specified for port: 5-4"),
+        ("4-", 'strconv.ParseUint: parsing "": invalid syntax'),
+        ("1:2", None),
+    ],
+)
+def test_ports_in_filters(value, ports):
+    if ports == "":
+        assert engine.list_filters_check({"publish": [value]}) is None
+        return
+    with pytest.raises(engine.EngineError) as refused:
+        engine.list_filters_check({"expose": [value]})
+    text = f"error while looking up for expose {value}: {ports}"
+    other = "filter for 'expose' should not contain ':': 1:2"
+    assert str(refused.value) == (text if ports else other)
+
+
 def test_lists(five):
     assert names(five) == ["c5", "c4", "c3", "c2", "c1"]
     assert names(five, everything=False) == ["c4", "c3"]
