@@ -51,6 +51,7 @@ CONTENT     bytes that have a digest
 OBJECTS     the things users name
     records         containers as rows: names, state transitions by compare-and-set
     stdio           a process's streams between pipes or a pty, a log, and attached clients
+    restarts        when a container that ended starts again: policies and back-off
     monitor         one watcher process per container: stdio, exec, wait, exit
     processes       what `top` shows: ps without a ps, from /proc
     repair          what a process that died left half done, put in order by the next one
@@ -7557,8 +7558,6 @@ def create_verify(config: dict, host: dict) -> list:
         raise InvalidParameter("volumes are not supported by this engine yet")
     if config["Healthcheck"] and (config["Healthcheck"]["Test"] or ["NONE"])[0] != "NONE":
         raise InvalidParameter("--health-cmd is not supported by this engine yet")
-    if host["RestartPolicy"]["Name"] != "no":
-        raise InvalidParameter("--restart is not supported by this engine yet")
     _host_fill(host)
     return warnings
 
@@ -7596,6 +7595,7 @@ def _config_verify(config: dict) -> None:
 
 
 def _restart_verify(host: dict) -> None:
+    """Docker's checks of a policy whose name is there."""
     name, count = host["RestartPolicy"]["Name"], host["RestartPolicy"]["MaximumRetryCount"]
     if host["AutoRemove"] and name != "no":
         raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
@@ -8347,8 +8347,10 @@ def _launcher_spawn(store: Store, name: str, listener: _socket.socket) -> None:
 
 
 def _spawned_reap(pid: int) -> None:
-    from _thread import start_new_thread
-    start_new_thread(os.waitpid, (pid, 0))
+    from _signal import SIG_DFL, SIGCHLD, getsignal
+    if getsignal(SIGCHLD) == SIG_DFL:       # else this is a monitor, which reaps by itself
+        from _thread import start_new_thread
+        start_new_thread(os.waitpid, (pid, 0))
 
 
 def _interpreter_sealed() -> int:
@@ -14529,6 +14531,8 @@ def _ld_cache(path: str = "/etc/ld.so.cache") -> dict:
 #      +-----------+            v                     one is dead, the next command takes it back
 #   (undone)   removing <--- exited                   (starting) or finishes it (removing).
 #
+# With a restart policy running -> restarting -> running instead; a stop makes it exited.
+#
 # created -> starting is the starter's; starting -> running -> exited are the monitor's. Names
 # stand in the row without their slash. Rows of --rm containers need not outlive a power cut, so
 # they are written without waiting for the disk.
@@ -14586,6 +14590,11 @@ class Container:
     def is_running(self) -> bool:
         """True with a process of its own, paused or not."""
         return self.state in ("running", "paused")
+
+    @property
+    def is_up(self) -> bool:
+        """What Docker calls running: with a process, or about to be restarted."""
+        return self.state in ("running", "paused", "restarting")
 
     @property
     def status(self) -> str:
@@ -14733,6 +14742,8 @@ def state_text(c: Container, now: int) -> str:
         if c.state == "paused":
             return up + " (Paused)"
         return f"{up} ({c.health})" if c.health else up
+    if c.state == "restarting":
+        return f"Restarting ({c.exit_code}) {ago((now - c.finished) / SECOND)} ago"
     if c.state == "removing":
         return "Removal In Progress"
     if c.state == "dead":
@@ -14745,8 +14756,9 @@ def state_text(c: Container, now: int) -> str:
 def state_show(c: Container) -> dict:
     """The State object of inspect."""
     return {
-        "Status": c.status, "Running": c.is_running, "Paused": c.state == "paused",
-        "Restarting": False, "OOMKilled": bool(c.oom_killed), "Dead": c.state == "dead",
+        "Status": c.status, "Running": c.is_up, "Paused": c.state == "paused",
+        "Restarting": c.state == "restarting", "OOMKilled": bool(c.oom_killed),
+        "Dead": c.state == "dead",
         "Pid": c.pid if c.is_running else 0, "ExitCode": 0 if c.is_running else c.exit_code,
         "Error": c.error, "StartedAt": time_rfc3339(c.started or None),
         "FinishedAt": time_rfc3339(c.finished or None)}
@@ -15158,6 +15170,149 @@ class Stdio:
 
 
 # =============================================================================
+# restarts -- when a container that ended starts again: policies and back-off
+# =============================================================================
+# Runs in: monitor, api, cli.   Refs: moby daemon/internal/restartmanager, daemon/monitor.go
+#
+# Whether a container starts again (restart_wanted) and when (restart_delay) are functions of its
+# policy and of how it ended, so that the monitor that sees the end, the repair after a monitor's
+# death and the daemon at its start all decide alike.
+#   - The first wait is RESTART_FIRST, each further one twice as long, up to RESTART_MOST; whoever
+#     ran for RESTART_RESET begins anew. The retry count of on-failure never begins anew, but with a
+#     start by the user.
+#   - Whoever stops or kills a container ends its policy until the next start. Any other signal
+#     that a user sends counts as a stop for `unless-stopped` alone, as in Docker.
+#   - In between the state is `restarting`: no process, but a monitor that holds the timer and is
+#     the row's owner. At its time it has a process forked that prepares the start as a command
+#     would (role restart: networks, files and namespaces may be others by now) and sends `start`.
+# A monitor has a Restarts only when its container has a policy.
+
+RESTART_FIRST = 0.1             # s
+RESTART_MOST = 60.0             # s
+RESTART_RESET = 10.0            # s that a process has to run for the back-off to begin anew
+#: A monitor's, as MONITOR_SQL: added to, never changed.
+RESTART_SQL = {
+    "restarting": "UPDATE containers SET state='restarting', pid=0, finished=?, exit_code=?,"
+                  " oom_killed=?, restarts=?, owner=? WHERE id=?",
+    "adopted":    "UPDATE containers SET owner=? WHERE id=? AND state='restarting'",
+    "given_up":   "UPDATE containers SET state='exited', stopped=?, error=?, owner=''"
+                  " WHERE id=? AND state='restarting'",
+}
+
+
+def restart_wanted(policy: dict, *, code: int, count: int, stopped: bool) -> bool:
+    """Whether a container starts again that ended with exit code `code` after `count` restarts.
+
+    `policy` is a RestartPolicy; `stopped`: a user had sent it a signal.
+    """
+    name, most = policy["Name"], policy["MaximumRetryCount"]
+    if name == "on-failure":
+        return code != 0 and (most == 0 or count < most)
+    return name == "always" or name == "unless-stopped" and not stopped
+
+
+def restart_delay(before: float, ran: float) -> float:
+    """Seconds until the next start: `before` was the last wait (0: none), `ran` how long it ran."""
+    if not before or ran >= RESTART_RESET:
+        return RESTART_FIRST
+    return min(before * 2, RESTART_MOST)
+
+
+def restart_delay_after(count: int, ran: float) -> float:
+    """The same for who knows only how many restarts there were: the monitor with the wait died."""
+    if ran >= RESTART_RESET:
+        return RESTART_FIRST
+    return min(RESTART_FIRST * 2 ** min(count, 16), RESTART_MOST)
+
+
+class Restarts:
+    """A monitor's side of its container's restart policy, from one start by a user to the next.
+
+    `pending`: the container is over and waits for its next start; `count` restarts have been.
+    """
+
+    __slots__ = ("_delay", "_monitor", "cancelled", "code", "count", "pending", "policy")
+
+    def __init__(self, monitor: Monitor, policy: dict, *, count: int = 0, code: int = 0) -> None:
+        self._monitor = monitor
+        self._delay = 0.0
+        self.policy = policy
+        self.count = count
+        self.code = code               # that it ended with
+        self.cancelled = self.pending = False
+
+    def ended(self, code: int, ran: float, stopped: bool) -> bool:
+        """Take note of an end after `ran` seconds; True when the container is to start again."""
+        if self.cancelled or not restart_wanted(self.policy, code=code, count=self.count,
+                                                stopped=stopped):
+            return False
+        self._delay = restart_delay(self._delay, ran)
+        self.code = code
+        self.count += 1
+        self.pending = True
+        return True
+
+    def later(self) -> None:
+        """Start the container again when the time has come, unless somebody stops that."""
+        count = self.count
+        self._monitor.after(self._delay, lambda: self._now(count))
+
+    def _now(self, count: int) -> None:
+        monitor = self._monitor
+        if self is not monitor.restarts or not monitor.is_waiting(count):
+            return
+        try:
+            helper = launcher_call(monitor.store, "restart", {"id": monitor.id, "again": count})
+        except (EngineError, OSError) as failure:
+            self.cancel(error=str(failure))
+            return
+        # It answers when it could not start the container, and is closed by its end.
+        monitor.watch(helper.fileno(), EPOLLIN, lambda events: self._done(helper, count))
+
+    def _done(self, helper: _socket.socket, count: int) -> None:
+        self._monitor.unwatch(helper.fileno())
+        answer = helper.recv(1 << 16)
+        helper.close()
+        if self.count == count:
+            self.cancel(error=json_parse(answer)["error"] if answer else "restart failed")
+
+    def cancel(self, stopped: bool = False, error: str = "") -> None:
+        """If it waits for its restart it ends here, and who waits for that is told.
+
+        `stopped`: by a user; `error`: because it could not be started.
+        """
+        if not self.pending:
+            return
+        self.pending = False
+        monitor = self._monitor
+        with monitor.store.write(durable=False) as db:
+            db.execute(RESTART_SQL["given_up"], (int(stopped), error, monitor.id))
+        monitor.tell_end(self.code)
+
+    def adopt(self, delay: float) -> None:
+        """Go on where a monitor died: the container waits, `delay` seconds from now."""
+        self.pending, self._delay = True, delay
+        self.later()
+
+
+def restarts_make(monitor: Monitor, policy: dict) -> Restarts | None:
+    """What a monitor keeps for a policy; None for `no`."""
+    return None if policy["Name"] == "no" else Restarts(monitor, policy)
+
+
+def restarts_adopt(monitor: Monitor, delay: float) -> Restarts | None:
+    """Take over a container whose row says `restarting` and whose monitor died; None if not so."""
+    store, id = monitor.store, monitor.id
+    row = store.row("SELECT host_config, restarts, exit_code FROM containers WHERE id=?", id)
+    with store.write(durable=False) as db:
+        if not db.execute(RESTART_SQL["adopted"], (owner_self(), id)).rowcount:
+            return None
+    restarts = Restarts(monitor, json_parse(row[0])["RestartPolicy"], count=row[1], code=row[2])
+    restarts.adopt(delay)
+    return restarts
+
+
+# =============================================================================
 # monitor -- one watcher process per container: stdio, exec, wait, exit
 # =============================================================================
 # Runs in: monitor, and who talks to it.
@@ -15270,7 +15425,7 @@ class Monitor(Loop):
     """The state of one container's monitor and its loop; see the banner."""
 
     __slots__ = ("_born", "_conns", "_execs", "_listener", "_plan", "_stops", "_trash", "_waiters",
-                 "_wake", "cgroup", "id", "main", "paused", "store", "user_stopped")
+                 "_wake", "cgroup", "id", "main", "paused", "restarts", "store", "user_stopped")
 
     def __init__(self, store: Store, id: str, conn: _socket.socket | None) -> None:
         super().__init__()
@@ -15286,6 +15441,7 @@ class Monitor(Loop):
         self.main = self._stdio_new()
         self.paused = False
         self.user_stopped = False
+        self.restarts: Restarts | None = None
         self.cgroup: Any = None
         self._listener = unix_listen(store.run_path("containers", id), "monitor.sock")
         self._listener.setblocking(False)
@@ -15320,7 +15476,7 @@ class Monitor(Loop):
 
     def _idle(self) -> bool:
         return not (self._born or self._conns or self._waiters or self._stops
-                    or self.main.clients or self._execs)
+                    or self.main.clients or self._execs or self.is_waiting())
 
     def _leave(self) -> None:
         """The name first, so that who comes now makes a new monitor; then what nobody waits for."""
@@ -15402,10 +15558,15 @@ class Monitor(Loop):
                 if stdio.pid == pid:
                     self._exec_ended(stdio, status_code(status))
 
-    def start(self, plan: dict) -> dict:
-        """Start the container; the row says `starting` and is `running` on return."""
+    def start(self, plan: dict, again: int = 0) -> dict:
+        """Start the container; the row says `starting` and is `running` on return.
+
+        `again` is the number of the restart that this is, 0 when a user starts it.
+        """
         if self._born:
             raise Conflict(f"container {self.id} is running")
+        if again and not self.is_waiting(again):
+            raise Conflict("restart canceled")
         self._plan = plan
         self.main.tty = plan["tty"]
         self.main.takes_input = plan["open_stdin"]
@@ -15424,6 +15585,10 @@ class Monitor(Loop):
         with self.store.write(durable=False) as db:
             db.execute(MONITOR_SQL["running"],
                        (born.pid, owner_of(born.pid), now, boot_id(), self.id))
+        if again and self.restarts:
+            self.restarts.pending = False
+        else:
+            self.restarts = restarts_make(self, plan["restart"])
         self.main.begin(born)
         for warning in born.warnings:
             os.write(2, f"engine: {self.id[:12]}: {warning}\n".encode())
@@ -15441,17 +15606,27 @@ class Monitor(Loop):
         self._born = None
         self.paused = False
         plan["exit_code"] = code
-        self._end_record(code, oom, now)
+        again = self.restarts
+        if again and not again.ended(code, (now - self.main.started) / 1e9, self.user_stopped):
+            again = None
+        self._end_record(code, oom, now, again)
         if oom:
             self.emit("oom", self.main)
         seconds = (now - self.main.started) // 1000000000
         self.emit("die", self.main, exitCode=str(code), execDuration=str(seconds))
         if plan["auto_remove"]:
             self.emit("destroy", self.main)
-        self._tell_end(code)
+        self.tell_end(code)
         for fd in born.pins.values():      # the container's mounts and network end here
             os.close(fd)
         self.cgroup.remove()
+        if again:
+            again.later()
+
+    def is_waiting(self, number: int = 0) -> bool:
+        """True between an end and a start by the policy; with `number` only for that restart."""
+        again = self.restarts
+        return again is not None and again.pending and number in (0, again.count)
 
     def cgroup_end(self) -> None:
         """Nothing outlives the first process, also where the pid namespace is shared."""
@@ -15459,10 +15634,13 @@ class Monitor(Loop):
             self.cgroup.thaw()
         self.cgroup.kill()
 
-    def _end_record(self, code: int, oom: bool, now: int) -> None:
+    def _end_record(self, code: int, oom: bool, now: int, again: Restarts | None) -> None:
         with self.store.write(durable=False) as db:
             if self._plan["auto_remove"]:
                 db.execute(MONITOR_SQL["gone"], (self.id,))
+            elif again:
+                db.execute(RESTART_SQL["restarting"], (now, code, int(oom), again.count,
+                                                       owner_self(), self.id))
             else:
                 db.execute(MONITOR_SQL["exited"],
                            (now, code, int(oom), int(self.user_stopped), self.id))
@@ -15471,11 +15649,12 @@ class Monitor(Loop):
             os.rename(self.store.path("containers", self.id), trash)
             self._trash += [trash, self.store.run_path("containers", self.id)]
 
-    def _tell_end(self, code: int) -> None:
+    def tell_end(self, code: int) -> None:
+        """Let go of the clients, and answer who waits for the end."""
         self.main.dismiss()
         if self.main.clients:
             self.after(LINGER, self._linger_over)
-        self.waiters_tell(code, gone=self._plan["auto_remove"])
+        self.waiters_tell(code, gone=self._plan.get("auto_remove", False))
         for sock in self._stops:
             answer_send(sock, {"ok": True, "code": code})
         self._stops = []
@@ -15517,13 +15696,19 @@ class Monitor(Loop):
 
     def stop_add(self, sock: _socket.socket, number: int, timeout: float) -> None:
         """Signal the process, kill it when it does not end in time, and answer when it has."""
-        self.user_stopped = True
+        self.stopping()
         self._stops.append(sock)
         if number:
             self.signal(number)
         if timeout >= 0:
             born = self._born
             self.after(timeout, lambda: self._stop_late(born))
+
+    def stopping(self) -> None:
+        """A user ends the container: its policy does not bring it back."""
+        self.user_stopped = True
+        if self.restarts:
+            self.restarts.cancelled = True
 
     def _stop_late(self, born: Born) -> None:
         if self._born is born:
@@ -15650,8 +15835,8 @@ def verb_hello(monitor: Monitor, message: dict, fds: list, sock: _socket.socket)
 
 
 def verb_start(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
-    """Start the container by message["plan"]."""
-    return monitor.start(message["plan"])
+    """Start the container by message["plan"]; message["again"] when its policy does."""
+    return monitor.start(message["plan"], message.get("again", 0))
 
 
 def verb_attach(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
@@ -15676,7 +15861,8 @@ def verb_wait(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
             os.close(fd)
             return {"ok": True}
         head = b""
-    if message["condition"] == "not-running" and not monitor.runs and "exit_code" in monitor._plan:
+    is_over = not monitor.runs and not monitor.is_waiting()
+    if message["condition"] == "not-running" and is_over and "exit_code" in monitor._plan:
         # It ended while the question was on its way.
         monitor._waiter_answer(fd, head, monitor._plan["exit_code"])
     else:
@@ -15685,10 +15871,14 @@ def verb_wait(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
 
 
 def verb_kill(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
-    """Send message["signal"] to the first process."""
+    """Send message["signal"] to the first process; message["ends"]: a restart policy heeds it."""
+    if monitor.restarts and monitor.is_waiting():
+        monitor.restarts.cancel(stopped=True)
+        return {"ok": True}
     _runs_or_refuse(monitor)
-    if message.get("stopped") or message["signal"] == 9:
-        monitor.user_stopped = True
+    monitor.user_stopped = True
+    if message.get("ends") or message["signal"] == 9:
+        monitor.stopping()
     monitor.signal(message["signal"])
     return {"ok": True}
 
@@ -15696,6 +15886,8 @@ def verb_kill(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
 def verb_stop(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict | None:
     """Signal, wait, kill; the answer comes when the process has ended."""
     if not monitor.runs:
+        if monitor.restarts:
+            monitor.restarts.cancel(stopped=True)
         return {"ok": True}
     if message.get("keep"):                # it is being restarted: not removed at this end
         monitor._plan["auto_remove"] = False
@@ -15767,6 +15959,15 @@ def verb_rename(monitor: Monitor, message: dict, fds: list, sock: _socket.socket
     return {"ok": True}
 
 
+def verb_update(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
+    """Take note of another restart policy."""
+    if monitor.restarts:
+        monitor.restarts.policy = message["restart"]
+    else:
+        monitor.restarts = restarts_make(monitor, message["restart"])
+    return {"ok": True}
+
+
 #: Entries are added, never changed: an older build's monitor is driven by newer commands.
 MONITOR_VERBS = {
     "attach": verb_attach,
@@ -15781,6 +15982,7 @@ MONITOR_VERBS = {
     "start": verb_start,
     "stop": verb_stop,
     "unpause": verb_unpause,
+    "update": verb_update,
     "wait": verb_wait,
 }
 
@@ -15790,6 +15992,8 @@ def monitor_main(request: dict, conn: _socket.socket, fds: list) -> None:
     """The role of a container's monitor: answers that it serves, then serves."""
     sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     monitor = Monitor(Store(request["data"], request["run"]), request["id"], conn)
+    if "again" in request:
+        monitor.restarts = restarts_adopt(monitor, request["again"])
     answer_send(conn, {"ok": True})
     monitor.run()
 
@@ -16081,7 +16285,8 @@ def _ps_list(text: str) -> list:
 # (container_repair):
 #   running, paused   another boot: exited 255, as Docker tells it after a reboot. No monitor
 #                     answers: its processes are killed (the kernel did that to the first one),
-#                     exited 137;
+#                     exited 137, and a new monitor starts it again if its policy wants that;
+#   restarting        another boot: exited 255. No monitor answers: it gets a new one;
 #   starting          its starter is dead and no process came of it: back to what it was;
 #   removing          its remover is dead: the removal is finished.
 # A --rm container that has ended this way is removed. One repairs at a time (a lock per container),
@@ -16123,10 +16328,12 @@ def container_repair(store: Store, id: str) -> Container | None:
             _remains_remove(store, id)
         elif c is None:
             pass                        # its monitor is just clearing up
-        elif c.is_running and c.boot_id != boot_id():
+        elif c.is_up and c.boot_id != boot_id():
             _end_record(store, c, 255, "")
         elif c.is_running and not hello:
             _end_record(store, c, 137, "monitor died")
+        elif c.state == "restarting" and not hello:
+            _restart_arm(store, c)
         elif c.state == "starting" and not owner_lives(c.owner) and hello != "running":
             record_move(store, id, ("starting",), c.status, owner="")
         elif c.state == "removing" and not owner_lives(c.owner):
@@ -16153,13 +16360,26 @@ def _monitor_hello(store: Store, id: str) -> str:
 def _end_record(store: Store, c: Container, code: int, error: str) -> None:
     """What the monitor would have done at the end of its container."""
     _cgroup_end(cgroup_name(c))
-    if not record_move(store, c.id, ("running", "paused"), "exited", pid=0, finished=time_now(),
-                       exit_code=code, error=error, owner=""):
+    again = error and restart_wanted(c.host["RestartPolicy"], code=code, count=c.restarts,
+                                     stopped=bool(c.stopped))
+    if not record_move(store, c.id, ("running", "paused", "restarting"),
+                       "restarting" if again else "exited", pid=0, finished=time_now(),
+                       exit_code=code, error="" if again else error, owner="",
+                       restarts=c.restarts + bool(again)):
         return
     container_event(store, c, "die", exitCode=str(code),
                     execDuration=str((time_now() - c.started) // SECOND))
     if c.auto_remove:
         container_dispose(store, c)
+    elif again:
+        _restart_arm(store, c)
+
+
+def _restart_arm(store: Store, c: Container) -> None:
+    """Fork a monitor that starts the container again when its time has come."""
+    ran = ((c.finished if c.state == "restarting" else time_now()) - c.started) / SECOND
+    launcher_ask(store, "monitor", {"id": c.id, "again": restart_delay_after(c.restarts, ran)}
+                 )[0].close()
 
 
 def container_dispose(store: Store, c: Container) -> None:
@@ -16465,7 +16685,7 @@ def _stays_name(c: Container, filters: dict) -> bool:
 
 
 def _stays_exited(c: Container, filters: dict) -> bool:
-    return not c.is_running and c.started > 0 and c.exit_code in _exited_codes(filters["exited"])
+    return not c.is_up and c.started > 0 and c.exit_code in _exited_codes(filters["exited"])
 
 
 def _stays_network(c: Container, filters: dict) -> bool:
@@ -16513,7 +16733,7 @@ def list_select(containers: list, *, everything: bool, limit: int, filters: dict
             continue
         if c.id == since or limit > 0 and len(out) == limit:
             break
-        if not (everything or limit > 0 or c.is_running):
+        if not (everything or limit > 0 or c.is_up):
             continue
         if ancestors is not None and c.image not in ancestors:
             continue
@@ -16660,6 +16880,8 @@ class Containers:
     def running(self, ref: str) -> Container:
         """The same, running or paused; Conflict otherwise."""
         c = self.find(ref)
+        if c.state == "restarting":
+            raise Conflict(f"Container {c.id} is restarting, wait until the container is running")
         if not c.is_running:
             raise Conflict(f"container {c.id} is not running")
         return c
@@ -16728,7 +16950,7 @@ class Containers:
         c = self.find(ref)
         if link:
             raise EngineError("Conflict, cannot remove the default link name of the container")
-        if c.is_running:
+        if c.is_up:
             if not force:
                 why = ("container is paused and must be unpaused first" if c.state == "paused" else
                        f"container is {c.state}: stop the container before removing or force"
@@ -16806,7 +17028,7 @@ class Containers:
         """Start a container that does not run; NotModified when it does."""
         c = self.find(ref)
         if not record_move(self._store, c.id, ("created", "exited"), "starting",
-                           owner=owner_self()):
+                           owner=owner_self(), restarts=0):
             raise self._start_refusal(ref, c.id)
         try:
             self._launch(c)
@@ -16824,7 +17046,31 @@ class Containers:
             return Conflict("container is marked for removal and cannot be started")
         return NotModified("container is already running")
 
-    def _launch(self, c: Container) -> None:
+    def start_again(self, id: str, again: int) -> None:
+        """Prepare restart number `again` for the monitor that wants it, and tell it to start."""
+        c = record_get(self._store, id)
+        if c is not None and c.state == "restarting":
+            self._launch(c, again)
+
+    def restore(self) -> list:
+        """Start those that ended and whose policy wants them up: a daemon does so at its start.
+
+        Their names. `always` starts also those that a user had stopped, as Docker's daemon does;
+        what cannot be started is left for the user to see in `inspect`.
+        """
+        started = []
+        for c in self.all():
+            ran = c.state == "exited" and c.started
+            if ran and restart_wanted(c.host["RestartPolicy"], code=c.exit_code, count=c.restarts,
+                                      stopped=bool(c.stopped)):
+                try:
+                    self.start(c.id)
+                except EngineError:
+                    continue
+                started.append(c.name)
+        return started
+
+    def _launch(self, c: Container, again: int = 0) -> None:
         store = self._store
         directory = store.path("containers", c.id)
         bundle = dir_ensure(store.run_path("containers", c.id), 0o700)
@@ -16845,7 +17091,7 @@ class Containers:
         plan = plan_build(c, spec, bundle=bundle, layers=layer_paths(store, c.document["Layers"]),
                           directory=directory)
         # A container that shares another's namespace starts only while that one holds it.
-        monitor_call(store, c.id, {"verb": "start", "plan": plan}, start=True)
+        monitor_call(store, c.id, {"verb": "start", "plan": plan, "again": again}, start=not again)
 
     def _start_undo(self, c: Container, failure: BaseException) -> None:
         """The row as it was before, with what went wrong; a --rm container goes (moby start.go)."""
@@ -16867,7 +17113,7 @@ class Containers:
         """
         number = signal_parse(signal) if signal else 0
         c = self.find(ref)
-        if not c.is_running:
+        if not c.is_up:
             raise NotModified("container is already stopped")
         self._stop(c, timeout, number)
 
@@ -16888,7 +17134,7 @@ class Containers:
         number = signal_parse(signal) if signal else 0
         c = self.find(ref)
         try:
-            if c.is_running:
+            if c.is_up:
                 self._stop(c, timeout, number, keep=True)
             self.start(c.id)
         except NotModified:
@@ -16904,10 +17150,15 @@ class Containers:
             number = signal_parse(signal) if signal else 9
             if not 0 < number <= SIGRTMAX or number in (32, 33):
                 raise InvalidParameter(f"the linux daemon does not support signal {number}")
-            c = self.running(ref)
+            c = self.find(ref)
+            if not c.is_up:
+                raise Conflict(f"container {c.id} is not running")
+            # Without a StopSignal any signal ends the restart policy (moby daemon/kill.go).
+            own = c.config["StopSignal"]
+            ends = not own or signal_parse(own) == number
             if number == 9:
                 self._kill(c)
-            elif not self._tell(c.id, {"verb": "kill", "signal": number}):
+            elif not self._tell(c.id, {"verb": "kill", "signal": number, "ends": ends}):
                 container_repair(self._store, c.id)
                 raise Conflict(f"container {c.id} is not running")
         except (InvalidParameter, NotFound, Conflict) as failure:
@@ -17010,6 +17261,9 @@ def _namespaces_resolve(containers: Containers, c: Container) -> tuple:
             raise EngineError(f"{text}: {gone}") from None
         if kind == "network":
             donor = other
+            if other.state == "restarting":
+                raise Conflict("cannot join network namespace of container: Container"
+                               f" {ref} is restarting, wait until the container is running")
             if not other.is_running:
                 raise Conflict("cannot join network namespace of a non running container: container"
                                f" {other.name} is {other.status}")
@@ -17345,6 +17599,8 @@ def container_attach(engine: Engine, ref: str, asked: dict, hijack: Callable) ->
     c = engine.containers.find(ref)
     if c.state == "paused":
         raise Conflict(f"container {ref} is paused, unpause the container before attach")
+    if c.state == "restarting":
+        raise Conflict(f"container {ref} is restarting, wait until the container is running")
     if c.state == "removing":
         raise Conflict("container is marked for removal and cannot be started")
     tty = c.config["Tty"]
@@ -17630,6 +17886,13 @@ def _security_show() -> list:
     if os.path.exists("/proc/self/ns/cgroup"):
         out.append("name=cgroupns")
     return out
+
+
+@role("restart")
+def restart_main(request: dict, conn: Any, fds: list) -> None:
+    """Start a container again for its monitor. What goes wrong is answered, and ends it there."""
+    engine = Engine(Store(request["data"], request["run"]))
+    engine.containers.start_again(request["id"], request["again"])
 
 
 # =============================================================================
@@ -18379,7 +18642,7 @@ def images_in_use(store: Store) -> list:
         # ["init/diff", "layers/<number in base 36>/diff" of the top layer, ...]
         names = c.document["Layers"][1:2]
         layer = int(names[0].split("/")[1], 36) if names else 0
-        rows.append((c.id, c.image, c.is_running or c.state == "starting", layer))
+        rows.append((c.id, c.image, c.is_up or c.state == "starting", layer))
     return rows
 
 

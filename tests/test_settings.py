@@ -185,11 +185,6 @@ def test_older_clients(version, host, field, value):
         ),
         ({"Binds": ["/a:/b"]}, {}, "--volume is not supported by this engine yet"),
         ({"Privileged": True}, {}, "--privileged is not supported by this engine yet"),
-        (
-            {"RestartPolicy": {"Name": "always"}},
-            {},
-            "--restart is not supported by this engine yet",
-        ),
     ],
 )
 def test_docker_refuses(host, config, text):
