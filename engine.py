@@ -79,6 +79,7 @@ HANDS       the user's side
     cli_containers  commands on containers
     cli_images      commands on images
     cli_system      version, info, events and the rest
+    daemon_config   the daemon's flags and daemon.json: what works, what is refused, how they merge
     main            one program, five roles: cli, launcher, monitor, init, worker
 """
 
@@ -23871,6 +23872,493 @@ def cmd_system_prune(client: Any, args: Any) -> int:
 def cmd_daemon(client: ApiClient, args: Args) -> int:
     """`daemon`: serve until a signal ends it."""
     return daemon_main(args.top.data_root, args.top.run_root, args.host or args.top.host)
+
+
+# =============================================================================
+# daemon_config -- the daemon's flags and daemon.json: what works, what is refused, how they merge
+# =============================================================================
+# Runs in: daemon.   Refs: moby cmd/dockerd/config*.go, options.go, daemon/config/config.go
+#
+# The flags of `daemon` are those of dockerd (20.10 and 28), the keys of its configuration file those
+# of daemon.json. One table, DAEMON_OPTIONS, has a row for each: flag, kind of value, key (where it
+# is another word than the flag), default, and why it is refused. A reason refuses every value but
+# the default, by name, from either place; IGNORED takes any value and warns once in the log.
+#
+# Merging is Docker's: an option may be given as a flag or in the file, not in both (but for
+# runtimes); a key that is no option is refused; an empty value in the file (0, "", []) is none;
+# what neither gives has its default. Errors are in Docker's words, before them the file's name.
+# Nothing is done here: daemon_configure returns what is to be, reload_configure what a SIGHUP makes
+# of it, in the form of section configuration with some keys more.
+
+DAEMON_FILE = "/etc/docker/daemon.json"
+NETWORKS = "it makes no networks yet"
+SWARM = "it has no swarm mode"
+BUILTIN = "its runtime is built in"
+IGNORED = "ignored"
+
+# fmt: off
+#: (flag, kind, key when it is another word, default, reason to refuse, help)
+DAEMON_OPTIONS = (
+    ("--add-runtime", "list", "runtimes", {}, BUILTIN, "Further runtimes"),
+    ("--allow-direct-routing", "bool", "", False, NETWORKS, "Let others reach container addresses"),
+    ("--allow-nondistributable-artifacts", "list", "", [], IGNORED, "Registries to push all layers to"),
+    ("--api-cors-header", "string", "", "", "use a reverse proxy", "CORS headers of the API"),
+    ("--authorization-plugin", "list", "authorization-plugins", [], "it has no plugins",
+     "Plugins that are asked about requests"),
+    ("--bip", "string", "", "", NETWORKS, "IPv4 address of the default bridge"),
+    ("--bip6", "string", "", "", NETWORKS, "IPv6 address of the default bridge"),
+    ("-b --bridge", "string", "", "", NETWORKS, "Bridge to attach containers to"),
+    ("--cdi-spec-dir", "list", "cdi-spec-dirs", [], "it has no devices yet", "Directories of CDI"),
+    ("--cgroup-parent", "string", "", "", "containers are below engine/", "Parent of all cgroups"),
+    ("--config-file", "string", "", DAEMON_FILE, "", "File with the configuration"),
+    ("--containerd", "string", "", "", IGNORED, "Address of containerd; there is none here"),
+    ("--containerd-namespace", "string", "", "moby", IGNORED, "Namespace in containerd"),
+    ("--containerd-plugins-namespace", "string", "", "plugins.moby", IGNORED,
+     "Namespace of plugins in containerd"),
+    ("--cpu-rt-period", "int", "", 0, "containers have no common limits", "Real-time period, in us"),
+    ("--cpu-rt-runtime", "int", "", 0, "containers have no common limits", "Real-time share, in us"),
+    ("--cri-containerd", "bool", "", False, "it has no containerd", "Start containerd with CRI"),
+    ("--data-root", "string", "", "", "", "Directory of images, containers and their data"),
+    ("-D --debug", "bool", "", False, "", "Log more"),
+    ("--default-address-pool", "list", "default-address-pools", [], NETWORKS, "Addresses for networks"),
+    ("--default-cgroupns-mode", "string", "", "private", "", 'Cgroup namespace ("host", "private")'),
+    ("--default-gateway", "string", "", "", NETWORKS, "IPv4 gateway of the default bridge"),
+    ("--default-gateway-v6", "string", "", "", NETWORKS, "IPv6 gateway of the default bridge"),
+    ("--default-ipc-mode", "string", "", "private", "", 'IPC namespace ("shareable", "private")'),
+    ("--default-network-opt", "list", "default-network-opts", {}, NETWORKS, "Options of networks"),
+    ("--default-runtime", "string", "", RUNTIME, "", "Runtime of containers"),
+    ("--default-shm-size", "bytes", "", SHM_SIZE, "", "Size of /dev/shm"),
+    ("--default-ulimit", "ulimit", "default-ulimits", [], "", "Limits of containers"),
+    ("--dns", "list", "", [], "", "DNS servers"),
+    ("--dns-opt", "list", "dns-opts", [], "", "DNS options"),
+    ("--dns-search", "list", "", [], "", "DNS search domains"),
+    ("--exec-opt", "list", "exec-opts", [], "", "Options of the runtime"),
+    ("--exec-root", "string", "", "", "", "Directory of sockets and what does not outlive a boot"),
+    ("--experimental", "bool", "", False, "it has no experiments", "Show experimental features"),
+    ("--feature", "feature", "features", {}, "", "Features to have"),
+    ("--fixed-cidr", "string", "", "", NETWORKS, "IPv4 subnet of the default bridge"),
+    ("--fixed-cidr-v6", "string", "", "", NETWORKS, "IPv6 subnet of the default bridge"),
+    ("-G --group", "string", "", "docker", "", "Group of the unix socket"),
+    ("-H --host", "list", "hosts", [], "", "Sockets to listen on"),
+    ("--host-gateway-ip", "list", "host-gateway-ips", [], NETWORKS, "Address of host-gateway"),
+    ("--http-proxy", "string", "", "", "", "Proxy for http"),
+    ("--https-proxy", "string", "", "", "", "Proxy for https"),
+    ("--icc", "bool", "", True, NETWORKS, "Let containers talk to each other"),
+    ("--init", "bool", "", False, "", "Run an init in every container"),
+    ("--init-path", "string", "", "", "its init is built in", "Program that is the init"),
+    ("--insecure-registry", "list", "insecure-registries", [], "", "Registries without TLS"),
+    ("--ip", "string", "", "0.0.0.0", NETWORKS, "Address of published ports"),
+    ("--ip-forward", "bool", "", True, NETWORKS, "Switch forwarding on"),
+    ("--ip-forward-no-drop", "bool", "", False, NETWORKS, "Leave the policy of FORWARD alone"),
+    ("--ip-masq", "bool", "", True, NETWORKS, "Masquerade the default bridge"),
+    ("--ip6tables", "bool", "", True, NETWORKS, "Add rules of ip6tables"),
+    ("--iptables", "bool", "", True, NETWORKS, "Add rules of iptables"),
+    ("--ipv6", "bool", "", False, NETWORKS, "IPv6 on the default bridge"),
+    ("--label", "list", "labels", [], "", "Labels of the engine"),
+    ("--live-restore", "bool", "", True, "", "Let containers live on when the daemon ends"),
+    ("--log-driver", "string", "", "json-file", "", "Log driver of containers"),
+    ("--log-format", "string", "", "text", "", 'Form of the log ("text", "json")'),
+    ("-l --log-level", "string", "", "info", "",
+     'How much to log ("debug", "info", "warn", "error", "fatal")'),
+    ("--log-opt", "map", "log-opts", {}, "", "Log options of containers"),
+    ("--max-concurrent-downloads", "int", "", 3, "", "Layers that are pulled at once"),
+    ("--max-concurrent-uploads", "int", "", 5, "", "Layers that are pushed at once"),
+    ("--max-download-attempts", "int", "", 5, "", "Attempts to pull a layer"),
+    ("--metrics-addr", "string", "", "", "it has no metrics", "Address to serve metrics on"),
+    ("--mtu", "int", "", 1500, NETWORKS, "MTU of the default bridge"),
+    ("--network-control-plane-mtu", "int", "", 1500, SWARM, "MTU between nodes"),
+    ("--network-diagnostic-port", "int", "", 0, SWARM, "Port of the network's diagnosis"),
+    ("--no-new-privileges", "bool", "", False, "", "Containers gain no privileges"),
+    ("--no-proxy", "string", "", "", "", "Hosts to reach without proxy"),
+    ("--node-generic-resource", "list", "node-generic-resources", [], SWARM, "Resources of the node"),
+    ("--oom-score-adjust", "int", "", 0, "", "oom_score_adj of the daemon"),
+    ("-p --pidfile", "string", "", "", "", "File for the daemon's pid"),
+    ("--raw-logs", "bool", "", False, "", "Log without colours, as always"),
+    ("--registry-mirror", "list", "registry-mirrors", [], "", "Mirrors of Docker Hub"),
+    ("--rootless", "bool", "", False, "it has no rootless mode yet", "Run without root"),
+    ("--seccomp-profile", "string", "", "builtin", "", "File with the seccomp profile"),
+    ("--selinux-enabled", "bool", "", False, "it has no SELinux", "Label containers"),
+    ("--shutdown-timeout", "int", "", 15, "", "Seconds that ending may take"),
+    ("-s --storage-driver", "string", "", "", "", "Storage driver; there is overlay2"),
+    ("--storage-opt", "list", "storage-opts", [], "overlay2 has none here", "Storage options"),
+    ("--swarm-default-advertise-addr", "string", "", "", SWARM, "Address for a swarm"),
+    ("--tls", "bool", "", False, "", "Use TLS; --tlsverify implies it"),
+    ("--tlscacert", "string", "", "", "", "Certificate of the CA that clients are signed by"),
+    ("--tlscert", "string", "", "", "", "Certificate of the daemon"),
+    ("--tlskey", "string", "", "", "", "Key of the daemon"),
+    ("--tlsverify", "bool", "", False, "", "Use TLS and verify clients"),
+    ("--userland-proxy", "bool", "", True, NETWORKS, "Forward loopback by a process"),
+    ("--userland-proxy-path", "string", "", "", NETWORKS, "Program that forwards"),
+    ("--userns-remap", "string", "", "", "it has no user namespaces yet", "User namespaces"),
+)
+# fmt: on
+#: Keys of the file that are no flags; they do nothing in Docker either, or are told.
+DAEMON_FILE_KEYS = {"builder": IGNORED, "deprecated-key-path": IGNORED}
+#: An object in the file whose keys are options themselves is laid open, but for these.
+DAEMON_MAPS = ("builder", "default-network-opts", "default-ulimits", "features", "log-opts",
+               "runtimes")
+#: Features that have a meaning here: what they may be.
+DAEMON_FEATURES = {"buildkit": False, "cdi": False, "containerd-snapshotter": False}
+#: A SIGHUP takes these from the file when it has them; MAX_KEYS fall back to their defaults.
+RELOAD_KEYS = ("debug", "default-cgroupns-mode", "default-ipc-mode", "default-shm-size",
+               "insecure-registries", "labels", "live-restore", "registry-mirrors",
+               "shutdown-timeout")
+MAX_KEYS = ("max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts")
+_JSON_TYPES = {"bool": (bool, "bool"), "int": (int, "int"), "string": (str, "string"),
+               "bytes": (str, "string"), "list": (list, "[]string"), "map": (dict,
+               "map[string]string"), "feature": (dict, "map[string]bool"),
+               "ulimit": (dict, "map[string]*container.Ulimit")}
+
+
+@flag_kind("feature", dict, "map[]")
+def _add_feature(values: dict, text: str) -> None:
+    name, equals, value = text.partition("=")
+    values[name] = bool_parse(value) if equals else True
+
+
+def _option_key(row: tuple) -> str:
+    return row[2] or row[0].rpartition("--")[2]
+
+
+def daemon_flags() -> list:
+    """The rows of DAEMON_OPTIONS as flags, for the parser and for help."""
+    return [Flag(names, kind, [] if kind == "list" and default == {} else default,
+                 f"{text} (no effect here)" if reason == IGNORED else text,
+                 hidden=reason not in ("", IGNORED))
+            for names, kind, _, default, reason, text in DAEMON_OPTIONS] + [
+        Flag("--validate", help="Check the configuration and leave")]
+
+
+# ---- the file
+
+def _file_load(path: str, required: bool) -> dict | None:
+    """The object in the file; None where there is no file and none is required."""
+    try:
+        text = file_read(path)
+    except FileNotFoundError:
+        if not required:
+            return None
+        raise InvalidParameter(f"open {path}: no such file or directory") from None
+    except OSError as refused:
+        raise InvalidParameter(f"open {path}: {errno_text(refused)}") from None
+    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"),
+                           (b"\xfe\xff", "utf-16")):
+        if text.startswith(mark):
+            text = text.decode(encoding).encode()
+    if not text.strip():
+        return {}
+    try:
+        made = json_parse(text)
+    except ValueError as wrong:
+        raise InvalidParameter(f"invalid JSON: {wrong}") from None
+    if not isinstance(made, dict):
+        raise InvalidParameter("invalid JSON: not an object")
+    flat: dict = {}
+    for key, value in made.items():
+        if isinstance(value, dict) and key not in DAEMON_MAPS:
+            flat.update(value)
+        else:
+            flat[key] = value
+    return flat
+
+
+def _conflicts_check(given: dict, args: Args) -> None:
+    """Docker's two refusals: keys that are no options, options that are given twice."""
+    known = {_option_key(row): row for row in DAEMON_OPTIONS}
+    unknown = sorted(key for key in given if key not in known and key not in DAEMON_FILE_KEYS)
+    if unknown:
+        raise InvalidParameter("the following directives don't match any configuration option: "
+                               + ", ".join(unknown))
+    twice = []
+    for row in sorted(DAEMON_OPTIONS, key=lambda row: row[0].rpartition("--")[2]):
+        name, key = row[0].rpartition("--")[2], _option_key(row)
+        if args.given(name) and key in given and key != "runtimes":
+            twice.append(f"{key}: (from flag: {_flag_text(row[1], _flag_value(args, name))}, "
+                         f"from file: {go_text(given[key])})")
+    if twice:
+        raise InvalidParameter("the following directives are specified both as a flag and in the "
+                               "configuration file: " + ", ".join(twice))
+
+
+def _flag_value(args: Args, name: str) -> Any:
+    return getattr(args, name.replace("-", "_"))
+
+
+def _flag_text(kind: str, value: Any) -> str:
+    """A flag's value as pflag prints it."""
+    if kind == "bytes":
+        return size_human_binary(value)
+    if kind == "ulimit":
+        return "[" + " ".join(f"{each['Name']}={each['Soft']}:{each['Hard']}"
+                              for each in value) + "]"
+    return go_text(value)
+
+
+def _file_value(key: str, kind: str, value: Any) -> Any:
+    """What a value of the file means for its kind; an error as Go's decoder has it."""
+    wanted, go = _JSON_TYPES[kind]
+    inner = {"list": str, "map": str, "feature": bool, "ulimit": dict}.get(kind)
+    items = list(value.values() if isinstance(value, dict) else value) if inner and isinstance(
+        value, wanted) else []
+    wrong = value if not isinstance(value, wanted) or wanted is int and isinstance(
+        value, bool) else next((item for item in items if not isinstance(item, inner or object)),
+                               None)
+    if wrong is not None:
+        names = {bool: "bool", str: "string", list: "array", dict: "object"}
+        raise InvalidParameter(f"invalid JSON: json: cannot unmarshal "
+                               f"{names.get(type(wrong), 'number')} into Go struct field "
+                               f"Config.{key} of type {go}")
+    if kind == "bytes":
+        return size_parse(value)
+    if kind == "ulimit":
+        return [{"Name": name, "Soft": limit.get("Soft", 0), "Hard": limit.get("Hard", 0)}
+                for name, limit in sorted(value.items())]
+    return value
+
+
+def _file_values(path: str, args: Args) -> dict:
+    """{key: value} of what the file gives, checked against the flags and by kind."""
+    given = _file_load(path, args.given("config-file"))
+    if given is None:
+        return {}
+    _conflicts_check(given, args)
+    kinds = {_option_key(row): (row[1], row[3]) for row in DAEMON_OPTIONS}
+    out = {}
+    for key, value in given.items():
+        kind, default = kinds.get(key, ("", None))
+        if kind == "list" and isinstance(value, (dict, list)) and (
+                isinstance(default, dict) or key == "default-address-pools"):
+            out[key] = value            # of a kind that is refused whatever is in it
+        elif kind and value is not None:
+            out[key] = _file_value(key, kind, value)
+        elif not kind:
+            out[key] = value
+    return out
+
+
+# ---- checks, in Docker's order and words
+
+def _refused_check(made: dict, given: dict, path: str) -> list:
+    """Refuse options with a reason; warnings for those that are ignored."""
+    warnings = []
+    for row in DAEMON_OPTIONS:
+        key, default, reason = _option_key(row), row[3], row[4]
+        if not reason or made[key] == default or not made[key] and not default:
+            continue
+        shown = f"{path}: {key}" if key in given else "--" + row[0].rpartition("--")[2]
+        if reason == IGNORED:
+            warnings.append(f"{shown} has no effect: this engine does without")
+        else:
+            raise Unsupported(f"{shown} is not supported by this engine: {reason}")
+    warnings += [f"{path}: {key} has no effect" for key in DAEMON_FILE_KEYS if key in given]
+    return warnings
+
+
+def _log_check(made: dict) -> None:
+    if made["log-level"].lower() not in NOTICE_LEVELS:
+        raise InvalidParameter(f"invalid logging level: {made['log-level']}")
+    if made["log-format"] not in ("text", "json"):
+        raise InvalidParameter(f"invalid log format: {made['log-format']}")
+
+
+def _labels_check(made: dict) -> None:
+    """Labels as key=value, each key once (moby opts.ValidateLabel, GetConflictFreeLabels)."""
+    kept: dict = {}
+    for label in made["labels"]:
+        key, equals, value = label.partition("=")
+        if not equals:
+            raise InvalidParameter(f"bad attribute format: {label}")
+        if label.lower().startswith(("com.docker.", "io.docker.", "org.dockerproject.")):
+            raise InvalidParameter(
+                f"label {label} is not allowed: the namespaces com.docker.*, io.docker.*, and "
+                "org.dockerproject.* are reserved for internal use")
+        if kept.setdefault(key, value) != value:
+            raise InvalidParameter(f"conflict labels for {key}={value} and {key}={kept[key]}")
+    made["labels"] = [f"{key}={value}" for key, value in kept.items()]
+
+
+def _numbers_check(made: dict) -> None:
+    for key in MAX_KEYS:
+        if made[key] < 0:
+            raise InvalidParameter(f"invalid {key.replace('-', ' ')}: {made[key]}")
+    if not -1000 <= made["oom-score-adjust"] <= 1000:
+        raise InvalidParameter(f"Invalid value {made['oom-score-adjust']}, range for oom score "
+                               "adj is [-1000, 1000]")
+
+
+def _mirror_parse(text: str) -> str:
+    """A registry mirror's URL with a slash at its end (moby registry.ValidateMirror)."""
+    scheme, separator, rest = text.partition("://")
+    must = "must use either 'https://' or 'http://'"
+    if not separator or not scheme:
+        raise InvalidParameter(f"invalid mirror: no scheme specified for {quote(text)}: {must}")
+    if scheme not in ("http", "https"):
+        raise InvalidParameter(f"invalid mirror: unsupported scheme {quote(scheme)} in "
+                               f"{quote(text)}: {must}")
+    if "?" in rest or "#" in rest:
+        raise InvalidParameter("invalid mirror: query or fragment at end of the URI "
+                               + quote(text))
+    user, at, host = rest.partition("/")[0].rpartition("@")
+    if at:
+        hidden = f"{scheme}://{user.partition(':')[0]}:xxxxx@{host}{rest[len(user) + 1 + len(host):]}"
+        raise InvalidParameter(f"invalid mirror: username/password not allowed in URI "
+                               f"{quote(hidden)}")
+    return text[:-1] + "/" if text.endswith("/") else text + "/"
+
+
+def _registries_check(made: dict) -> None:
+    made["registry-mirrors"] = [_mirror_parse(text) for text in made["registry-mirrors"]]
+    names = ["docker.io" if name == "index.docker.io" else name
+             for name in made["insecure-registries"]]
+    for name in names:
+        if name.startswith("-") or name.endswith("-"):
+            raise InvalidParameter(f"invalid index name ({name}). Cannot begin or end with a "
+                                   "hyphen")
+    made["insecure-registries"] = names
+
+
+def _exec_options_check(made: dict) -> None:
+    for option in made["exec-opts"]:
+        key, equals, value = (part.strip() for part in option.partition("="))
+        if not equals or not key or not value:
+            raise InvalidParameter(f"invalid exec-opt ({option}): must be formatted 'opt=value'")
+        if key.lower() == "isolation":
+            raise InvalidParameter(f"invalid exec-opt ({option}): option 'isolation' is only "
+                                   "supported on windows")
+        if key.lower() != "native.cgroupdriver":
+            raise InvalidParameter(f"invalid exec-opt ({option}): unknown option: "
+                                   f"'{key.lower()}'")
+        if value == "systemd":
+            raise Unsupported("native.cgroupdriver option systemd is not supported by this engine:"
+                              " it makes cgroups itself (cgroupfs)")
+        if value != "cgroupfs":
+            raise InvalidParameter(f"native.cgroupdriver option {value} not supported")
+
+
+def _modes_check_default(made: dict) -> None:
+    mode, hint = made["default-ipc-mode"], 'use "shareable" or "private"'
+    if mode in ("host", "none"):
+        raise InvalidParameter(f'IPC mode "{mode}" is not supported as default value; {hint}')
+    if mode not in ("private", "shareable"):
+        raise InvalidParameter(f"default IPC mode setting ({mode}) is invalid; {hint}")
+    if made["default-cgroupns-mode"] not in ("host", "private"):
+        raise InvalidParameter("invalid default cgroup namespace ("
+                               f'{made["default-cgroupns-mode"]}): use "host" or "private"')
+
+
+def _containers_check(made: dict) -> None:
+    """What new containers get, so that the first `run` is not the one to tell."""
+    if made["default-runtime"] != RUNTIME:
+        raise InvalidParameter(f"specified default runtime '{made['default-runtime']}' does not "
+                               "exist")
+    if made["storage-driver"] not in ("", "overlay2"):
+        raise Unsupported(f"storage driver {made['storage-driver']} is not supported by this "
+                          "engine: there is overlay2")
+    try:
+        log_verify({"Type": made["log-driver"], "Config": made["log-opts"]})
+    except InvalidParameter as wrong:
+        raise InvalidParameter(f"failed to set log opts: {wrong}") from None
+    for limit in made["default-ulimits"]:
+        if limit["Name"] not in RLIMITS:
+            raise InvalidParameter(f"invalid ulimit type: {limit['Name']}")
+    for name, value in made["features"].items():
+        if value and name not in ("buildkit",):
+            raise Unsupported(f"the feature {name} is not supported by this engine")
+
+
+def _seccomp_load(made: dict) -> None:
+    """A profile that is a file is read now, and travels in the configuration."""
+    path = made["seccomp-profile"] = made["seccomp-profile"] or "builtin"
+    if path in ("builtin", "unconfined"):
+        return
+    try:
+        made["seccomp"] = file_read(path).decode("utf-8", "replace")
+    except OSError as refused:
+        raise InvalidParameter(f"opening seccomp profile ({path}) failed: open {path}: "
+                               f"{errno_text(refused)}") from None
+    security_parse(["seccomp=" + made["seccomp"]])
+
+
+DAEMON_CHECKS = (_log_check, _labels_check, _numbers_check, _registries_check,
+                 _exec_options_check, _modes_check_default, _containers_check, _seccomp_load)
+
+
+# ---- from flags and file to a configuration
+
+def _tls_settle(made: dict, given: dict, args: Args) -> None:
+    """--tlsverify, also =false, switches TLS on; --tls alone verifies (moby options.go)."""
+    asked = args.given("tlsverify") or "tlsverify" in given
+    made["tls"] = made["tls"] or asked
+    if made["tls"] and not asked:
+        made["tlsverify"] = True
+    directory = os.environ.get("DOCKER_CERT_PATH") or os.environ.get("DOCKER_CONFIG") or (
+        os.environ.get("HOME", "/root") + "/.docker")
+    for key, name in (("tlscacert", "ca.pem"), ("tlscert", "cert.pem"), ("tlskey", "key.pem")):
+        made[key] = (made[key] or f"{directory}/{name}") if made["tls"] else ""
+
+
+def daemon_configure(args: Args) -> tuple:
+    """(configuration, warnings) of the daemon's flags and its file.
+
+    Raises InvalidParameter with dockerd's texts, Unsupported for what this engine does not do.
+    """
+    path = args.config_file
+    try:
+        given = _file_values(path, args)
+    except EngineError as wrong:
+        raise type(wrong)(f"unable to configure the Docker daemon with file {path}: {wrong}") \
+            from None
+    made = {}
+    for row in DAEMON_OPTIONS:
+        key, kind = _option_key(row), row[1]
+        value = given.get(key)
+        if not value and not (kind == "bool" and key in given):
+            value = _flag_value(args, row[0].rpartition("--")[2])
+            if value == [] and row[3] == {}:
+                value = {}
+        made[key] = value
+    warnings = _refused_check(made, given, path)
+    for check in DAEMON_CHECKS:
+        check(made)
+    if made["features"].get("buildkit"):
+        warnings.append("the feature buildkit has no effect: images cannot be built yet")
+    _tls_settle(made, given, args)
+    return made, warnings
+
+
+def reload_configure(made: dict, args: Args) -> dict:
+    """The configuration after a SIGHUP: a copy of `made` with what Docker takes anew from the file.
+    """
+    path = made["config-file"]
+    try:
+        given = _file_values(path, args)
+    except EngineError as wrong:
+        raise type(wrong)(f"unable to configure the Docker daemon with file {path}: {wrong}") \
+            from None
+    new = {**made, "features": given.get("features", {})}
+    for key in RELOAD_KEYS:
+        if key in given and (given[key] or isinstance(given[key], (bool, list))):
+            new[key] = given[key]
+    for key in MAX_KEYS:
+        new[key] = given.get(key) or CONFIGURATION[key]
+    if given.get("default-runtime"):
+        new["default-runtime"] = given["default-runtime"]
+    if given.get("runtimes"):
+        raise Unsupported(f"{path}: runtimes is not supported by this engine: {BUILTIN}")
+    for check in DAEMON_CHECKS[:-1]:
+        check(new)
+    return new
+
+
+def reload_attributes(made: dict) -> dict:
+    """The attributes of the `daemon reload` event (moby daemon/reload.go)."""
+    out = {key: str(made[key]) for key in (*MAX_KEYS, "default-shm-size", "shutdown-timeout")}
+    out.update((key, json_text(made[key]))
+               for key in ("insecure-registries", "labels", "registry-mirrors"))
+    out.update((key, go_text(made[key])) for key in (
+        "debug", "default-cgroupns-mode", "default-ipc-mode", "default-runtime", "features",
+        "live-restore"))
+    return {**out, "runtimes": "", "name": os.uname().nodename}
 
 
 # =============================================================================
