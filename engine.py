@@ -67,7 +67,6 @@ DOORS       protocols coming in
     api_images      Docker Engine API endpoints: images
     api_containers  Docker Engine API endpoints: containers and exec
     server          sockets of the API: listeners, connections as threads, framing, hijack
-    daemon          the API process: listens, serves until it is told to stop
 HANDS       the user's side
     client          speaks the API: JSON, streams, hijack; in this process
     output          tables, progress, relative times, colours
@@ -80,6 +79,7 @@ HANDS       the user's side
     cli_images      commands on images
     cli_system      version, info, events and the rest
     daemon_config   the daemon's flags and daemon.json: what works, what is refused, how they merge
+    daemon          the API process: start, configuration, reload, drain
     main            one program, five roles: cli, launcher, monitor, init, worker
 """
 
@@ -3860,6 +3860,15 @@ def configuration_read(run: str) -> dict:
             return {**CONFIGURATION, **json_parse(os.read(fd, 1 << 20))}
         finally:
             os.close(fd)
+
+
+def proxy_masked(url: str) -> str:
+    """A proxy's URL without the name and password in it (moby config.MaskCredentials)."""
+    scheme, separator, rest = url.partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if not separator or not at:
+        return url
+    return f"{scheme}://xxxxx:xxxxx@{rest[len(user) + 1:]}"
 
 
 def configuration_write(run: str, made: dict) -> int:
@@ -8246,6 +8255,11 @@ def launcher_call(store: Store, role: str, message: dict,
         except (BrokenPipeError, ConnectionResetError):
             sock.close()               # it was just leaving
     raise Unavailable(f"the launcher does not answer: see {store.run_path('launcher.log')}")
+
+
+def launcher_ensure(store: Store) -> None:
+    """Start the launcher if there is none; errors as launcher_call."""
+    (unix_connect(store.run, launcher_name()) or _launcher_start(store, launcher_name())).close()
 
 
 def launcher_ask(store: Store, role: str, message: dict,
@@ -17784,7 +17798,7 @@ class Engine:
         system = os.uname()
         distribution = _distribution()
         return {
-            "ID": self._id(), **self._counts(), "Driver": "overlay2",
+            "ID": self.id(), **self._counts(), "Driver": "overlay2",
             "DriverStatus": [["Backing Filesystem", _backing(self.store.data)],
                              ["Supports d_type", "true"], ["Using metacopy", "false"],
                              ["Native Overlay Diff", "true"], ["userxattr", "false"]],
@@ -17812,7 +17826,8 @@ class Engine:
             "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
             "SecurityOptions": _security_show(), "CDISpecDirs": [], "Warnings": warnings or None}
 
-    def _id(self) -> str:
+    def id(self) -> str:
+        """The id of this engine, made at the first use and kept."""
         row = self.store.row("SELECT value FROM meta WHERE key = ?", ENGINE_ID_KEY)
         if row is None:
             text = os.urandom(16).hex()
@@ -19627,36 +19642,6 @@ def _handler_class() -> type:
     """http.server's handler with our Connection before it."""
     from http.server import BaseHTTPRequestHandler
     return type("Handler", (Connection, BaseHTTPRequestHandler), {})
-
-
-# =============================================================================
-# daemon -- the API process: listens, serves until it is told to stop
-# =============================================================================
-# Runs in: api.
-#
-# One process that serves the API on its hosts. It has threads and therefore never forks; what must
-# be forked, the launcher forks. SIGTERM and SIGINT end it: sockets are closed, open requests get
-# some time.
-
-DRAIN_TIME = 10                 # s that open requests have at the end
-
-
-def daemon_main(data: str, run: str, hosts: list) -> int:
-    """Serve the engine of these roots on the hosts until a signal ends it; the exit code."""
-    import signal
-    store = Store(*roots_find(data or None, run or None))
-    store.roots_make()
-    listeners = listeners_open(hosts or ["unix://" + store.run_path("engine.sock")])
-    stop, stop_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(stop_in, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: None)
-    server = Server(Engine(store), listeners)
-    server.serve(stop)
-    for listener in listeners:
-        listener.close()
-    server.drain(DRAIN_TIME)
-    return 0
 
 
 # =============================================================================
@@ -23867,20 +23852,13 @@ def cmd_system_prune(client: Any, args: Any) -> int:
     raise Unsupported("system prune: not supported yet; use container prune and image prune")
 
 
-@command("daemon", help="Serve the API to other programs", hidden=True,
-         flags=(Flag("-H --host", "list", help="Address to listen on"),))
-def cmd_daemon(client: ApiClient, args: Args) -> int:
-    """`daemon`: serve until a signal ends it."""
-    return daemon_main(args.top.data_root, args.top.run_root, args.host or args.top.host)
-
-
 # =============================================================================
 # daemon_config -- the daemon's flags and daemon.json: what works, what is refused, how they merge
 # =============================================================================
 # Runs in: daemon.   Refs: moby cmd/dockerd/config*.go, options.go, daemon/config/config.go
 #
-# The flags of `daemon` are those of dockerd (20.10 and 28), the keys of its configuration file those
-# of daemon.json. One table, DAEMON_OPTIONS, has a row for each: flag, kind of value, key (where it
+# The flags of `daemon` are those of dockerd (20.10 and 28), the keys of its file those of
+# daemon.json. One table, DAEMON_OPTIONS, has a row for each: flag, kind of value, key (where it
 # is another word than the flag), default, and why it is refused. A reason refuses every value but
 # the default, by name, from either place; IGNORED takes any value and warns once in the log.
 #
@@ -23901,7 +23879,8 @@ IGNORED = "ignored"
 DAEMON_OPTIONS = (
     ("--add-runtime", "list", "runtimes", {}, BUILTIN, "Further runtimes"),
     ("--allow-direct-routing", "bool", "", False, NETWORKS, "Let others reach container addresses"),
-    ("--allow-nondistributable-artifacts", "list", "", [], IGNORED, "Registries to push all layers to"),
+    ("--allow-nondistributable-artifacts", "list", "", [], IGNORED,
+     "Registries to push all layers to"),
     ("--api-cors-header", "string", "", "", "use a reverse proxy", "CORS headers of the API"),
     ("--authorization-plugin", "list", "authorization-plugins", [], "it has no plugins",
      "Plugins that are asked about requests"),
@@ -23915,13 +23894,14 @@ DAEMON_OPTIONS = (
     ("--containerd-namespace", "string", "", "moby", IGNORED, "Namespace in containerd"),
     ("--containerd-plugins-namespace", "string", "", "plugins.moby", IGNORED,
      "Namespace of plugins in containerd"),
-    ("--cpu-rt-period", "int", "", 0, "containers have no common limits", "Real-time period, in us"),
-    ("--cpu-rt-runtime", "int", "", 0, "containers have no common limits", "Real-time share, in us"),
+    ("--cpu-rt-period", "int", "", 0, "containers have no common limits", "Real-time period"),
+    ("--cpu-rt-runtime", "int", "", 0, "containers have no common limits", "Real-time share"),
     ("--cri-containerd", "bool", "", False, "it has no containerd", "Start containerd with CRI"),
     ("--data-root", "string", "", "", "", "Directory of images, containers and their data"),
     ("-D --debug", "bool", "", False, "", "Log more"),
-    ("--default-address-pool", "list", "default-address-pools", [], NETWORKS, "Addresses for networks"),
-    ("--default-cgroupns-mode", "string", "", "private", "", 'Cgroup namespace ("host", "private")'),
+    ("--default-address-pool", "list", "default-address-pools", [], NETWORKS,
+     "Addresses for networks"),
+    ("--default-cgroupns-mode", "string", "", "private", "", 'Cgroup namespace ("host"|"private")'),
     ("--default-gateway", "string", "", "", NETWORKS, "IPv4 gateway of the default bridge"),
     ("--default-gateway-v6", "string", "", "", NETWORKS, "IPv6 gateway of the default bridge"),
     ("--default-ipc-mode", "string", "", "private", "", 'IPC namespace ("shareable", "private")'),
@@ -23970,7 +23950,7 @@ DAEMON_OPTIONS = (
     ("--network-diagnostic-port", "int", "", 0, SWARM, "Port of the network's diagnosis"),
     ("--no-new-privileges", "bool", "", False, "", "Containers gain no privileges"),
     ("--no-proxy", "string", "", "", "", "Hosts to reach without proxy"),
-    ("--node-generic-resource", "list", "node-generic-resources", [], SWARM, "Resources of the node"),
+    ("--node-generic-resource", "list", "node-generic-resources", [], SWARM, "Node's resources"),
     ("--oom-score-adjust", "int", "", 0, "", "oom_score_adj of the daemon"),
     ("-p --pidfile", "string", "", "", "", "File for the daemon's pid"),
     ("--raw-logs", "bool", "", False, "", "Log without colours, as always"),
@@ -23997,8 +23977,6 @@ DAEMON_FILE_KEYS = {"builder": IGNORED, "deprecated-key-path": IGNORED}
 #: An object in the file whose keys are options themselves is laid open, but for these.
 DAEMON_MAPS = ("builder", "default-network-opts", "default-ulimits", "features", "log-opts",
                "runtimes")
-#: Features that have a meaning here: what they may be.
-DAEMON_FEATURES = {"buildkit": False, "cdi": False, "containerd-snapshotter": False}
 #: A SIGHUP takes these from the file when it has them; MAX_KEYS fall back to their defaults.
 RELOAD_KEYS = ("debug", "default-cgroupns-mode", "default-ipc-mode", "default-shm-size",
                "insecure-registries", "labels", "live-restore", "registry-mirrors",
@@ -24016,7 +23994,8 @@ def _add_feature(values: dict, text: str) -> None:
     values[name] = bool_parse(value) if equals else True
 
 
-def _option_key(row: tuple) -> str:
+def option_key(row: tuple) -> str:
+    """The key of daemon.json that a row of DAEMON_OPTIONS is for."""
     return row[2] or row[0].rpartition("--")[2]
 
 
@@ -24064,17 +24043,17 @@ def _file_load(path: str, required: bool) -> dict | None:
 
 def _conflicts_check(given: dict, args: Args) -> None:
     """Docker's two refusals: keys that are no options, options that are given twice."""
-    known = {_option_key(row): row for row in DAEMON_OPTIONS}
+    known = {option_key(row): row for row in DAEMON_OPTIONS}
     unknown = sorted(key for key in given if key not in known and key not in DAEMON_FILE_KEYS)
     if unknown:
         raise InvalidParameter("the following directives don't match any configuration option: "
                                + ", ".join(unknown))
     twice = []
     for row in sorted(DAEMON_OPTIONS, key=lambda row: row[0].rpartition("--")[2]):
-        name, key = row[0].rpartition("--")[2], _option_key(row)
+        name, key = row[0].rpartition("--")[2], option_key(row)
         if args.given(name) and key in given and key != "runtimes":
-            twice.append(f"{key}: (from flag: {_flag_text(row[1], _flag_value(args, name))}, "
-                         f"from file: {go_text(given[key])})")
+            twice.append(f"{key}: (from flag: {_flag_shown(row[1], _flag_value(args, name))}, "
+                         f"from file: {_json_shown(given[key])})")
     if twice:
         raise InvalidParameter("the following directives are specified both as a flag and in the "
                                "configuration file: " + ", ".join(twice))
@@ -24084,7 +24063,7 @@ def _flag_value(args: Args, name: str) -> Any:
     return getattr(args, name.replace("-", "_"))
 
 
-def _flag_text(kind: str, value: Any) -> str:
+def _flag_shown(kind: str, value: Any) -> str:
     """A flag's value as pflag prints it."""
     if kind == "bytes":
         return size_human_binary(value)
@@ -24092,6 +24071,16 @@ def _flag_text(kind: str, value: Any) -> str:
         return "[" + " ".join(f"{each['Name']}={each['Soft']}:{each['Hard']}"
                               for each in value) + "]"
     return go_text(value)
+
+
+def _json_shown(value: Any) -> str:
+    """A value of the file as Go prints what its decoder made of it: maps, and numbers as floats."""
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{key}:{_json_shown(value[key])}" for key in sorted(value)) + "]"
+    if isinstance(value, list):
+        return "[" + " ".join(map(_json_shown, value)) + "]"
+    return go_text(float(value) if isinstance(value, int) and not isinstance(value, bool)
+                   else value)
 
 
 def _file_value(key: str, kind: str, value: Any) -> Any:
@@ -24116,13 +24105,13 @@ def _file_value(key: str, kind: str, value: Any) -> Any:
     return value
 
 
-def _file_values(path: str, args: Args) -> dict:
-    """{key: value} of what the file gives, checked against the flags and by kind."""
+def _file_values(path: str, args: Args) -> dict | None:
+    """{key: value} of what the file gives, checked against the flags and by kind; None: no file."""
     given = _file_load(path, args.given("config-file"))
     if given is None:
-        return {}
+        return None
     _conflicts_check(given, args)
-    kinds = {_option_key(row): (row[1], row[3]) for row in DAEMON_OPTIONS}
+    kinds = {option_key(row): (row[1], row[3]) for row in DAEMON_OPTIONS}
     out = {}
     for key, value in given.items():
         kind, default = kinds.get(key, ("", None))
@@ -24142,7 +24131,7 @@ def _refused_check(made: dict, given: dict, path: str) -> list:
     """Refuse options with a reason; warnings for those that are ignored."""
     warnings = []
     for row in DAEMON_OPTIONS:
-        key, default, reason = _option_key(row), row[3], row[4]
+        key, default, reason = option_key(row), row[3], row[4]
         if not reason or made[key] == default or not made[key] and not default:
             continue
         shown = f"{path}: {key}" if key in given else "--" + row[0].rpartition("--")[2]
@@ -24162,16 +24151,21 @@ def _log_check(made: dict) -> None:
 
 
 def _labels_check(made: dict) -> None:
-    """Labels as key=value, each key once (moby opts.ValidateLabel, GetConflictFreeLabels)."""
-    kept: dict = {}
+    """Labels as key=value, outside of Docker's own names (moby opts.ValidateLabel)."""
     for label in made["labels"]:
-        key, equals, value = label.partition("=")
-        if not equals:
+        if "=" not in label:
             raise InvalidParameter(f"bad attribute format: {label}")
         if label.lower().startswith(("com.docker.", "io.docker.", "org.dockerproject.")):
             raise InvalidParameter(
                 f"label {label} is not allowed: the namespaces com.docker.*, io.docker.*, and "
                 "org.dockerproject.* are reserved for internal use")
+
+
+def _labels_merge(made: dict) -> None:
+    """Each key once (moby config.GetConflictFreeLabels)."""
+    kept: dict = {}
+    for label in made["labels"]:
+        key, _, value = label.partition("=")
         if kept.setdefault(key, value) != value:
             raise InvalidParameter(f"conflict labels for {key}={value} and {key}={kept[key]}")
     made["labels"] = [f"{key}={value}" for key, value in kept.items()]
@@ -24198,9 +24192,9 @@ def _mirror_parse(text: str) -> str:
     if "?" in rest or "#" in rest:
         raise InvalidParameter("invalid mirror: query or fragment at end of the URI "
                                + quote(text))
-    user, at, host = rest.partition("/")[0].rpartition("@")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
     if at:
-        hidden = f"{scheme}://{user.partition(':')[0]}:xxxxx@{host}{rest[len(user) + 1 + len(host):]}"
+        hidden = f"{scheme}://{user.partition(':')[0]}:xxxxx@{rest[len(user) + 1:]}"
         raise InvalidParameter(f"invalid mirror: username/password not allowed in URI "
                                f"{quote(hidden)}")
     return text[:-1] + "/" if text.endswith("/") else text + "/"
@@ -24279,8 +24273,10 @@ def _seccomp_load(made: dict) -> None:
     security_parse(["seccomp=" + made["seccomp"]])
 
 
-DAEMON_CHECKS = (_log_check, _labels_check, _numbers_check, _registries_check,
-                 _exec_options_check, _modes_check_default, _containers_check, _seccomp_load)
+#: Docker validates flags and file together, and names the file then; the rest is checked later.
+MERGED_CHECKS = (_log_check, _labels_check, _numbers_check, _registries_check,
+                 _exec_options_check, _modes_check_default)
+LATER_CHECKS = (_labels_merge, _containers_check)
 
 
 # ---- from flags and file to a configuration
@@ -24310,19 +24306,29 @@ def daemon_configure(args: Args) -> tuple:
             from None
     made = {}
     for row in DAEMON_OPTIONS:
-        key, kind = _option_key(row), row[1]
-        value = given.get(key)
-        if not value and not (kind == "bool" and key in given):
+        key, kind = option_key(row), row[1]
+        value = given and given.get(key)
+        if not value and not (kind == "bool" and given and key in given):
             value = _flag_value(args, row[0].rpartition("--")[2])
             if value == [] and row[3] == {}:
                 value = {}
         made[key] = value
-    warnings = _refused_check(made, given, path)
-    for check in DAEMON_CHECKS:
+    made["config-file"] = path
+    warnings = _refused_check(made, given or {}, path)
+    try:
+        for check in MERGED_CHECKS:
+            check(made)
+    except InvalidParameter as wrong:
+        if given is None:
+            raise
+        raise InvalidParameter(
+            f"unable to configure the Docker daemon with file {path}: merged configuration "
+            f"validation from file and command line flags failed: {wrong}") from None
+    for check in (*LATER_CHECKS, _seccomp_load):
         check(made)
     if made["features"].get("buildkit"):
         warnings.append("the feature buildkit has no effect: images cannot be built yet")
-    _tls_settle(made, given, args)
+    _tls_settle(made, given or {}, args)
     return made, warnings
 
 
@@ -24331,7 +24337,7 @@ def reload_configure(made: dict, args: Args) -> dict:
     """
     path = made["config-file"]
     try:
-        given = _file_values(path, args)
+        given = _file_values(path, args) or {}
     except EngineError as wrong:
         raise type(wrong)(f"unable to configure the Docker daemon with file {path}: {wrong}") \
             from None
@@ -24345,8 +24351,11 @@ def reload_configure(made: dict, args: Args) -> dict:
         new["default-runtime"] = given["default-runtime"]
     if given.get("runtimes"):
         raise Unsupported(f"{path}: runtimes is not supported by this engine: {BUILTIN}")
-    for check in DAEMON_CHECKS[:-1]:
-        check(new)
+    try:
+        for check in (*MERGED_CHECKS, *LATER_CHECKS):
+            check(new)
+    except InvalidParameter as wrong:
+        raise InvalidParameter(f"file configuration validation failed: {wrong}") from None
     return new
 
 
@@ -24355,10 +24364,405 @@ def reload_attributes(made: dict) -> dict:
     out = {key: str(made[key]) for key in (*MAX_KEYS, "default-shm-size", "shutdown-timeout")}
     out.update((key, json_text(made[key]))
                for key in ("insecure-registries", "labels", "registry-mirrors"))
-    out.update((key, go_text(made[key])) for key in (
+    out.update((key, _json_shown(made[key])) for key in (
         "debug", "default-cgroupns-mode", "default-ipc-mode", "default-runtime", "features",
         "live-restore"))
     return {**out, "runtimes": "", "name": os.uname().nodename}
+
+
+# =============================================================================
+# daemon -- the API process: start, configuration, reload, drain
+# =============================================================================
+# Runs in: daemon.   Refs: moby cmd/dockerd/daemon.go, sd_notify(3), systemd.service(5)
+#
+# One process that serves the API on its sockets. It has threads and therefore never forks: the
+# launcher does, which is there before the first socket is. Nothing lives in this process only: it
+# may be killed at any moment, and the next one finds containers, logs and execs as they are.
+#   start   configuration, log, what systemd gave; the lock on the data root (one daemon, whatever
+#           the run root), pid file, launcher, sockets, RUN/daemon.json; then READY.
+#   signals are blocked in every thread and taken here by sigtimedwait, one after the other: HUP
+#           reloads, TERM and INT end, three of them at once, USR1 writes the stacks of all threads.
+#   end     STOPPING, sockets closed, open requests get a moment, the rest is left to the kernel.
+#           Containers live on, unless --live-restore=false asked for Docker's old way.
+# A reload is all or nothing: a file that is wrong changes nothing and is told in the log.
+
+DRAIN_TIME = 5                  # s that open requests have at the end (moby gives as many)
+DAEMON_LOCK = "daemon.lock"     # below the data root; its holder's pid is in it
+FORCE_COUNT = 3                 # TERM or INT this often ends it at once
+TCP_WARNINGS = (
+    "Binding to IP address without --tlsverify is insecure and gives root access on this machine to"
+    " everyone who has access to your network.",
+    "Binding to an IP address, even on localhost, can also give access to scripts run in a browser."
+    " Be safe out there!")
+#: a directory that only dockerd makes, and one that only this engine does
+FOREIGN_DIR, OWN_FILE = "overlay2", "engine.db"
+
+
+class Daemon:
+    """The running daemon: its configuration, sockets, and what must be undone at its end."""
+
+    def __init__(self, args: Args, made: dict) -> None:
+        self.args = args
+        self.made = made
+        self.notify = Notifier()
+        self.store = Store(*roots_find(made["data-root"], made["exec-root"]))
+        self.engine = Engine(self.store)
+        self.listeners: list = []
+        self.server: Any = None
+        self.config_fd = -1
+        self._locks: list = []
+
+    def start(self) -> None:
+        """Take the data root, the pid file and the sockets; EngineError when one is another's."""
+        store, made = self.store, self.made
+        if os.path.isdir(store.path(FOREIGN_DIR)) and not os.path.exists(store.path(OWN_FILE)):
+            raise InvalidParameter(f"the data root {store.data} holds the state of a dockerd: name"
+                                   " another one with --data-root")
+        store.roots_make()
+        self._data_lock()
+        made["pidfile"] = os.path.abspath(made["pidfile"] or store.run_path("daemon.pid"))
+        pidfile_write(made["pidfile"])
+        try:
+            launcher_ensure(store)
+            containers = self.engine.containers.all()
+            notice("info", "Loading containers: done.", containers=len(containers))
+            self._listen()
+            self._configuration_publish()
+        except BaseException:
+            self.undo()
+            raise
+
+    def _data_lock(self) -> None:
+        lock = lock_file(self.store.path(DAEMON_LOCK), block=False)
+        try:
+            lock.__enter__()
+        except BlockingIOError:
+            pid = file_read(self.store.path(DAEMON_LOCK)).decode().strip() or "?"
+            raise Conflict(f"failed to start daemon: the data root {self.store.data} is in use by "
+                           f"the daemon with PID {pid}") from None
+        self._locks.append(lock)
+        with open(self.store.path(DAEMON_LOCK), "w") as file:
+            file.write(str(os.getpid()))
+
+    def _listen(self) -> None:
+        made = self.made
+        if made["tls"]:
+            raise Unsupported("--tls is not supported by this engine yet")
+        tls = None
+        hosts = made["hosts"] or self._default_hosts()
+        try:
+            self.listeners = listeners_open(hosts, tls=tls, run=self.store.run,
+                                            group=made["group"])
+        except EngineError as refused:
+            raise type(refused)(f"failed to load listeners: {refused}") from None
+        if not made["hosts"]:
+            self._docker_socket(hosts, tls)
+        made["hosts"] = hosts
+        for listener in self.listeners:
+            if listener.kind == "tcp":
+                for text in TCP_WARNINGS:
+                    notice("warn", text, host=listener.text)
+
+    def _default_hosts(self) -> list:
+        if self.made["tls"]:
+            return [host_text(*host_parse("", tls=True))]
+        return ["unix://" + self.store.run_path("engine.sock")]
+
+    def _docker_socket(self, hosts: list, tls: Any) -> None:
+        """Docker's own socket too, where no other daemon listens on it."""
+        if tls is not None or not socket_is_free(HOST_UNIX):
+            return
+        try:
+            self.listeners += listeners_open(["unix://" + HOST_UNIX], run=self.store.run,
+                                             group=self.made["group"])
+            hosts.append("unix://" + HOST_UNIX)
+        except (EngineError, OSError) as refused:
+            notice("info", f"not listening on {HOST_UNIX}", error=str(refused))
+
+    def _configuration_publish(self) -> None:
+        fd = configuration_write(self.store.run, self.made)
+        if self.config_fd >= 0:
+            os.close(self.config_fd)
+        self.config_fd = fd
+
+    def serve(self) -> int:
+        """Serve until a signal ends it; the exit code."""
+        import _thread
+        stop, stop_in = os.pipe2(os.O_CLOEXEC)
+        self.server = Server(self.engine, self.listeners)
+        is_serving = _thread.allocate_lock()
+        is_serving.acquire()
+
+        def serve() -> None:
+            try:
+                self.server.serve(stop)
+            finally:
+                is_serving.release()
+
+        _thread.start_new_thread(serve, ())
+        for listener in self.listeners:
+            notice("info", f"API listen on {listener.path or listener.text}")
+        notice("info", "Daemon has completed initialization")
+        self.notify.send("READY=1")
+        code = self._signals(is_serving)
+        if code:
+            return code
+        self.notify.send("STOPPING=1")
+        os.write(stop_in, b"x")
+        for listener in self.listeners:
+            listener.close()
+        self.listeners = []
+        if not self.made["live-restore"]:
+            self._containers_stop()
+        self.server.drain(DRAIN_TIME)
+        return 0
+
+    def _signals(self, is_serving: Any) -> int:
+        """Take signals until one of them asks for the end; 128+n when it was asked too often."""
+        import signal
+        wanted = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+        period = self.notify.period or 3600.0
+        while True:
+            info = signal.sigtimedwait(wanted, period)
+            if info is None:
+                # A server that no longer accepts is not alive: systemd shall see that.
+                if self.notify.period and is_serving.locked():
+                    self.notify.send("WATCHDOG=1")
+            elif info.si_signo == signal.SIGHUP:
+                self.reload()
+            elif info.si_signo == signal.SIGUSR1:
+                self._stacks_write()
+            else:
+                name = {signal.SIGINT: "interrupt"}.get(info.si_signo, "terminated")
+                notice("info", f"Processing signal '{name}'")
+                _force_watch({signal.SIGINT, signal.SIGTERM})
+                return 0
+
+    def reload(self) -> None:
+        """Read the file anew and take from it what Docker takes (SIGHUP)."""
+        path = self.made["config-file"]
+        notice("info", "Got signal to reload configuration", **{"config-file": path})
+        self.notify.send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            self.made = reload_configure(self.made, self.args)
+            self._configuration_publish()
+            notices_open(_log_level(self.made), self.made["log-format"])
+            event_emit(self.store, "daemon", "reload", self.engine.id(),
+                       reload_attributes(self.made))
+            notice("info", "Reloaded configuration",
+                   config=json_text(configuration_shown(self.made)))
+        except (EngineError, OSError) as wrong:
+            notice("error", "Error reloading configuration", error=str(wrong))
+        self.notify.send("READY=1")
+
+    def _stacks_write(self) -> None:
+        import faulthandler
+        path = self.store.run_path("daemon-stacks.log")
+        with open(path, "w") as file:
+            faulthandler.dump_traceback(file)
+        notice("info", f"stacks of all threads written to {path}")
+
+    def _containers_stop(self) -> None:
+        """Stop what runs, each with its own timeout, all at once (--live-restore=false)."""
+        import _thread
+        left, done = 0, _thread.allocate_lock()
+        finished: list = []
+        patience = self.made["shutdown-timeout"]
+
+        def stop(id: str) -> None:
+            try:
+                self.engine.containers.stop(id)
+            except EngineError as refused:
+                notice("error", "cannot stop the container", container=id, error=str(refused))
+            finally:
+                with done:
+                    finished.append(id)
+
+        for c in self.engine.containers.all():
+            if c.is_running:
+                timeout = c.config["StopTimeout"]
+                patience = max(patience, 5 + (STOP_TIMEOUT if timeout is None else timeout))
+                left += 1
+                _thread.start_new_thread(stop, (c.id,))
+        end = time.monotonic() + patience
+        while len(finished) < left and time.monotonic() < end:
+            time.sleep(0.02)
+        if len(finished) < left:
+            notice("error", "Force shutdown daemon")
+
+    def undo(self) -> None:
+        """Take away what is on the disk of this daemon; the configuration counts no longer."""
+        for listener in self.listeners:
+            listener.close()
+        if self.config_fd >= 0:
+            os.unlink(self.store.run_path(CONFIGURATION_FILE))
+            os.close(self.config_fd)
+        pidfile_remove(self.made["pidfile"])
+        for lock in self._locks:
+            lock.__exit__(None, None, None)
+
+
+def _force_watch(signals: set) -> None:
+    """Two more of these signals end the process at once."""
+    import signal
+    from _thread import start_new_thread
+
+    def watch() -> None:
+        for _ in range(FORCE_COUNT - 1):
+            info = signal.sigtimedwait(signals, 3600.0)
+            if info is None:
+                return
+        notice("info", "Forcing docker daemon shutdown without cleanup; 3 interrupts received")
+        os._exit(128 + info.si_signo)
+
+    start_new_thread(watch, ())
+
+
+def _log_level(made: dict) -> str:
+    return "debug" if made["debug"] and made["log-level"] != "trace" else made["log-level"]
+
+
+def configuration_shown(made: dict) -> dict:
+    """A configuration for the log: without defaults, and without what a proxy's URL keeps secret.
+    """
+    rows = {option_key(row): row[3] for row in DAEMON_OPTIONS}
+    return {key: proxy_masked(value) if key.endswith("proxy") else value
+            for key, value in made.items() if value and value != rows.get(key)}
+
+
+# ---- what systemd gives and wants
+
+class Notifier:
+    """sd_notify(3): `send("READY=1")` tells the service manager, where there is one.
+
+    The variables are taken out of the environment, so that no child tells in our name. `period` is
+    how often the watchdog wants to hear of us, in seconds; 0 for never.
+    """
+
+    __slots__ = ("_address", "period")
+
+    def __init__(self) -> None:
+        address = os.environ.pop("NOTIFY_SOCKET", "")
+        usec, pid = (os.environ.pop(name, "") for name in ("WATCHDOG_USEC", "WATCHDOG_PID"))
+        self._address = "\0" + address[1:] if address[:1] == "@" else address
+        self.period = 0.0
+        if usec.isdigit() and pid in ("", str(os.getpid())):
+            self.period = int(usec) / 2e6
+
+    def send(self, text: str) -> None:
+        """One message; a manager that is not there is no error."""
+        if self._address[:1] not in ("/", "\0") or not self._address:
+            return
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        try:
+            sock.sendto(text.encode(), self._address)
+        except OSError as refused:
+            notice("warn", "cannot notify the service manager", error=error_text(refused))
+        finally:
+            sock.close()
+
+
+def listen_fds_seal() -> None:
+    """What systemd listens on for us stays in this process (sd_listen_fds(3))."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if count.isdigit() and os.environ.get("LISTEN_PID") == str(os.getpid()):
+        for fd in range(3, 3 + int(count)):
+            try:
+                os.set_inheritable(fd, False)
+            except OSError:
+                pass                    # told when it is to be listened on
+
+
+# ---- files of the daemon
+
+def pidfile_write(path: str) -> None:
+    """Write our pid; Conflict with dockerd's words while the process that is in it lives."""
+    dir_ensure(os.path.dirname(path))
+    try:
+        old = file_read(path).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        old = ""
+    if old.isdigit() and int(old) and int(old) != os.getpid() and os.path.exists("/proc/" + old):
+        raise Conflict(f"failed to start daemon, ensure docker is not running or delete {path}: "
+                       f"process with PID {old} is still running")
+    file_write(path, str(os.getpid()).encode())
+
+
+def pidfile_remove(path: str) -> None:
+    """Remove the pid file if it is ours."""
+    try:
+        if file_read(path) == str(os.getpid()).encode():
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def socket_is_free(path: str) -> bool:
+    """True when nobody listens on a unix socket's name: it is not there, or left behind."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(path)
+        return False
+    except (FileNotFoundError, ConnectionRefusedError):
+        return True
+    except OSError:
+        return False
+    finally:
+        sock.close()
+
+
+# ---- the command
+
+def _environment_apply(made: dict) -> None:
+    """Proxies for whatever this process fetches, and how much it may be killed for memory."""
+    for key, names in (("http-proxy", "HTTP_PROXY http_proxy"), ("no-proxy", "NO_PROXY no_proxy"),
+                       ("https-proxy", "HTTPS_PROXY https_proxy")):
+        for name in names.split() if made[key] else ():
+            os.environ[name] = made[key]
+    if made["oom-score-adjust"]:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(made["oom-score-adjust"]))
+
+
+def daemon_main(args: Args) -> int:
+    """Configure, start and serve; the exit code. EngineError when it cannot start."""
+    import signal
+    top = args.top
+    if top.host:
+        raise UsageError("-H stands behind `daemon`: it is what the daemon listens on", 125)
+    for name, old in (("data_root", "data-root"), ("exec_root", "run-root")):
+        if top.given(old) and not args.given(name.replace("_", "-")):
+            setattr(args, name, getattr(top, old.replace("-", "_")))
+            args.seen.add(name.replace("_", "-"))
+    args.debug = args.debug or top.debug
+    made, warnings = daemon_configure(args)
+    if args.validate:
+        os.write(2, b"configuration OK\n")
+        return 0
+    notices_open(_log_level(made), made["log-format"])
+    listen_fds_seal()
+    # Blocked before there is a second thread, so that no thread but the main one takes them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM,
+                                              signal.SIGUSR1})
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    os.umask(0o022)
+    _environment_apply(made)
+    notice("info", "Starting up", version=VERSION)
+    for text in warnings:
+        notice("warn", text)
+    daemon = Daemon(args, made)
+    daemon.start()
+    code = daemon.serve()
+    daemon.undo()
+    notice("info", "Daemon shutdown complete")
+    return code
+
+
+@command("daemon", flags=daemon_flags(), help="Serve the API to other programs",
+         usage="[OPTIONS]")
+def cmd_daemon(client: ApiClient, args: Args) -> int:
+    """`daemon`: serve until a signal ends it."""
+    return daemon_main(args)
 
 
 # =============================================================================
