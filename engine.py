@@ -7341,7 +7341,8 @@ _GO_TYPES = {"string": "string", "bool": "bool", "int": "int64", "uint": "uint64
 
 # ---- the door ----
 
-def _json_kind(value: Any) -> str:
+def json_kind(value: Any) -> str:
+    """What Go's decoder calls a JSON value: "bool", "number", "array" and so on."""
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, str):
@@ -7352,7 +7353,7 @@ def _json_kind(value: Any) -> str:
 
 
 def _mistyped(value: Any, where: str, kind: str) -> InvalidParameter:
-    return InvalidParameter(f"invalid JSON: json: cannot unmarshal {_json_kind(value)} into Go"
+    return InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(value)} into Go"
                             f" struct field {where} of type {kind}")
 
 
@@ -7428,7 +7429,7 @@ def create_check(body: Any, version: str = API_VERSION) -> tuple:
     if body is None:
         body = {}
     if not isinstance(body, dict):
-        raise InvalidParameter(f"invalid JSON: json: cannot unmarshal {_json_kind(body)} into Go"
+        raise InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(body)} into Go"
                                " value of type container.CreateRequest")
     parts = {name.lower(): value for name, value in body.items()}
     given, networking = (
@@ -16918,6 +16919,8 @@ class Containers:
                               " mode yet")
         name = name_check(name) if name else ""
         warnings = create_verify(config, host)
+        if not (config["Image"] or config["Cmd"] or config["Entrypoint"]):
+            raise InvalidParameter("no command specified")
         image = self._engine.images.for_container(config["Image"], platform)
         if image["warning"]:
             warnings.append(image["warning"])
@@ -17405,7 +17408,7 @@ WAIT_CONDITIONS = ("not-running", "next-exit", "removed")
 
 def exec_create(engine: Engine, ref: str, body: Any) -> str:
     """Note a process to be run in a running container; its exec id."""
-    asked = fields_check(_object(body), EXEC_CONFIG, "ExecOptions")
+    asked = fields_check(_object(body, "ExecOptions"), EXEC_CONFIG, "ExecOptions")
     if not asked["Cmd"]:
         raise InvalidParameter("No exec command specified")
     c = engine.containers.running(ref)
@@ -17440,9 +17443,10 @@ def exec_create(engine: Engine, ref: str, body: Any) -> str:
     return record["ID"]
 
 
-def _object(body: Any) -> dict:
+def _object(body: Any, name: str) -> dict:
     if not isinstance(body, dict):
-        raise InvalidParameter("invalid JSON: json: cannot unmarshal the body into a Go struct")
+        raise InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(body)} into Go"
+                               f" value of type container.{name}")
     return body
 
 
@@ -17532,7 +17536,7 @@ def exec_start(engine: Engine, id: str, body: Any, hijack: Callable) -> bool:
     `hijack(is_raw)` gives (socket, bytes already read) once it is sure that the process will be
     tried; it is not called for a detached exec.
     """
-    asked = fields_check(_object(body), EXEC_START, "ExecStartOptions")
+    asked = fields_check(_object(body, "ExecStartOptions"), EXEC_START, "ExecStartOptions")
     record = exec_find(engine, id)
     if record["ExitCode"] is not None:
         raise Conflict(f"exec command {id} has already run")
@@ -17621,8 +17625,8 @@ def container_attach(engine: Engine, ref: str, asked: dict, hijack: Callable) ->
     tty = c.config["Tty"]
     sock, early = hijack(tty)
     if asked["logs"]:
-        for piece in logs_frames(engine, c, tty, {"stdout": asked["stdout"],
-                                                  "stderr": asked["stderr"]}):
+        streams = {"stdout": asked["stdout"], "stderr": asked["stderr"]}
+        for piece in logs_frames(engine, c, streams, lines=True):
             sock.sendall(piece)
     if asked["stream"]:
         monitor_call(engine.store, c.id, {
@@ -17656,8 +17660,13 @@ def container_wait(engine: Engine, ref: str, condition: str, take: Callable) -> 
     return None
 
 
-def container_logs(engine: Engine, ref: str, asked: dict, follow: bool = False) -> tuple:
-    """(iterator of bytes, whether they are raw) of a container's log; `asked` as log_read's."""
+def container_logs(engine: Engine, ref: str, asked: dict, *, follow: bool = False,
+                   lines: bool = True) -> tuple:
+    """(iterator of bytes, whether they are raw) of a container's log; `asked` as log_read's.
+
+    With `lines` every line is a frame of its own, as clients of Docker expect; a caller in this
+    process that only wants the bytes does without.
+    """
     if not (asked["stdout"] or asked["stderr"]):
         raise InvalidParameter("Bad parameters: you must choose at least one stream")
     c = engine.containers.find(ref)
@@ -17667,7 +17676,7 @@ def container_logs(engine: Engine, ref: str, asked: dict, follow: bool = False) 
         raise Unsupported("configured logging driver does not support reading")
     tty = c.config["Tty"]
     end = _end_watch(engine, c) if follow else None
-    return logs_frames(engine, c, tty, asked, end), tty
+    return logs_frames(engine, c, asked, lines=lines, end=end), tty
 
 
 def _end_watch(engine: Engine, c: Container) -> Any:
@@ -17686,16 +17695,30 @@ def _end_watch(engine: Engine, c: Container) -> Any:
     return ours
 
 
-def logs_frames(engine: Engine, c: Container, tty: bool, asked: dict,
+def logs_frames(engine: Engine, c: Container, asked: dict, *, lines: bool,
                 end: Any = None) -> Iterator[bytes]:
     """The log as a client gets it: raw with a terminal, else in frames of stdout and stderr."""
     path = f"{engine.store.path('containers', c.id)}/{c.id}-json.log"
+    tty = c.config["Tty"]
     try:
         for stream, data in log_read(path, follow=-1 if end is None else end.fileno(), **asked):
-            yield data if tty else frame_header(stream, len(data)) + data
+            if lines and not tty:
+                yield _frames_of_lines(stream, data)
+            else:
+                yield data if tty else frame_header(stream, len(data)) + data
     finally:
         if end is not None:
             end.close()
+
+
+def _frames_of_lines(stream: int, data: bytes) -> bytes:
+    """Each line in a frame; what stands behind the last newline is one too."""
+    *whole, rest = data.split(b"\n")
+    frames = [b"%c\0\0\0%b%b\n" % (stream, (len(line) + 1).to_bytes(4, "big"), line)
+              for line in whole]
+    if rest:
+        frames += [frame_header(stream, len(rest)), rest]
+    return b"".join(frames)
 
 
 # =============================================================================
@@ -18706,8 +18729,11 @@ def get_images(engine: Any, request: Request) -> list:
 
 def image_for_version(image: dict, version: tuple) -> dict:
     """An image of a list in the form that an API version (as a tuple) had."""
-    if version < (1, 43) and not (image["RepoTags"] or image["RepoDigests"]):
-        image = {**image, "RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}
+    if version < (1, 43):
+        tags, digests = image["RepoTags"] or None, image["RepoDigests"] or None
+        if not (tags or digests):
+            tags, digests = ["<none>:<none>"], ["<none>@<none>"]
+        image = {**image, "RepoTags": tags, "RepoDigests": digests}
     older = {field: value(image) for gone, field, value in IMAGE_OLD
              if version < version_tuple(gone)}
     return {**image, **older}
@@ -19103,7 +19129,9 @@ def get_container_logs(engine: Engine, request: Request) -> Stream:
         # What is no number, as "all", means all (moby daemon/logs.go).
         "tail": int(tail) if tail.isdigit() else -1,
         "since": _time_arg(request, "since"), "until": _time_arg(request, "until")}
-    chunks, tty = container_logs(engine, request.params["id"], asked, request.flag("follow"))
+    chunks, tty = container_logs(
+        engine, request.params["id"], asked, follow=request.flag("follow"),
+        lines=bool(request.headers))
     return Stream(chunks, _stream_type(request, tty))
 
 
