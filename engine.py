@@ -6925,12 +6925,14 @@ EVENTS_FILES = 8
 def event_emit(store: Store, type: str, action: str, id: str, attributes: dict) -> None:
     """Append one event: type "container", action "start", the actor's id, string attributes."""
     now = time.time_ns()
-    event = {"Type": type, "Action": action, "Actor": {"ID": id, "Attributes": attributes},
-             "scope": "local", "time": now // 1000000000, "timeNano": now}
+    event: dict = {}
     if type in ("container", "image"):           # the fields of API < 1.22 that clients still read
-        event = {"status": action, "id": id, **event}
+        event = {"status": action, "id": id}
         if "image" in attributes and type == "container":
             event["from"] = attributes["image"]
+    ordered = {name: attributes[name] for name in sorted(attributes)}
+    event.update({"Type": type, "Action": action, "Actor": {"ID": id, "Attributes": ordered},
+                  "scope": "local", "time": now // 1000000000, "timeNano": now})
     line = json_text(event).encode("utf-8", "surrogateescape") + b"\n"
     with store.lock("events"):
         directory = store.run_path("events")

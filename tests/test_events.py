@@ -34,6 +34,14 @@ def test_an_event_has_dockers_shape(engine, store):
     }
 
 
+def test_keys_and_attributes_come_in_dockers_order(engine, store):
+    engine.event_emit(store, "container", "die", "id", {"z": "1", "name": "n", "image": "i"})
+    (event,) = engine.event_follow(store, 0, time.time_ns())
+    keys = "status id from Type Action Actor scope time timeNano"
+    assert " ".join(event) == keys
+    assert list(event["Actor"]["Attributes"]) == ["image", "name", "z"]
+
+
 def test_since_and_until_cut_the_history(engine, store):
     emit(engine, store, 2)
     time.sleep(0.01)
