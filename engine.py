@@ -21285,14 +21285,14 @@ def cli_main(words: list) -> int:
 #
 # Signals arrive through a wake-up descriptor, so the loop sees them in order and a handler does
 # nothing. They are caught from the moment the caller enters `signals_caught`: what comes before the
-# loop waits in the pipe. Proxied ones are sent on by the caller's function; SIGWINCH becomes a
+# loop waits in the pipe. Proxied ones are sent on by the caller's function; SIGWINCH is also a
 # resize; without a proxy INT, TERM and HUP end the loop with 128 + n, the terminal being restored.
 #
 # Detach keys are acted upon by the other side, which closes the connection. The loop only watches
 # the same keys go by, to tell a detachment from the end of the process.
 
 DETACH_PATIENCE = 2.0           # seconds for the other side to close after the keys
-UNPROXIED_SIGNALS = ("SIGCHLD", "SIGPIPE", "SIGURG", "SIGKILL", "SIGSTOP", "SIGWINCH",
+UNPROXIED_SIGNALS = ("SIGCHLD", "SIGPIPE", "SIGURG", "SIGKILL", "SIGSTOP",
                      "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
 ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 PIECES_MAX = 512                # of one writev; the kernel takes 1024
@@ -21519,12 +21519,12 @@ class Pump:
 
     def _signals(self) -> None:
         for number in self.signals.read():
-            if signal_name(number) == "SIGWINCH":
-                if self.on_resize is not None:
-                    self.on_resize()
-            elif self.signals.is_proxy and self.on_signal is not None:
-                self.on_signal(number)
-            else:
+            is_resize = signal_name(number) == "SIGWINCH"
+            if is_resize and self.on_resize is not None:
+                self.on_resize()
+            if self.signals.is_proxy and self.on_signal is not None:
+                self.on_signal(number)      # SIGWINCH too, as docker's ForwardAllSignals does
+            elif not is_resize:
                 raise Ended(number)
 
     def _input(self) -> None:
@@ -22829,8 +22829,9 @@ def cmd_attach(client: ApiClient, args: Args) -> int:
 def _exec_pump(client: ApiClient, exec_id: str, body: dict, keys: str) -> int:
     size = terminal_size()
     start = {"Detach": False, "Tty": body["Tty"], "ConsoleSize": size if body["Tty"] else None}
+    # Before the signals are caught, so that one ends a client whose monitor does not answer.
+    sock = client.hijack(f"/exec/{exec_id}/start", None, start)
     with signals_caught(proxy=False, resize=body["Tty"]) as signals:
-        sock = client.hijack(f"/exec/{exec_id}/start", None, start)
         resize = _resizer(client, f"/exec/{exec_id}")
         if body["Tty"] and os.isatty(0):
             resize()

@@ -156,8 +156,20 @@ def test_signals_are_proxied_in_order():
             on_signal=seen.append,
             on_resize=lambda: sizes.append(1),
         ).run()
-    assert seen == [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1] and sizes == [1]
+    assert seen == [signal.SIGTERM, signal.SIGWINCH, signal.SIGINT, signal.SIGUSR1]
+    assert sizes == [1]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_resize_without_proxy_is_a_resize_only():
+    near, far = socket.socketpair()
+    sizes = []
+    with engine.signals_caught(proxy=False, resize=True) as signals:
+        os.kill(os.getpid(), signal.SIGWINCH)
+        threading.Timer(0.1, far.close).start()
+        engine.Pump(near, tty=True, stdin=False, signals=signals, on_signal=[].append,
+                    on_resize=lambda: sizes.append(1)).run()  # fmt: skip
+    assert sizes == [1]
 
 
 def test_a_signal_without_proxy_ends():

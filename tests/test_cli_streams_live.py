@@ -189,3 +189,21 @@ def test_detached_in_a_substitution_returns_at_once(busybox):
     )
     assert len(done.stdout) == 65 and time.monotonic() - started < 10
     busybox("kill", done.stdout.strip()).ok()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_exec_whose_monitor_does_not_answer(busybox, number):
+    busybox("run", "-d", "--network", "none", "--name", "t1", "busybox", "sleep", "60").ok()
+    pid = busybox("inspect", "-f", "{{.State.Pid}}", "t1").ok().out.strip()
+    with open(f"/proc/{pid}/stat") as file:
+        monitor = int(file.read().rpartition(")")[2].split()[1])
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        client = busybox.popen("exec", "t1", "true")
+        time.sleep(0.5)
+        assert client.poll() is None
+        client.send_signal(number)
+        assert client.wait(5) in (-number, 128 + number)
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    busybox("rm", "-f", "t1").ok()

@@ -35,6 +35,7 @@ def test_an_event_has_dockers_shape(engine, store):
 
 
 def test_keys_and_attributes_come_in_dockers_order(engine, store):
+    store.roots_make()
     engine.event_emit(store, "container", "die", "id", {"z": "1", "name": "n", "image": "i"})
     (event,) = engine.event_follow(store, 0, time.time_ns())
     keys = "status id from Type Action Actor scope time timeNano"
