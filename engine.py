@@ -33,6 +33,7 @@ RUNTIME     an OCI configuration becomes a process
     limits          resource limits of a HostConfig: Docker's checks, and what this host can keep
     settings        a create body at the door: types, defaults, Docker's checks, the image merge
     spec            Docker Config + HostConfig -> OCI config.json and the monitor's start plan; pure
+    sharing         a fork gives back the pages that it copied and did not change
     launcher        the warm process: hello, fork by role, idle end; roles register by @role
     init            inside the container: from clone to execve
     entering        a second process beside the first: from the host into a container
@@ -3937,7 +3938,7 @@ class Libc:
     """ctypes and the C library, loaded once: see `libc()`."""
 
     __slots__ = ("addressof", "after_fork_child", "after_fork_parent", "before_fork", "buffer",
-                 "dll", "get_errno", "kinds", "long")
+                 "char", "dll", "get_errno", "kinds", "long", "native")
 
     def __init__(self) -> None:
         import ctypes
@@ -3945,7 +3946,9 @@ class Libc:
         self.get_errno = ctypes.get_errno
         self.addressof = ctypes.addressof
         self.buffer = ctypes.create_string_buffer
+        self.char = ctypes.c_char
         self.long = ctypes.c_long
+        self.native = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_long)
         self.kinds = {"i": ctypes.c_int, "u": ctypes.c_uint, "l": ctypes.c_long,
                       "L": ctypes.c_ulong, "p": ctypes.c_void_p, "s": _Path}
         # What os.fork() does around fork(2). All three, since without the first the last aborts
@@ -4017,12 +4020,16 @@ class RawCall(Call):
         super().__init__(name, kinds)
         self.numbers = numbers
 
+    def number(self) -> int:
+        """The number of the call on this machine."""
+        if len(self.numbers) == 1:
+            return self.numbers[0]
+        return self.numbers[SYSCALL_MACHINES.index(machine_name())]
+
     def bind(self) -> Any:
         """The function that makes the call, its number chosen for this machine."""
         loaded = libc()
-        number = self.numbers[0]
-        if len(self.numbers) > 1:
-            number = self.numbers[SYSCALL_MACHINES.index(machine_name())]
+        number = self.number()
         # Registers are filled whole: an int that stayed 32 bits wide would leave garbage above it.
         wide = {"i": loaded.kinds["l"], "u": loaded.kinds["L"]}
         # [] gives a new object at each use, getattr would not.
@@ -4062,6 +4069,16 @@ def sys_address(buffer: Any) -> int:
     return libc().addressof(buffer)
 
 
+def sys_memory(address: int, size: int) -> Any:
+    """This process's own memory, to be read or written in place."""
+    return (libc().char * size).from_address(address)
+
+
+def sys_native(address: int) -> Callable:
+    """Machine code in this process's memory as a function (pointer, long) -> long."""
+    return libc().native(address)
+
+
 def syscalls_bind() -> None:
     """Bind every call now, so that a process that has entered a container needs no import."""
     for value in list(globals().values()):
@@ -4082,7 +4099,6 @@ sys_prctl_text        = Call("prctl", "isLLL")                            # prct
 sys_sethostname       = Call("sethostname", "sL")                         # sethostname(2)
 sys_setdomainname     = Call("setdomainname", "sL")                       # setdomainname(2)
 sys_personality       = Call("personality", "L")                          # personality(2)
-sys_madvise           = Call("madvise", "LLi")                            # madvise(2)
 sys_malloc_trim       = Call("malloc_trim", "L")                          # malloc_trim(3), glibc
 sys_syncfs            = Call("syncfs", "i")                               # syncfs(2)
 sys_statfs            = Call("statfs", "sp")                              # statfs(2)
@@ -4103,6 +4119,8 @@ sys_inotify_rm_watch  = Call("inotify_rm_watch", "ii")                    # inot
 sys_clone             = RawCall("clone", "LLLLL",         56, 220, 120, 220)  # clone(2)
 sys_pivot_root        = RawCall("pivot_root", "ss",      155,  41, 218,  41)  # pivot_root(2)
 sys_brk               = RawCall("brk", "L",               12, 214,  45, 214)  # brk(2)
+sys_mmap              = RawCall("mmap", "LLiiil",          9, 222, 192, 222)  # mmap(2)
+sys_madvise           = RawCall("madvise", "LLi",         28, 233, 220, 233)  # madvise(2)
 sys_capget            = RawCall("capget", "pp",          125,  90, 184,  90)  # capget(2)
 sys_capset            = RawCall("capset", "pp",          126,  91, 185,  91)  # capset(2)
 sys_keyctl            = RawCall("keyctl", "isLLL",       250, 219, 311, 219)  # keyctl(2)
@@ -8174,6 +8192,223 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
 
 
 # =============================================================================
+# sharing -- a fork gives back the pages that it copied and did not change
+# =============================================================================
+# Runs in: launcher, monitor.   Refs: memfd_create(2), mmap(2), madvise(2), proc_pid_pagemap(5)
+#
+# What a fork only reads it shares with the launcher, but CPython writes to whatever it looks at: a
+# reference is counted up and down again, and the kernel has copied the page. Half of what a monitor
+# has for itself are such copies, equal to their originals.
+#   - The launcher replaces its memory by private mappings of a sealed file in memory, the image.
+#     A process at rest asks which pages it has copied, compares them with the image, and drops the
+#     equal ones: whoever looks there next finds the image again.
+#   - Nothing may be written between comparing and dropping, and Python cannot do two things without
+#     writing in between. Hence the one place with machine code, IF_SAME: a table of "if these words
+#     equal those, make that system call". It also makes the image: a piece of memory is mapped over
+#     only if the image still has all of it.
+#   - On another machine, or where memory must not be executed, copies stay: all else is the same.
+
+#: long if_same(row *rows, long count), a row being {a, b, words, number, arguments[6]}, all 64 bit:
+#: for each row, if `words` words at a equal those at b, system call. Gives the number of calls.
+IF_SAME = {
+    "x86_64":
+        "55"                    # push rbp
+        "53"                    # push rbx
+        "4154"                  # push r12
+        "4889fb"                # mov rbx, rdi
+        "4889f5"                # mov rbp, rsi
+        "4531e4"                # xor r12d, r12d
+        "48ffcd"                # next: dec rbp
+        "783a"                  # js done
+        "488b33"                # mov rsi, [rbx]
+        "488b7b08"              # mov rdi, [rbx+8]
+        "488b4b10"              # mov rcx, [rbx+16]
+        "4839c9"                # cmp rcx, rcx          no words at all are equal
+        "f348a7"                # repe cmpsq
+        "7521"                  # jne differ
+        "488b4318"              # mov rax, [rbx+24]
+        "488b7b20"              # mov rdi, [rbx+32]
+        "488b7328"              # mov rsi, [rbx+40]
+        "488b5330"              # mov rdx, [rbx+48]
+        "4c8b5338"              # mov r10, [rbx+56]
+        "4c8b4340"              # mov r8, [rbx+64]
+        "4c8b4b48"              # mov r9, [rbx+72]
+        "0f05"                  # syscall
+        "49ffc4"                # inc r12
+        "4883c350"              # differ: add rbx, 80
+        "ebc1"                  # jmp next
+        "4c89e0"                # done: mov rax, r12
+        "415c"                  # pop r12
+        "5b"                    # pop rbx
+        "5d"                    # pop rbp
+        "c3",                   # ret
+    "aarch64":
+        "e90300aa"              # mov x9, x0
+        "ea0301aa"              # mov x10, x1
+        "0b0080d2"              # mov x11, 0
+        "6a0200b4"              # next: cbz x10, done
+        "4a0500d1"              # sub x10, x10, 1
+        "2c3540a9"              # ldp x12, x13, [x9]
+        "2e0940f9"              # ldr x14, [x9, 16]
+        "ee0000b4"              # word: cbz x14, same
+        "8f8540f8"              # ldr x15, [x12], 8
+        "b08540f8"              # ldr x16, [x13], 8
+        "ce0500d1"              # sub x14, x14, 1
+        "ff0110eb"              # cmp x15, x16
+        "60ffff54"              # b.eq word
+        "07000014"              # b differ
+        "280d40f9"              # same: ldr x8, [x9, 24]
+        "200542a9"              # ldp x0, x1, [x9, 32]
+        "220d43a9"              # ldp x2, x3, [x9, 48]
+        "241544a9"              # ldp x4, x5, [x9, 64]
+        "010000d4"              # svc 0
+        "6b050091"              # add x11, x11, 1
+        "29410191"              # differ: add x9, x9, 80
+        "eeffff17"              # b next
+        "e0030baa"              # done: mov x0, x11
+        "c0035fd6",             # ret
+}
+SAME_ROW = struct.Struct("=10q")
+SAME_ROWS = 50
+PIECE_PAGES = 16                # mapped over at once
+PAGE_PRESENT, PAGE_FILE, PAGE_EXCLUSIVE = 1 << 63, 1 << 61, 1 << 56     # proc_pid_pagemap(5)
+PAGE_BITS = PAGE_PRESENT | PAGE_FILE | PAGE_EXCLUSIVE
+F_ADD_SEALS = 1033
+MFD_NOEXEC_SEAL, MFD_EXEC = 8, 16                                       # Linux 6.3
+F_SEALS = 1 | 2 | 4 | 8         # F_SEAL_SEAL, SHRINK, GROW, WRITE: fcntl(2)
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 1, 2, 16
+MADV_DONTNEED = 4
+
+
+class MemoryImage:
+    """What the launcher's memory was when it began to serve, and which of it is mapped from there.
+    """
+
+    __slots__ = ("_function", "_table", "page", "pieces")
+
+    def __init__(self) -> None:
+        self.page = os.sysconf("SC_PAGE_SIZE")
+        self.pieces: list = []             # (address, end, where the image of it can be read)
+        self._table = sys_buffer(SAME_ROWS * SAME_ROW.size)
+        code = bytes.fromhex(IF_SAME[machine_name()])
+        fd = _memory_file(MFD_EXEC)
+        os.write(fd, code)
+        self._function = sys_native(sys_mmap(0, len(code), PROT_READ | PROT_EXEC, MAP_PRIVATE, fd,
+                                             0))
+        os.close(fd)
+
+    def run(self, rows: Iterable[tuple]) -> None:
+        """Make the calls of those rows whose memory is the same."""
+        table, count = self._table, 0
+        for row in rows:
+            SAME_ROW.pack_into(table, count * SAME_ROW.size, *row)
+            count += 1
+            if count == SAME_ROWS:
+                self._function(sys_address(table), count)
+                count = 0
+        self._function(sys_address(table), count)
+
+    def copied(self, wanted: int) -> Iterator[tuple[int, int]]:
+        """(address of a page, where its image is) of pages with these bits in our page table."""
+        fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for start, end, view in self.pieces:
+                for at in range(start, end, self.page * 512):
+                    found = os.pread(fd, min(512, (end - at) // self.page) * 8,
+                                     at // self.page * 8)
+                    for number, entry in enumerate(memoryview(found).cast("Q")):
+                        if entry & PAGE_BITS == wanted:
+                            page = at + number * self.page
+                            yield page, view + page - start
+        finally:
+            os.close(fd)
+
+
+def _memory_file(kind: int) -> int:
+    try:
+        return os.memfd_create("engine", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | kind)
+    except OSError as refused:
+        if refused.errno != errno.EINVAL:
+            raise
+        return os.memfd_create("engine", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def memory_image() -> None:
+    """Put the memory of this process, as it is now, below itself and its forks; in the launcher.
+
+    For one thread only. Where that cannot be had nothing happens.
+    """
+    try:
+        image = MemoryImage()
+    except (OSError, KeyError, EngineError):
+        return
+    fd = _memory_file(MFD_NOEXEC_SEAL)
+    regions, offset = [], 0
+    for start, end in _memory_writable():
+        regions.append((start, end, offset))
+        offset += end - start
+    os.ftruncate(fd, offset)
+    readable = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    view = sys_mmap(0, offset, PROT_READ, MAP_SHARED, readable, 0)
+    os.close(readable)
+    image.pieces = [(start, end, view + offset) for start, end, offset in regions]
+    number = sys_mmap.number()
+    for size in (PIECE_PAGES * image.page, image.page):
+        pieces = list(_pieces(image, size))
+        for at, end, read in pieces:
+            os.pwrite(fd, sys_memory(at, end - at), read - view)
+        image.run((at, read, (end - at) // 8, number, at, end - at, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_FIXED, fd, read - view) for at, end, read in pieces)
+    sys.modules["fcntl"].fcntl(fd, F_ADD_SEALS, F_SEALS)
+    os.close(fd)
+    memory_image.made = image              # type: ignore[attr-defined]
+
+
+def _pieces(image: MemoryImage, size: int) -> Iterator[tuple[int, int, int]]:
+    """(address, end, where the image of it is) of what is in memory and not of a file, cut."""
+    end = at = read = 0
+    for page, view in image.copied(PAGE_PRESENT | PAGE_EXCLUSIVE):
+        if page != end or page % size == 0:
+            if end:
+                yield at, end, read
+            at, read = page, view
+        end = page + image.page
+    if end:
+        yield at, end, read
+
+
+def _memory_writable() -> list:
+    """[(start, end)] of the private writable mappings of this process, less its stack."""
+    found = []
+    for line in file_read("/proc/self/maps").decode("utf-8", "replace").splitlines():
+        where, mode, *_, name = line.split()
+        if mode == "rw-p" and name != "[stack]":
+            start, end = where.split("-")
+            found.append((int(start, 16), int(end, 16)))
+    return found
+
+
+def memory_return() -> None:
+    """Give back what this process need not have for itself: free memory, and pages that are as
+    they were when the launcher began to serve. A millisecond; for processes at rest.
+    """
+    try:
+        sys_malloc_trim(0)
+    except AttributeError:
+        pass                                # glibc only
+    image = getattr(memory_image, "made", None)
+    if image is None:
+        return
+    signal = sys.modules["_signal"]
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    number, words = sys_madvise.number(), image.page // 8
+    image.run((page, read, words, number, page, image.page, MADV_DONTNEED, 0, 0, 0)
+              for page, read in image.copied(PAGE_PRESENT | PAGE_EXCLUSIVE))
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+# =============================================================================
 # launcher -- the warm process: hello, fork by role, idle end; roles register by @role
 # =============================================================================
 # Runs in: launcher, and who asks it.
@@ -8195,6 +8430,8 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
 #     session or service that started it does not end them.
 
 LAUNCHER_IDLE = 60.0          # s; how long it stays when it has no child
+SPECIALISED = ("Attached.", "Log", "Loop.", "Stdio.")     # worth the pages that this writes to
+CODE_WARMUP = 52              # where PyCodeObject of CPython 3.11 has co_warmup, 16 bits
 LAUNCHER_CGROUP = "engine/launcher"
 PLUGS_SIZE = 1 << 18          # bytes for each size: with another allocator there is no end
 MADV_POPULATE_READ = 22
@@ -8417,12 +8654,37 @@ def heap_settle() -> None:
     tests/bench/monitor_memory.py tells what that is worth.
     """
     import gc
+    gc.unfreeze()                           # else what is frozen cannot be seen
     gc.collect()
+    _code_settle(gc)
     gc.freeze()
     gc.disable()
     _code_populate()
     heap_settle.plugs = _pools_plug()       # type: ignore[attr-defined]
     _chunks_plug()
+    memory_image()
+
+
+def _code_settle(gc: Any) -> None:
+    """Do now what CPython would write into types and code the first time that each is used.
+
+    A type gets its version at its first lookup. CPython 3.11 counts a function's first eight calls
+    in its code, to specialise it then; zero stops the count, so code stays as it is, but for what
+    is called for every chunk of output.
+    """
+    counts = sys.version_info[:2] == (3, 11)
+    pending = []
+    for thing in gc.get_objects():
+        if isinstance(thing, type):
+            getattr(thing, "__name__", None)
+        elif hasattr(thing, "__code__") and not thing.__qualname__.startswith(SPECIALISED):
+            pending.append(thing.__code__)
+    while pending and counts:
+        code = pending.pop()
+        pending += [const for const in code.co_consts if hasattr(const, "co_code")]
+        warmup = sys_memory(id(code) + CODE_WARMUP, 2)
+        if -8 <= int.from_bytes(warmup.raw, sys.byteorder, signed=True) < 0:
+            warmup.raw = bytes(2)
 
 
 def _pools_plug() -> list:
@@ -8473,14 +8735,6 @@ def _code_populate() -> None:
                 sys_madvise(start, end - start, MADV_POPULATE_READ)
             except OSError:
                 return                      # Linux < 5.14
-
-
-def heap_trim() -> None:
-    """Give free memory of malloc(3)'s heap back to the kernel; glibc only."""
-    try:
-        sys_malloc_trim(0)
-    except AttributeError:
-        pass
 
 
 def _launcher_refuse(listener: _socket.socket, failure: EngineError) -> NoReturn:
@@ -9580,19 +9834,28 @@ NO_OVERLAY = "this kernel has no overlay file system (overlayfs), which containe
 
 
 class Born:
-    """A process that runs: its pid, our ends of its stdio (-1: none), its namespaces by OCI name.
+    """A process that is ready to run its program, or runs it: its pid, our ends of its stdio (-1:
+    none), its namespaces by OCI name.
+
+    It waits for `release`; when that never comes, it ends.
     """
 
-    __slots__ = ("pid", "pins", "stderr", "stdin", "stdout", "terminal", "warnings")
+    __slots__ = ("channel", "pid", "pins", "stderr", "stdin", "stdout", "terminal", "warnings")
 
-    def __init__(self) -> None:
+    def __init__(self, channel: _socket.socket) -> None:
+        self.channel = channel
         self.pid = self.stdin = self.stdout = self.stderr = self.terminal = -1
         self.pins: dict = {}
         self.warnings: list = []
 
+    def release(self) -> None:
+        """Let it run its program."""
+        self.channel.send(b"go")
+        self.channel.close()
+
 
 def runtime_start(plan: dict) -> Born:
-    """Start a container's first process from its plan; raises EngineError with Docker's text.
+    """Bear a container's first process from its plan; raises EngineError with Docker's text.
 
     On failure nothing is left but the cgroup, which the caller removes in either case.
     """
@@ -9690,8 +9953,8 @@ def _root_prepare(birth: Birth, plan: dict) -> None:
 
 
 def _bear(birth: Birth, flags: int, steps: tuple, open_stdin: bool) -> Born:
-    born = Born()
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    born = Born(ours)
     birth.channel = theirs
     _stdio_open(birth, born, open_stdin)
     try:
@@ -9715,13 +9978,11 @@ def _bear(birth: Birth, flags: int, steps: tuple, open_stdin: bool) -> Born:
         if flags or birth.names:
             for name in PINNED:
                 born.pins[name] = ns_open(born.pid, name)
-        ours.send(b"go")
     except BaseException:
         _born_drop(born)
+        ours.close()
         os.waitpid(born.pid, 0)           # it ends by itself: it was refused, or the socket is gone
         raise
-    finally:
-        ours.close()
     return born
 
 
@@ -14838,7 +15099,7 @@ class Loop:
             ready = self._poll.poll(REST)
             if not ready:
                 self._used = False
-                heap_trim()
+                memory_return()
                 return
         else:
             ready = self._poll.poll(timeout)
