@@ -62,6 +62,7 @@ OBJECTS     the things users name
     engine          wires the objects together; repair, info, version
 DOORS       protocols coming in
     hosts           addresses of engines as -H and DOCKER_HOST name them: Docker's rules; pure
+    tls             TLS between a connection and a plain socket: settings, the pump, Go's words
     http            request, response, routes, hijack: the router that in-process callers use too
     api_system      Docker Engine API endpoints: ping, version, info, events
     api_absent      Docker Engine API endpoints that are not there: 501, no swarm, no plugins
@@ -18277,6 +18278,339 @@ def host_text(kind: str, address: Any) -> str:
         host, port = address
         return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
     return f"{kind}://{address}"
+
+
+# =============================================================================
+# tls -- TLS between a connection and a plain socket: settings, the pump, Go's words
+# =============================================================================
+# Runs in: api, cli.   Refs: RFC 8446 section 6.1, ssl(3), Go crypto/tls alert.go, crypto/x509
+#
+# Whoever speaks TLS here gets a plain socket: one end of a socketpair. A thread joins the other end
+# to the connection, through an SSLObject over memory buffers. So everything that works on sockets
+# goes on to work: poll(2), descriptors that are passed on, MSG_PEEK, and half-close. shutdown(2) of
+# the plain end becomes a close_notify, after which the far side's bytes still come; a close_notify
+# from there becomes the end of the plain end's input.
+#
+# Neither direction waits for the other: the thread never blocks in a write, what cannot be written
+# is kept (up to TLS_KEPT bytes, then that source is not read).
+#
+# Failures are told in Go's words, as the docker CLI prints them. In TLS 1.3 a server refuses a
+# client's certificate only after the handshake; `TlsLink.error` then holds what it said.
+
+TLS_PIECE = 64 * 1024
+TLS_KEPT = 256 * 1024
+# fmt: off
+#: OpenSSL's name of an alert that came, without its prefix: Go's words for it
+TLS_ALERTS = {
+    "BAD_CERTIFICATE":         "bad certificate",
+    "CERTIFICATE_EXPIRED":     "expired certificate",
+    "CERTIFICATE_REQUIRED":    "certificate required",
+    "CERTIFICATE_REVOKED":     "revoked certificate",
+    "CERTIFICATE_UNKNOWN":     "unknown certificate",
+    "HANDSHAKE_FAILURE":       "handshake failure",
+    "INTERNAL_ERROR":          "internal error",
+    "PROTOCOL_VERSION":        "protocol version not supported",
+    "UNKNOWN_CA":              "unknown certificate authority",
+    "UNRECOGNIZED_NAME":       "unrecognized name",
+    "UNSUPPORTED_CERTIFICATE": "unsupported certificate",
+}
+# fmt: on
+#: X509_V_ERR_*: what Go says of such a certificate
+X509_TEXTS = {
+    **dict.fromkeys((2, 18, 19, 20, 21, 24), "certificate signed by unknown authority"),
+    **dict.fromkeys((9, 10), "certificate has expired or is not yet valid"),
+    26: "certificate specifies an incompatible key usage",
+}
+#: what OpenSSL calls an answer that is no TLS
+TLS_FOREIGN = ("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "WRONG_VERSION_NUMBER")
+
+
+class TlsError(EngineError):
+    """TLS could not be agreed upon; the message is Go's."""
+
+
+def _pem_read(path: str) -> bytes:
+    try:
+        return file_read(path)
+    except OSError as wrong:
+        text = wrong.strerror or str(wrong)
+        raise TlsError(f"open {path}: {text[:1].lower()}{text[1:]}") from None
+
+
+def _key_load(context: Any, cert: str, key: str) -> None:
+    import ssl
+    text = _pem_read(key)
+    if b"-----BEGIN " not in text:
+        raise TlsError("no valid private key found")
+    if b"ENCRYPTED" in text.split(b"-----END", 1)[0]:
+        raise TlsError("private key is encrypted - support for encrypted private keys has been "
+                       "removed, see https://docs.docker.com/go/deprecated/")
+    _pem_read(cert)
+    try:
+        context.load_cert_chain(cert, key, password=lambda: "")
+    except (ssl.SSLError, ValueError) as wrong:
+        reason = getattr(wrong, "reason", "") or ""
+        what = ("private key does not match public key" if reason == "KEY_VALUES_MISMATCH"
+                else "failed to find any PEM data in certificate input")
+        raise TlsError(f"failed to retrieve context tls info: tls: {what}") from None
+
+
+def tls_client_context(*, ca: str = "", cert: str = "", key: str = "", verify: bool = True) -> Any:
+    """The ssl.SSLContext of a client: PEM files, "" for those that are not used.
+
+    With `ca` only certificates signed by it are believed, without it those that the system trusts.
+    TlsError in the docker CLI's words for a file that is missing or wrong.
+    """
+    import ssl
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False      # certificate_name_check does it, and can say what was wrong
+    context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
+    if ca:
+        text = _pem_read(ca)
+        try:
+            context.load_verify_locations(cadata=text.decode("ascii"))
+        except (ssl.SSLError, ValueError):
+            raise TlsError("failed to retrieve context tls info: ca.pem seems invalid") from None
+    elif verify:
+        context.load_default_certs()
+    if cert and key:
+        _key_load(context, cert, key)
+    return context
+
+
+def _address_pack(text: str) -> bytes:
+    """An IP address as bytes, b"" for what is none."""
+    try:
+        return _socket.inet_pton(_socket.AF_INET6 if ":" in text else _socket.AF_INET, text.strip())
+    except OSError:
+        return b""
+
+
+def certificate_name_check(certificate: dict, name: str) -> None:
+    """TlsError, in Go's words, when a verified certificate is not that of the host `name`.
+
+    Only subjectAltName counts; a wildcard stands for the whole first label (RFC 6125 section 6.4).
+    """
+    names = certificate.get("subjectAltName", ())
+    packed = _address_pack(name)
+    kind = "IP Address" if packed else "DNS"
+    fit = [value for what, value in names if what == kind]
+    if packed:
+        found = packed in [_address_pack(value) for value in fit]
+    else:
+        host = name.lower().rstrip(".")
+        labels = host.partition(".")[2]
+        found = any(value.lower() in (host, "*." + labels) for value in fit) and bool(host)
+    if found:
+        return
+    if fit:
+        text = f"certificate is valid for {', '.join(fit)}, not {name}"
+    elif packed:
+        text = f"cannot validate certificate for {name} because it doesn't contain any IP SANs"
+    else:
+        text = f"certificate is not valid for any names, but wanted to match {name}"
+    raise TlsError("tls: failed to verify certificate: x509: " + text)
+
+
+def tls_error_text(wrong: Any) -> str:
+    """Go's words for an ssl.SSLError."""
+    import ssl
+    reason = wrong.reason or ""
+    if isinstance(wrong, ssl.SSLCertVerificationError):
+        text = X509_TEXTS.get(wrong.verify_code, wrong.verify_message)
+        return f"tls: failed to verify certificate: x509: {text}"
+    if "_ALERT_" in reason:
+        word = reason.partition("_ALERT_")[2]
+        return "remote error: tls: " + TLS_ALERTS.get(word, word.lower().replace("_", " "))
+    if isinstance(wrong, ssl.SSLEOFError) or "EOF" in reason:
+        return "EOF"
+    return "tls: " + (reason.lower().replace("_", " ") or str(wrong))
+
+
+class TlsLink:
+    """What joins a connection and a plain socket: `near` is the caller's end of it.
+
+    `start()` sets the thread to work once `handshake()` is done; `.error` is Go's text of what
+    ended the connection, "" for an orderly end.
+    """
+
+    __slots__ = ("_far", "_in", "_is_open", "_out", "_sock", "_tls", "_to_far", "_to_sock",
+                 "error", "near")
+
+    def __init__(self, sock: Any, context: Any, *, server: bool = False, name: str = "") -> None:
+        import ssl
+        self._sock = sock
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=server,
+                                     server_hostname=name or None)
+        self._to_far = self._to_sock = b""
+        #: [input from the connection may come, input from the plain end may come]
+        self._is_open = [True, True]
+        self.error = ""
+        self.near: Any = None
+        self._far: Any = None
+
+    def handshake(self) -> None:
+        """Agrees on keys; ssl.SSLError where that fails, OSError where the connection does."""
+        import ssl
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._handshake_send()
+                data = self._sock.recv(TLS_PIECE)
+                if data:
+                    self._in.write(data)
+                else:
+                    self._in.write_eof()
+                continue
+            except ssl.SSLError:
+                self._handshake_send()          # the alert that says why
+                raise
+            self._handshake_send()
+            return
+
+    def _handshake_send(self) -> None:
+        if self._out.pending:
+            self._sock.sendall(self._out.read())
+
+    def certificate(self) -> dict:
+        """The far side's certificate as ssl describes it; {} where none was verified."""
+        return self._tls.getpeercert() or {}
+
+    def start(self) -> Any:
+        """Starts the thread; the caller's end."""
+        from _thread import start_new_thread
+        self.near, self._far = _socket.socketpair(
+            _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
+        for sock in (self._far, self._sock):
+            sock.setblocking(False)
+        self._decrypt()                         # what came together with the handshake's end
+        start_new_thread(self._run, ())
+        return self.near
+
+    def _run(self) -> None:
+        try:
+            while self._step():
+                pass
+        except OSError as wrong:
+            if wrong.errno not in (errno.EPIPE, errno.ECONNRESET, errno.EBADF):
+                self.error = self.error or (wrong.strerror or str(wrong)).lower()
+        finally:
+            self._far.close()
+            self._sock.close()
+
+    def _step(self) -> bool:
+        """Waits for what can be done and does it; False when nothing is left to do."""
+        import select
+        from_sock, from_far = self._is_open
+        if not from_sock and not self._to_far:
+            if not from_far:
+                return bool(self._to_sock) and self._last_send()
+            self._far_end()
+        poll = select.poll()
+        wanted = 0
+        for sock, reads, writes in (
+                (self._sock, from_sock and len(self._to_far) < TLS_KEPT, self._to_sock),
+                (self._far, from_far and len(self._to_sock) < TLS_KEPT, self._to_far)):
+            mask = (select.POLLIN if reads else 0) | (select.POLLOUT if writes else 0)
+            if mask:
+                poll.register(sock, mask)
+                wanted |= mask
+        if not wanted:
+            return False
+        for fd, event in poll.poll():
+            if fd == self._sock.fileno():
+                self._sock_ready(event & ~select.POLLOUT, event & select.POLLOUT)
+            else:
+                self._far_ready(event & ~select.POLLOUT, event & select.POLLOUT)
+        return True
+
+    def _last_send(self) -> bool:
+        """The bytes after which nothing comes, our close_notify among them; False: it is over."""
+        self._sock.setblocking(True)
+        self._sock.settimeout(5)
+        self._sock.sendall(self._to_sock)
+        return False
+
+    def _far_end(self) -> None:
+        """The plain end sees the end of its input, once."""
+        if self._is_open[0] is False:
+            self._is_open[0] = None             # type: ignore[call-overload]
+            self._far.shutdown(_socket.SHUT_WR)
+
+    def _sock_ready(self, readable: int, writable: int) -> None:
+        if writable and self._to_sock:
+            self._to_sock = self._to_sock[self._sock.send(self._to_sock, _socket.MSG_NOSIGNAL):]
+        if readable and self._is_open[0]:
+            try:
+                data = self._sock.recv(TLS_PIECE)
+            except BlockingIOError:
+                return
+            if data:
+                self._in.write(data)
+            else:
+                self._in.write_eof()
+            self._decrypt()
+
+    def _far_ready(self, readable: int, writable: int) -> None:
+        if writable and self._to_far:
+            self._to_far = self._to_far[self._far.send(self._to_far, _socket.MSG_NOSIGNAL):]
+        if readable and self._is_open[1]:
+            try:
+                data = self._far.recv(TLS_PIECE)
+            except BlockingIOError:
+                return
+            if data:
+                self._tls.write(data)
+            else:
+                self._is_open[1] = False
+                self._notify()
+            self._to_sock += self._out.read()
+
+    def _notify(self) -> None:
+        """A close_notify: our side has said all."""
+        import ssl
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:
+            return              # the far side has not said its own yet; ours is in the buffer
+
+    def _decrypt(self) -> None:
+        import ssl
+        parts = [self._to_far]
+        try:
+            while True:
+                part = self._tls.read(TLS_PIECE)
+                if not part:
+                    self._is_open[0] = False
+                    break
+                parts.append(part)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as wrong:
+            self._is_open[0] = False
+            if not isinstance(wrong, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
+                self.error = tls_error_text(wrong)
+        self._to_far = b"".join(parts)
+        self._to_sock += self._out.read()
+
+
+def tls_connect(sock: Any, context: Any, name: str) -> TlsLink:
+    """A started link over a connected socket, the server being `name`; TlsError in Go's words."""
+    import ssl
+    link = TlsLink(sock, context, name=name)
+    try:
+        link.handshake()
+    except ssl.SSLError as wrong:
+        if wrong.reason in TLS_FOREIGN:
+            raise TlsError("http: server gave HTTP response to HTTPS client") from None
+        raise TlsError(tls_error_text(wrong)) from None
+    if context.verify_mode == ssl.CERT_REQUIRED:
+        certificate_name_check(link.certificate(), name)
+    link.start()
+    return link
 
 
 # =============================================================================
