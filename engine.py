@@ -3928,6 +3928,9 @@ PR_SET_CHILD_SUBREAPER = 36
 
 KEYCTL_JOIN_SESSION_KEYRING = 1
 
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4                              # mmap(2)
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 16, 32
+
 RESOLVE_NO_XDEV = 0x01          # openat2(2)
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -4394,8 +4397,9 @@ def process_title(words: list) -> None:
     take the place of the old ones, cut to their length (prctl(2) PR_SET_MM_MAP, proc(5) stat).
     """
     line = b"".join(os.fsencode(word) + b"\0" for word in words)
-    place = process_title.__dict__["kept"] = sys_buffer(line)
-    start = sys_address(place)
+    # A mapping of its own: the kernel shows a command line only where it is memory of no file.
+    start = sys_mmap(0, len(line), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    sys_memory(start, len(line)).raw = line
     fields = [0, 0, 0, *file_read("/proc/self/stat").rpartition(b")")[2].split()]
     code_data_brk = [int(fields[number]) for number in (26, 27, 45, 46, 47)]
     stack, old_start, old_end, *env = (int(fields[number]) for number in (28, 48, 49, 50, 51))
@@ -8277,8 +8281,6 @@ PAGE_BITS = PAGE_PRESENT | PAGE_FILE | PAGE_EXCLUSIVE
 F_ADD_SEALS = 1033
 MFD_NOEXEC_SEAL, MFD_EXEC = 8, 16                                       # Linux 6.3
 F_SEALS = 1 | 2 | 4 | 8         # F_SEAL_SEAL, SHRINK, GROW, WRITE: fcntl(2)
-PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
-MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 1, 2, 16
 MADV_DONTNEED = 4
 
 
@@ -8340,6 +8342,7 @@ def memory_image() -> None:
 
     For one thread only. Where that cannot be had nothing happens.
     """
+    import fcntl
     try:
         image = MemoryImage()
     except (OSError, KeyError, EngineError):
@@ -8361,7 +8364,7 @@ def memory_image() -> None:
             os.pwrite(fd, sys_memory(at, end - at), read - view)
         image.run((at, read, (end - at) // 8, number, at, end - at, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_FIXED, fd, read - view) for at, end, read in pieces)
-    sys.modules["fcntl"].fcntl(fd, F_ADD_SEALS, F_SEALS)
+    fcntl.fcntl(fd, F_ADD_SEALS, F_SEALS)
     os.close(fd)
     memory_image.made = image              # type: ignore[attr-defined]
 
@@ -9825,9 +9828,9 @@ EXEC_STEPS = (
 #      container's
 #      mounts and network are then torn down when we close them, not while somebody waits for its
 #      exit;
-#   4. "go", and the program runs. A pid namespace is entered by the parent for the length of the
-#      clone: setns(2) changes it for children only, so one process less is needed than by entering
-#      it in the child.
+#   4. released, by "go", and the program runs.
+# A pid namespace is entered by the parent for the length of the clone: setns(2) changes it for
+# children only, so one process less is needed than by entering it in the child.
 
 READY_PATIENCE = 20.0           # s
 PINNED = ("mount", "network", "pid", "ipc", "uts", "cgroup")     # namespaces of a running container
@@ -9903,7 +9906,7 @@ def runtime_start(plan: dict) -> Born:
 
 def runtime_exec(document: int, pins: dict, cgroup: Cgroup, *, tty: bool, open_stdin: bool,
                  size: list | None = None) -> Born:
-    """Start a second process beside a container's first, from a document {"process", "linux"}.
+    """Bear a second process beside a container's first, from a document {"process", "linux"}.
 
     `document` is a descriptor of its JSON, `pins` the namespaces' descriptors of the first process,
     `cgroup` its cgroup. Raises EngineError with Docker's text.
@@ -14813,7 +14816,7 @@ def _ld_cache(path: str = "/etc/ld.so.cache") -> dict:
 #
 # With a restart policy running -> restarting -> running instead; a stop makes it exited.
 #
-# created -> starting is the starter's; starting -> running -> exited are the monitor's. Names
+# created -> starting -> running is the starter's; running -> exited is the monitor's. Names
 # stand in the row without their slash. Rows of --rm containers need not outlive a power cut, so
 # they are written without waiting for the disk.
 
@@ -15473,7 +15476,8 @@ RESTART_RESET = 10.0            # s that a process has to run for the back-off t
 #: A monitor's, as MONITOR_SQL: added to, never changed.
 RESTART_SQL = {
     "restarting": "UPDATE containers SET state='restarting', pid=0, finished=?, exit_code=?,"
-                  " oom_killed=?, restarts=?, owner=? WHERE id=?",
+                  " oom_killed=?, restarts=?, owner=? WHERE id=?"
+                  " AND state IN ('running','paused')",
     "adopted":    "UPDATE containers SET owner=? WHERE id=? AND state='restarting'",
     "given_up":   "UPDATE containers SET state='exited', stopped=?, error=?, owner=''"
                   " WHERE id=? AND state='restarting'",
@@ -15601,8 +15605,10 @@ def restarts_adopt(monitor: Monitor, delay: float) -> Restarts | None:
 # kill, pause and resize on a SEQPACKET socket, and writes the container's end into the store. It
 # is the only owner: daemon, launcher and commands come and go.
 #   - armed: it was forked for an attach or a wait, holds those clients and has no process yet. It
-#     ends when the last client is gone. `start` is a message to it; after the end it is armed
-#     again.
+#     ends when the last client is gone; after the container's end it is armed again.
+#   - A start has two steps. At `start` the process is born and waits; who asked writes the row, and
+#     `go` releases it. If `go` never comes the process is killed. So nothing runs that the store
+#     does not know, and a monitor needs no database before its end.
 #   - It imports nothing, starts no thread, collects no garbage: what it touches, it pays for in
 #     pages that it would else share with the launcher.
 #   - One loop over epoll. Clients are never waited for: what a client does not take is queued, and
@@ -15614,16 +15620,15 @@ def restarts_adopt(monitor: Monitor, delay: float) -> Restarts | None:
 #   - It outlives upgrades of engine.pyz, so the statements of MONITOR_SQL and the verbs of
 #     MONITOR_VERBS are only added to, never changed.
 
+ACTOR_SIZE = 1 << 14            # of the 64 KiB of a request; more labels are read from the row
 LINGER = 60.0                   # s that a client has to take what is queued after the end
 
 MONITOR_SQL = {
-    "running": "UPDATE containers SET state='running', pid=?, owner=?, started=?, boot_id=?,"
-               " exit_code=0, oom_killed=0, error='', stopped=0 WHERE id=?",
     "exited":  "UPDATE containers SET state='exited', pid=0, finished=?, exit_code=?, oom_killed=?,"
-               " stopped=?, owner='' WHERE id=?",
+               " stopped=?, owner='' WHERE id=? AND state IN ('running','paused')",
     "paused":  "UPDATE containers SET state='paused' WHERE id=? AND state='running'",
     "resumed": "UPDATE containers SET state='running' WHERE id=? AND state='paused'",
-    "gone":    "DELETE FROM containers WHERE id=?",
+    "gone":    "DELETE FROM containers WHERE id=? AND state IN ('running','paused')",
 }
 
 
@@ -15667,11 +15672,24 @@ def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socke
     return sock
 
 
+def monitor_request(store: Store, id: str) -> dict:
+    """What a monitor must know until it has a plan; who asks for it has the database open."""
+    row = store.row("SELECT name, config FROM containers WHERE id=?", id)
+    config = json_parse(row[1]) if row else {}
+    actor = {"name": row[0] if row else "", "image": config.get("Image", ""),
+             "labels": config.get("Labels") or {}}
+    request = {"id": id, "tty": bool(config.get("Tty")), "stdin": bool(config.get("OpenStdin")),
+               "stdin_once": bool(config.get("StdinOnce"))}
+    if len(json_text(actor)) < ACTOR_SIZE:
+        request["actor"] = actor
+    return request
+
+
 def _monitor_fork(store: Store, id: str) -> _socket.socket:
     """A connection to a new monitor. One whose launcher was killed under it is asked for again."""
     for _ in range(5):
         try:
-            return launcher_ask(store, "monitor", {"id": id})[0]
+            return launcher_ask(store, "monitor", monitor_request(store, id))[0]
         except Unavailable as died:
             reason = died
     raise reason
@@ -15680,6 +15698,32 @@ def _monitor_fork(store: Store, id: str) -> _socket.socket:
 def monitor_call(store: Store, id: str, message: dict, fds: list[int] | tuple = (),
                  start: bool = False) -> dict:
     """The monitor's answer to one message; raises the EngineError that it carries, or NoMonitor."""
+    sock, answer = _monitor_ask(store, id, message, fds, start)
+    sock.close()
+    return answer
+
+
+def monitor_start(store: Store, id: str, plan: dict, again: int,
+                  record: Callable[[dict], None]) -> None:
+    """Start a container by its plan; `record` is called with the answer and writes the row.
+
+    Its {"pid", "started"} tells of a process that is ready to run and does so when `record` has
+    returned; raises the EngineError of the start, or of `record`, and then nothing runs. `again`
+    is the number of a restart by the policy, whose monitor is there already; else 0.
+    """
+    message = {"verb": "start", "plan": plan, "again": again}
+    sock, answer = _monitor_ask(store, id, message, (), not again)
+    try:
+        record(answer)
+        fds_send(sock, b'{"verb":"go"}')
+    except BrokenPipeError:
+        raise Unavailable(f"the monitor of container {id} died") from None
+    finally:
+        sock.close()
+
+
+def _monitor_ask(store: Store, id: str, message: dict, fds: list[int] | tuple,
+                 start: bool) -> tuple[_socket.socket, dict]:
     text = json_text(message).encode("utf-8", "surrogateescape")
     for _ in range(5):
         sock = monitor_connect(store, id, start)
@@ -15690,13 +15734,13 @@ def monitor_call(store: Store, id: str, message: dict, fds: list[int] | tuple = 
             answer = sock.recv(1 << 16)
         except (BrokenPipeError, ConnectionResetError):
             answer = b""
-        finally:
-            sock.close()
         if answer:
             reply = json_parse(answer)
-            if "error" in reply:
-                raise error_for(reply.get("status", 500), reply["error"], reply.get("exit"))
-            return reply
+            if "error" not in reply:
+                return sock, reply
+            sock.close()
+            raise error_for(reply.get("status", 500), reply["error"], reply.get("exit"))
+        sock.close()
         # It closed without an answer: it was just ending. The next turn finds its end recorded.
     raise NoMonitor(f"no monitor answers for container {id}")
 
@@ -15704,13 +15748,16 @@ def monitor_call(store: Store, id: str, message: dict, fds: list[int] | tuple = 
 class Monitor(Loop):
     """The state of one container's monitor and its loop; see the banner."""
 
-    __slots__ = ("_born", "_conns", "_execs", "_listener", "_plan", "_stops", "_trash", "_waiters",
-                 "_wake", "cgroup", "id", "main", "paused", "restarts", "store", "user_stopped")
+    __slots__ = ("_actor", "_born", "_conns", "_execs", "_listener", "_plan", "_starter", "_stops",
+                 "_trash", "_waiters", "_wake", "cgroup", "id", "main", "paused", "restarts",
+                 "store", "user_stopped")
 
-    def __init__(self, store: Store, id: str, conn: _socket.socket | None) -> None:
+    def __init__(self, store: Store, request: dict, conn: _socket.socket | None) -> None:
         super().__init__()
         self.store = store
-        self.id = id
+        self.id = id = request["id"]
+        self._actor = request.get("actor")
+        self._starter: _socket.socket | None = None     # who will say `go`
         self._conns: dict = {}             # fd -> socket
         self._execs: dict = {}             # id -> Stdio
         self._waiters: list = []           # (condition, fd, head)
@@ -15718,7 +15765,8 @@ class Monitor(Loop):
         self._trash: list = []             # directories to remove at last
         self._born: Born | None = None
         self._plan: dict = {}
-        self.main = self._stdio_new()
+        self.main = Stdio(self, "", tty=request["tty"], takes_input=request["stdin"],
+                          stdin_once=request["stdin_once"])
         self.paused = False
         self.user_stopped = False
         self.restarts: Restarts | None = None
@@ -15728,14 +15776,6 @@ class Monitor(Loop):
         self.watch(self._listener.fileno(), EPOLLIN, self._accept)
         self._wake_make()
         self._conn_add(conn)
-
-    def _stdio_new(self) -> Stdio:
-        # Whether there is a terminal is known with the plan; until then the row tells.
-        row = self.store.row("SELECT config FROM containers WHERE id=?", self.id)
-        config = json_parse(row[0]) if row else {}
-        return Stdio(self, "", tty=bool(config.get("Tty")),
-                     takes_input=bool(config.get("OpenStdin")),
-                     stdin_once=bool(config.get("StdinOnce")))
 
     def _wake_make(self) -> None:
         signal = sys.modules["_signal"]
@@ -15791,6 +15831,10 @@ class Monitor(Loop):
         self._conns.pop(sock.fileno(), None)
         if sock in self._stops:
             self._stops.remove(sock)
+        if sock is self._starter:           # nobody has recorded that there is a process
+            self._starter = None
+            self._born.channel.close()
+            os.kill(self._born.pid, 9)
         sock.close()
 
     def _conn_ready(self, sock: _socket.socket) -> None:
@@ -15838,8 +15882,8 @@ class Monitor(Loop):
                 if stdio.pid == pid:
                     self._exec_ended(stdio, status_code(status))
 
-    def start(self, plan: dict, again: int = 0) -> dict:
-        """Start the container; the row says `starting` and is `running` on return.
+    def start(self, plan: dict, starter: _socket.socket, again: int = 0) -> dict:
+        """Bear the container's first process; it runs when the starter says `go`.
 
         `again` is the number of the restart that this is, 0 when a user starts it.
         """
@@ -15858,13 +15902,10 @@ class Monitor(Loop):
             self.cgroup.remove()
             self.main.dismiss()
             raise
-        self._born = born
+        self._born, self._starter = born, starter
         self.user_stopped = self.paused = False
         self.main.log = LogWriter(plan["log"])
-        now = self.main.started = time.time_ns()
-        with self.store.write(durable=False) as db:
-            db.execute(MONITOR_SQL["running"],
-                       (born.pid, owner_of(born.pid), now, boot_id(), self.id))
+        self.main.started = time.time_ns()
         if again and self.restarts:
             self.restarts.pending = False
         else:
@@ -15872,8 +15913,14 @@ class Monitor(Loop):
         self.main.begin(born)
         for warning in born.warnings:
             os.write(2, f"engine: {self.id[:12]}: {warning}\n".encode())
-        self.emit("start", self.main)
-        return {"ok": True, "pid": born.pid, "warnings": born.warnings}
+        return {"ok": True, "pid": born.pid, "started": self.main.started,
+                "warnings": born.warnings}
+
+    def go(self) -> None:
+        """The row says `running`: so it does."""
+        if self._starter:
+            self._starter = None
+            self._born.release()
 
     def _main_ended(self, code: int) -> None:
         born, plan = self._born, self._plan
@@ -15917,14 +15964,14 @@ class Monitor(Loop):
     def _end_record(self, code: int, oom: bool, now: int, again: Restarts | None) -> None:
         with self.store.write(durable=False) as db:
             if self._plan["auto_remove"]:
-                db.execute(MONITOR_SQL["gone"], (self.id,))
+                known = db.execute(MONITOR_SQL["gone"], (self.id,)).rowcount
             elif again:
-                db.execute(RESTART_SQL["restarting"], (now, code, int(oom), again.count,
-                                                       owner_self(), self.id))
+                known = db.execute(RESTART_SQL["restarting"], (
+                    now, code, int(oom), again.count, owner_self(), self.id)).rowcount
             else:
-                db.execute(MONITOR_SQL["exited"],
-                           (now, code, int(oom), int(self.user_stopped), self.id))
-        if self._plan["auto_remove"]:
+                known = db.execute(MONITOR_SQL["exited"], (
+                    now, code, int(oom), int(self.user_stopped), self.id)).rowcount
+        if self._plan["auto_remove"] and known:
             trash = self.store.path("tmp", "removed-" + self.id)
             os.rename(self.store.path("containers", self.id), trash)
             self._trash += [trash, self.store.run_path("containers", self.id)]
@@ -16020,9 +16067,10 @@ class Monitor(Loop):
                       stdin_once=True)
         born = runtime_exec(document, self._born.pins, self.cgroup, tty=message["tty"],
                             open_stdin=message["stdin"], size=message.get("size"))
+        born.release()
         stdio.started = time.time_ns()
         self._execs[stdio.id] = stdio
-        self._exec_record(stdio, {"Running": True, "Pid": born.pid, "ExitCode": None})
+        self._exec_record(stdio.id, {"Running": True, "Pid": born.pid, "ExitCode": None})
         if client >= 0:
             stdio.clients.append(Attached(stdio, client, message))
             early = message.get("early")
@@ -16035,8 +16083,7 @@ class Monitor(Loop):
     def exec_refused(self, message: dict, failure: EngineError, client: int) -> None:
         """It did not start: Docker tells on the stream that was opened for it, and in the record.
         """
-        path = self._exec_path(message["id"])
-        self._record_change(path, {"Running": False, "ExitCode": failure.exit})
+        self._exec_record(message["id"], {"Running": False, "ExitCode": failure.exit})
         if client >= 0:
             data = str(failure).encode("utf-8", "replace") + b"\r\n"
             if message.get("mux", True):
@@ -16051,17 +16098,12 @@ class Monitor(Loop):
         pid = stdio.pid
         stdio.end()
         self._execs.pop(stdio.id, None)
-        self._exec_record(stdio, {"Running": False, "Pid": pid, "ExitCode": code})
+        self._exec_record(stdio.id, {"Running": False, "Pid": pid, "ExitCode": code})
         self.emit("exec_die", self.main, execID=stdio.id, exitCode=str(code))
         stdio.dismiss()
 
-    def _exec_path(self, id: str) -> str:
-        return self.store.run_path("containers", self.id, "exec", id + ".json")
-
-    def _exec_record(self, stdio: Stdio, change: dict) -> None:
-        self._record_change(self._exec_path(stdio.id), change)
-
-    def _record_change(self, path: str, change: dict) -> None:
+    def _exec_record(self, id: str, change: dict) -> None:
+        path = self.store.run_path("containers", self.id, "exec", id + ".json")
         try:
             record = json_parse(file_read(path))
         except FileNotFoundError:
@@ -16071,7 +16113,7 @@ class Monitor(Loop):
 
     def emit(self, action: str, stdio: Stdio, **attributes: str) -> None:
         """An event of this container, with the attributes that Docker gives it."""
-        plan = self._plan
+        plan = self._plan or self._actor
         if not plan:
             row = self.store.row("SELECT name, config FROM containers WHERE id=?", self.id)
             config = json_parse(row[1]) if row else {}
@@ -16084,8 +16126,9 @@ class Monitor(Loop):
 
     def rename(self, name: str) -> None:
         """The name that events carry from now on."""
-        if self._plan:
-            self._plan["name"] = name
+        for known in (self._plan, self._actor):
+            if known:
+                known["name"] = name
 
     @property
     def runs(self) -> bool:
@@ -16115,8 +16158,16 @@ def verb_hello(monitor: Monitor, message: dict, fds: list, sock: _socket.socket)
 
 
 def verb_start(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
-    """Start the container by message["plan"]; message["again"] when its policy does."""
-    return monitor.start(message["plan"], message.get("again", 0))
+    """Bear the container's first process by message["plan"]: {"ok", "pid", "started" (ns)}.
+
+    message["again"] is the number of the restart, when the policy does it.
+    """
+    return monitor.start(message["plan"], sock, message.get("again", 0))
+
+
+def verb_go(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> None:
+    """The row has been written: the process that `start` bore may run. There is no answer."""
+    monitor.go()
 
 
 def verb_attach(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
@@ -16253,6 +16304,7 @@ MONITOR_VERBS = {
     "attach": verb_attach,
     "exec": verb_exec,
     "exec_resize": verb_exec_resize,
+    "go": verb_go,
     "hello": verb_hello,
     "kill": verb_kill,
     "pause": verb_pause,
@@ -16271,7 +16323,7 @@ MONITOR_VERBS = {
 def monitor_main(request: dict, conn: _socket.socket, fds: list) -> None:
     """The role of a container's monitor: answers that it serves, then serves."""
     sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    monitor = Monitor(Store(request["data"], request["run"]), request["id"], conn)
+    monitor = Monitor(Store(request["data"], request["run"]), request, conn)
     if "again" in request:
         monitor.restarts = restarts_adopt(monitor, request["again"])
     answer_send(conn, {"ok": True})
@@ -16658,7 +16710,8 @@ def _end_record(store: Store, c: Container, code: int, error: str) -> None:
 def _restart_arm(store: Store, c: Container) -> None:
     """Fork a monitor that starts the container again when its time has come."""
     ran = ((c.finished if c.state == "restarting" else time_now()) - c.started) / SECOND
-    launcher_ask(store, "monitor", {"id": c.id, "again": restart_delay_after(c.restarts, ran)}
+    launcher_ask(store, "monitor", {**monitor_request(store, c.id),
+                                    "again": restart_delay_after(c.restarts, ran)}
                  )[0].close()
 
 
@@ -17373,7 +17426,16 @@ class Containers:
         plan = plan_build(c, spec, bundle=bundle, layers=layer_paths(store, c.document["Layers"]),
                           directory=directory)
         # A container that shares another's namespace starts only while that one holds it.
-        monitor_call(store, c.id, {"verb": "start", "plan": plan, "again": again}, start=not again)
+        monitor_start(store, c.id, plan, again, lambda born: self._running(c, born, again))
+
+    def _running(self, c: Container, born: dict, again: int) -> None:
+        """The row of a container whose process is ready to run."""
+        before = "restarting" if again else "starting"
+        if not record_move(self._store, c.id, (before,), "running", pid=born["pid"],
+                           owner=owner_of(born["pid"]), started=born["started"],
+                           boot_id=boot_id(), exit_code=0, oom_killed=0, error="", stopped=0):
+            raise Conflict(f"container {c.id} is no longer being started")
+        container_event(self._store, c, "start")
 
     def _start_undo(self, c: Container, failure: BaseException) -> None:
         """The row as it was before, with what went wrong; a --rm container goes (moby start.go)."""

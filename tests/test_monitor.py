@@ -70,6 +70,24 @@ def test_its_death_without_a_launcher_is_repaired_by_the_next_command(busybox):
     assert busybox("ps", "-q").ok().out == ""
 
 
+def test_what_nobody_recorded_does_not_run(engine, store, busybox, monkeypatch):
+    id = busybox("create", *NONE, "busybox", "touch", "/ran").ok().out.strip()
+
+    def refuse(containers, c, born, again):
+        assert alive(born["pid"])
+        raise engine.EngineError("disk full")
+
+    monkeypatch.setattr(engine.Containers, "_running", refuse)
+    with pytest.raises(engine.EngineError, match="disk full"):
+        engine.Engine(store).containers.start(id)
+    wait_for(lambda: not monitors(busybox), what="the monitor's end")
+    last = state(busybox, id)
+    assert (last["Status"], last["Error"], last["Pid"]) == ("created", "disk full", 0)
+    assert "/ran" not in busybox("diff", id).ok().out
+    assert busybox("start", "-a", id).ok().out == ""
+    assert "A /ran" in busybox("diff", id).ok().out
+
+
 def test_its_death_removes_a_container_that_wanted_that(busybox):
     id = run(busybox, "--rm", "busybox", "sleep", "60")
     (pid,) = monitors(busybox)
