@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from types import CodeType
 
 TOP = os.path.dirname(os.path.abspath(__file__))
-LIMIT = 3_000_000
+LIMIT = 3_300_000
 MACHINES = ("aarch64", "armv7l", "riscv64", "x86_64")
 
 PYROUTE2 = "pyroute2==0.9.7"
