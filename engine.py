@@ -68,7 +68,9 @@ DOORS       protocols coming in
     api_absent      Docker Engine API endpoints that are not there: 501, no swarm, no plugins
     api_images      Docker Engine API endpoints: images
     api_containers  Docker Engine API endpoints: containers and exec
-    server          sockets of the API: listeners, connections as threads, framing, hijack
+    websocket       RFC 6455: a server's handshake and frames, and a copy to a plain socket
+    listeners       sockets that are listened on: unix, tcp, TLS, and those of systemd
+    server          the API's connections: a thread each, framing, limits, hijack
 HANDS       the user's side
     client          speaks the API: JSON, streams, hijack; in this process
     output          tables, progress, relative times, colours
@@ -206,7 +208,11 @@ def error_for(status: int, message: str, exit: int | None = None) -> EngineError
         return CommandNotFound(message)
     if exit == 126:
         return CannotInvoke(message)
-    return ERRORS_BY_STATUS.get(status, EngineError)(message, exit)
+    unknown = InvalidParameter if 400 <= status < 500 else EngineError
+    error = ERRORS_BY_STATUS.get(status, unknown)(message, exit)
+    if error.status != status:
+        error.status = status
+    return error
 
 
 # What each module of the standard library that a Python may lack is for.
@@ -3016,8 +3022,8 @@ def head_end(data: bytes | bytearray) -> int:
     """
     end = data.find(b"\r\n\r\n", 0, HEAD_MAX)
     if end < 0 and (len(data) >= HEAD_MAX or b"\n\n" in data):
-        raise InvalidParameter("malformed HTTP head" if len(data) < HEAD_MAX
-                               else "HTTP head is too large")
+        raise (InvalidParameter("malformed HTTP head") if len(data) < HEAD_MAX
+               else error_for(431, "HTTP head is too large"))
     return end + 4 if end >= 0 else -1
 
 
@@ -3028,7 +3034,7 @@ def head_parse(data: bytes | bytearray) -> Head:
         raise InvalidParameter("malformed HTTP head")
     lines = bytes(data[:-4]).split(b"\r\n")
     if len(lines) > HEAD_FIELDS_MAX + 1:
-        raise InvalidParameter("too many HTTP header fields")
+        raise error_for(431, "too many HTTP header fields")
     texts = [_head_line(line) for line in lines]
     head = Head()
     is_response = texts[0].startswith("HTTP/")
@@ -3049,7 +3055,8 @@ def _head_line(line: bytes) -> str:
 
 def _http_version(text: str) -> str:
     if text not in ("HTTP/1.0", "HTTP/1.1"):
-        raise InvalidParameter(f"unsupported HTTP version {quote(text[:20])}")
+        raise error_for(505 if text[:5] == "HTTP/" else 400,
+                        f"unsupported HTTP version {quote(text[:20])}")
     return text[5:]
 
 
@@ -3510,13 +3517,14 @@ def _is_dir_at(parent: int, name: str) -> bool:
 #     gone;
 #   - every write is one BEGIN IMMEDIATE; `durable` (synchronous=FULL) for what a user made, NORMAL
 #     for what the kernel can tell again;
-#   - a connection belongs to one process and one thread: it is looked up by both and is never
-#     closed, as the last close costs a checkpoint with four syncs;
+#   - a connection belongs to one process and one thread at a time: it is looked up by both. The
+#     last one is never closed, as that costs a checkpoint with four syncs;
 #   - migrations only add, since monitors of an older build go on writing.
 # Documents (configurations) are JSON columns; what is filtered or changed alone is a column.
 # Times are integers: nanoseconds since the epoch, 0 for never.
 
 SCHEMA_VERSION = 1
+CONNECTIONS_KEPT = 4            # that no thread uses at the moment
 
 SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -3586,12 +3594,13 @@ class Store:
     EngineError where a root cannot be written or sqlite3 is missing.
     """
 
-    __slots__ = ("data", "run", "_open")
+    __slots__ = ("data", "run", "_free", "_open")
 
     def __init__(self, data: str, run: str) -> None:
         self.data = data
         self.run = run
         self._open: dict = {}
+        self._free: list = []           # connections that a thread has given back
 
     def path(self, *parts: str) -> str:
         """A path below the data root."""
@@ -3619,8 +3628,25 @@ class Store:
         key = os.getpid(), get_ident()
         connection = self._open.get(key)
         if connection is None:
-            connection = self._open[key] = _store_connect(self)
+            try:
+                connection = self._free.pop()
+            except IndexError:
+                connection = _store_connect(self)
+            self._open[key] = connection
         return connection
+
+    def release(self) -> None:
+        """Leave this thread's connection to whichever thread needs one next: between two requests
+        a thread needs none, and may end. A few are kept, so that one more close is never the last.
+        """
+        from _thread import get_ident
+        connection = self._open.pop((os.getpid(), get_ident()), None)
+        if connection is None:
+            return
+        if len(self._free) < CONNECTIONS_KEPT:
+            self._free.append(connection)
+        else:
+            connection.close()
 
     def rows(self, sql: str, *args) -> list:
         """All rows of a query as tuples."""
@@ -17933,8 +17959,9 @@ def container_resize(engine: Engine, ref: str, height: int, width: int) -> None:
     monitor_call(engine.store, c.id, {"verb": "resize", "h": height, "w": width})
 
 
-def container_attach(engine: Engine, ref: str, asked: dict, hijack: Callable) -> None:
-    """Join a client to a container's streams.
+def container_attach(engine: Engine, ref: str, asked: dict, hijack: Callable, *,
+                     mux: bool = True) -> None:
+    """Join a client to a container's streams, which share one with frames unless not `mux`.
 
     `asked` is {"stdin", "stdout", "stderr", "logs", "stream": bool, "detach_keys": text};
     `hijack(is_tty)` gives (socket, bytes already read). With "logs" what was logged comes first.
@@ -17952,12 +17979,12 @@ def container_attach(engine: Engine, ref: str, asked: dict, hijack: Callable) ->
     sock, early = hijack(tty)
     if asked["logs"]:
         streams = {"stdout": asked["stdout"], "stderr": asked["stderr"]}
-        for piece in logs_frames(engine, c, streams, lines=True):
+        for piece in logs_frames(engine, c, streams, raw=tty or not mux, lines=True):
             sock.sendall(piece)
     if asked["stream"]:
         monitor_call(engine.store, c.id, {
             "verb": "attach", "stdin": asked["stdin"], "stdout": asked["stdout"],
-            "stderr": asked["stderr"], "mux": not tty, "early": early.decode("latin-1"),
+            "stderr": asked["stderr"], "mux": mux and not tty, "early": early.decode("latin-1"),
             "detach_keys": asked["detach_keys"] or None}, [sock.fileno()], start=True)
 
 
@@ -17987,11 +18014,12 @@ def container_wait(engine: Engine, ref: str, condition: str, take: Callable) -> 
 
 
 def container_logs(engine: Engine, ref: str, asked: dict, *, follow: bool = False,
-                   lines: bool = True) -> tuple:
+                   lines: bool = True, gone: int = -1) -> tuple:
     """(iterator of bytes, whether they are raw) of a container's log; `asked` as log_read's.
 
     With `lines` every line is a frame of its own, as clients of Docker expect; a caller in this
-    process that only wants the bytes does without.
+    process that only wants the bytes does without. Following ends with the container, or when the
+    descriptor `gone` is readable.
     """
     if not (asked["stdout"] or asked["stderr"]):
         raise InvalidParameter("Bad parameters: you must choose at least one stream")
@@ -18002,7 +18030,7 @@ def container_logs(engine: Engine, ref: str, asked: dict, *, follow: bool = Fals
         raise Unsupported("configured logging driver does not support reading")
     tty = c.config["Tty"]
     end = _end_watch(engine, c) if follow else None
-    return logs_frames(engine, c, asked, lines=lines, end=end), tty
+    return logs_frames(engine, c, asked, raw=tty, lines=lines, end=end, gone=gone), tty
 
 
 def _end_watch(engine: Engine, c: Container) -> Any:
@@ -18021,20 +18049,28 @@ def _end_watch(engine: Engine, c: Container) -> Any:
     return ours
 
 
-def logs_frames(engine: Engine, c: Container, asked: dict, *, lines: bool,
-                end: Any = None) -> Iterator[bytes]:
-    """The log as a client gets it: raw with a terminal, else in frames of stdout and stderr."""
+def logs_frames(engine: Engine, c: Container, asked: dict, *, raw: bool, lines: bool,
+                end: Any = None, gone: int = -1) -> Iterator[bytes]:
+    """The log as a client gets it: `raw`, else in frames of stdout and stderr.
+
+    It is followed until `end`, a socket, or `gone`, a descriptor, is readable.
+    """
     path = f"{engine.store.path('containers', c.id)}/{c.id}-json.log"
-    tty = c.config["Tty"]
+    ends = [] if end is None else [end]
+    if ends and gone >= 0:
+        import select
+        ends.insert(0, select.epoll(2))
+        for fd in (end.fileno(), gone):
+            ends[0].register(fd, EPOLLIN)
     try:
-        for stream, data in log_read(path, follow=-1 if end is None else end.fileno(), **asked):
-            if lines and not tty:
+        for stream, data in log_read(path, follow=ends[0].fileno() if ends else -1, **asked):
+            if lines and not raw:
                 yield _frames_of_lines(stream, data)
             else:
-                yield data if tty else frame_header(stream, len(data)) + data
+                yield data if raw else frame_header(stream, len(data)) + data
     finally:
-        if end is not None:
-            end.close()
+        for each in ends:
+            each.close()
 
 
 def _frames_of_lines(stream: int, data: bytes) -> bytes:
@@ -18513,10 +18549,14 @@ class TlsLink:
         self.near: Any = None
         self._far: Any = None
 
-    def handshake(self) -> None:
-        """Agrees on keys; ssl.SSLError where that fails, OSError where the connection does."""
+    def handshake(self, seconds: float = 0) -> None:
+        """Agrees on keys; ssl.SSLError where that fails, OSError where the connection does, or
+        where it takes longer than that (0: no limit)."""
         import ssl
+        until = time.monotonic() + seconds
         while True:
+            if seconds and time.monotonic() > until:
+                raise OSError(errno.ETIMEDOUT, "TLS handshake timeout")
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
@@ -18700,8 +18740,21 @@ def tls_connect(sock: Any, context: Any, name: str) -> TlsLink:
 
 #: (method, first word) -> [(words of the pattern, handler)], filled by @route at import.
 ROUTES: dict[tuple, list] = {}
+TOO_OLD = ("client version {} is too old. Minimum supported API version is " + API_VERSION_MIN
+           + ", please upgrade your client to a newer version")
 FALSE_WORDS = frozenset(("", "0", "no", "false", "none"))   # moby httputils.BoolValue
 BODY_LIMIT = 16 * 1024 * 1024       # a JSON body; archives are read as streams and have no limit
+#: how Python's scanner begins to tell what is wrong -> how Go's ends
+JSON_WORDS = (
+    ("invalid JSON at",         "looking for beginning of value"),
+    ("Expecting value",         "looking for beginning of value"),
+    ("Expecting property name", "looking for beginning of object key string"),
+    ("Expecting ':'",           "after object key"),
+    ("Expecting ','",           "after object key:value pair or array element"),
+    ("Illegal trailing comma",  "looking for beginning of value"),
+    ("Invalid control",         "in string literal"),
+    ("Invalid \\",              "in string escape code"),
+)
 
 
 class _Hijacked:
@@ -18713,30 +18766,29 @@ HIJACKED = _Hijacked()
 
 
 class Body:
-    """What a request carries: a value given by a caller in this process, or bytes from a reader."""
+    """What a request carries: a value given by a caller in this process, or bytes from a reader.
 
-    __slots__ = ("reader", "value")
+    `content_type` is what the client called them, "" where it said nothing; None in this process.
+    """
 
-    def __init__(self, value: Any = None, reader: Any = None) -> None:
+    __slots__ = ("content_type", "reader", "value")
+
+    def __init__(self, value: Any = None, reader: Any = None,
+                 content_type: str | None = None) -> None:
         self.value = value
         self.reader = reader
+        self.content_type = content_type
 
     def json(self, optional: bool = False) -> Any:
         """The JSON value; {} for an empty body or null if `optional`, else 400 as moby answers."""
+        if self.content_type is not None and (self.content_type or self.reader is not None):
+            content_type_check(self.content_type)
         if self.value is None and self.reader is not None:
             text = self.reader.read(BODY_LIMIT + 1)
             if len(text) > BODY_LIMIT:
-                raise InvalidParameter("request body is too large")
+                raise error_for(413, "request body is too large")
             if text.strip():
-                try:
-                    self.value = json_parse(text)
-                except ValueError as exc:
-                    why = str(exc)
-                    if "more text after" in why:
-                        why = "unexpected content after JSON"
-                    elif not why.startswith("invalid JSON"):
-                        why = "invalid JSON: " + why
-                    raise InvalidParameter(why) from None
+                self.value = _json_read(text)
                 if self.value is None and not optional:
                     return None
         if self.value is None:
@@ -18748,6 +18800,51 @@ class Body:
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes of the body, b"" at its end."""
         return self.reader.read(size) if self.reader is not None else b""
+
+
+def content_type_check(text: str) -> None:
+    """InvalidParameter, in moby's words, when it does not say JSON."""
+    kind, *parameters = text.split(";")
+    kind = kind.strip().lower()
+    major, slash, minor = kind.partition("/")
+    reason = ""
+    if not kind:
+        reason = "mime: no media type"
+    elif major.strip(TOKEN) or not major:
+        reason = "mime: expected slash after first token"
+    elif slash and (not minor or minor.strip(TOKEN)):
+        reason = "mime: expected token after slash"
+    elif any(each.strip() and (each.count("=") < 1 or each.partition("=")[0].strip().strip(TOKEN))
+             for each in parameters):
+        reason = "mime: invalid media parameter"
+    if reason:
+        raise InvalidParameter(f"malformed Content-Type header ({text}): {reason}")
+    if kind != "application/json":
+        raise InvalidParameter(f"unsupported Content-Type header ({text}): "
+                               "must be 'application/json'")
+
+
+def _json_read(text: bytes) -> Any:
+    """The value of a body; 400 with the words of Go's decoder for what is wrong."""
+    try:
+        return json_parse(text)
+    except ValueError as exc:
+        told = str(exc)
+    if "more text after" in told:
+        raise InvalidParameter("unexpected content after JSON")
+    at = told.rpartition("character ")[2] if "at character" in told else \
+        told.rpartition("(char ")[2].rstrip(")")
+    if at.isdigit():
+        char = text.decode("utf-8", "replace").strip(" \t\r\n")[int(at):][:1]
+        where = next((words for start, words in JSON_WORDS if told.startswith(start)), "")
+        told = f"invalid character {_go_char(char)} {where}" if char and where else "unexpected EOF"
+    raise InvalidParameter(f"invalid JSON: {told}")
+
+
+def _go_char(char: str) -> str:
+    """A character as Go quotes one in such a message."""
+    special = {"'": "'\\''", '"': "'\"'"}
+    return special.get(char) or "'" + quote(char)[1:-1] + "'"
 
 
 class Request:
@@ -18827,6 +18924,19 @@ class Request:
         if self.connection is None:
             raise InvalidParameter("unable to upgrade this connection")
         return self.connection.hijack(content_type)
+
+    def websocket(self, binary: bool) -> tuple:
+        """(socket, bytes already read): as hijack, for a client that asked for a WebSocket; each
+        piece of output becomes a message, of text where not `binary`."""
+        if self.connection is None:
+            raise InvalidParameter("not websocket protocol")
+        return self.connection.websocket(binary)
+
+    @property
+    def gone(self) -> int:
+        """A descriptor that becomes readable when the client has left, for whoever waits between
+        two pieces of a stream; -1 in this process, where the reader closes the stream."""
+        return -1 if self.connection is None else self.connection.gone()
 
     def take(self, content_type: str = "application/json") -> tuple:
         """(socket, head): the client's connection with nothing written to it.
@@ -18918,31 +19028,43 @@ def version_tuple(text: str) -> tuple:
     return tuple(int(part) if part.isdigit() else 0 for part in text.split("."))
 
 
-def _version_check(version: str) -> str:
-    asked = version_tuple(version)
-    if asked > version_tuple(API_VERSION):
-        raise InvalidParameter(f"client version {version} is too new. "
-                               f"Maximum supported API version is {API_VERSION}")
-    if asked < version_tuple(API_VERSION_MIN):
-        raise InvalidParameter(
-            f"client version {version} is too old. Minimum supported API version is "
-            f"{API_VERSION_MIN}, please upgrade your client to a newer version")
-    return version
-
-
 def _is_version(word: str) -> bool:
-    return word[:1] == "v" and word[1:2].isdigit() and word[1:].replace(".", "").isdigit()
+    return word[:1] == "v" and len(word) > 1 and not word[1:].strip("0123456789.")
 
 
 def target_parse(target: str) -> tuple:
-    """(path, {name: [values]}) of a request target as it stands in an HTTP head."""
+    """(path, {name: [values]}) of a request target as it stands in an HTTP head.
+
+    InvalidParameter, in Go's words, where an escape is none.
+    """
     path, _, query = target.partition("?")
+    if "%" in target:
+        _escapes_check(target)
     values: dict = {}
-    for pair in query.split("&"):
+    for pair in query.split("&") if query else ():
         if pair:
+            if ";" in pair:
+                raise InvalidParameter("invalid semicolon separator in query")
             name, _, value = pair.replace("+", " ").partition("=")
             values.setdefault(percent_decode(name), []).append(percent_decode(value))
     return percent_decode(path), values
+
+
+def _escapes_check(target: str) -> None:
+    for piece in target.split("%")[1:]:
+        if len(piece) < 2 or piece[:2].strip("0123456789abcdefABCDEF"):
+            raise InvalidParameter(f"invalid URL escape {quote('%' + piece[:2])}")
+
+
+def path_clean(path: str) -> str:
+    """The path without "//", "/./" and "/../", as moby's router wants it; it redirects others."""
+    words: list = []
+    for word in path.split("/"):
+        if word == "..":
+            del words[-1:]
+        elif word not in ("", "."):
+            words.append(word)
+    return "/" + "/".join(words) + ("/" if path.endswith("/") and words else "")
 
 
 def percent_decode(text: str) -> str:
@@ -18998,11 +19120,27 @@ def _error_response(exc: Exception) -> Response:
 
 def http_dispatch(engine: Any, request: Request) -> Any:
     """Runs the request's handler: a Response, a Stream or HIJACKED; it raises no Exception."""
+    path = request.path
+    if "//" in path or "/." in path:
+        clean = path_clean(path)
+        if clean != path:
+            return Response(301, {"Location": percent_encode(clean, "/:@")})
     try:
-        parts = request.path.strip("/").split("/")
+        parts = path[1:].split("/")
         if _is_version(parts[0]) and len(parts) > 1:
-            request.version = _version_check(parts.pop(0)[1:])
-        handler, request.params = route_find(request.method, parts)
+            version = parts.pop(0)[1:]
+            handler, request.params = route_find(request.method, parts)
+            asked = version_tuple(version)
+            if asked < version_tuple(API_VERSION_MIN):
+                # So old a client shows what it gets: moby answers it without JSON.
+                return Response(400, {"Content-Type": "text/plain; charset=utf-8"},
+                                TOO_OLD.format(version).encode() + b"\n")
+            if asked > version_tuple(API_VERSION):
+                raise InvalidParameter(f"client version {version} is too new. "
+                                       f"Maximum supported API version is {API_VERSION}")
+            request.version = version
+        else:
+            handler, request.params = route_find(request.method, parts)
         result = handler(engine, request)
     except Exception as exc:        # the one place where errors become replies
         if type(exc).__module__ == "sqlite3":
@@ -19122,12 +19260,13 @@ def get_events(engine: Any, request: Request) -> Stream:
     if until_ns is not None and since_ns is None:
         since_ns = 0
     skip_create = version_tuple(request.version) < (1, 46)
-    return Stream(_event_lines(engine.store, since_ns, until_ns, filters, skip_create))
+    return Stream(_event_lines(engine.store, since_ns, until_ns, filters, skip_create,
+                               request.gone))
 
 
 def _event_lines(store: Store, since_ns: int | None, until_ns: int | None, filters: dict,
-                 skip_create: bool) -> Iterable[bytes]:
-    for event in event_follow(store, since_ns, until_ns):
+                 skip_create: bool, gone: int) -> Iterable[bytes]:
+    for event in event_follow(store, since_ns, until_ns, gone):
         # API < 1.46 did not know that images are created
         if skip_create and event["Type"] == "image" and event["Action"] == "create":
             continue
@@ -19588,7 +19727,6 @@ NOT_YET_ROUTES = (
     ("GET",    "/containers/{id}/archive",                  "copying files out of a container"),
     ("HEAD",   "/containers/{id}/archive",                  "copying files out of a container"),
     ("PUT",    "/containers/{id}/archive",                  "copying files into a container"),
-    ("GET",    "/containers/{id}/attach/ws",                "attaching by WebSocket"),
     ("GET",    "/containers/{id}/checkpoints",              "checkpoints"),
     ("POST",   "/containers/{id}/checkpoints",              "checkpoints"),
     ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", "checkpoints"),
@@ -19766,6 +19904,19 @@ def post_container_attach(engine: Engine, request: Request) -> Any:
     return HIJACKED
 
 
+@route("GET", "/containers/{id}/attach/ws")
+def get_container_attach_ws(engine: Engine, request: Request) -> Any:
+    """Join the streams of a container by WebSocket; nothing is multiplexed."""
+    chosen = version_tuple(request.version) >= (1, 42)
+    asked: dict = {name: request.flag(name) or not chosen for name in ("stdin", "stdout", "stderr")}
+    asked.update(logs=request.flag("logs"), stream=request.flag("stream"),
+                 detach_keys=request.arg("detachKeys"))
+    binary = version_tuple(request.version) >= (1, 28)
+    container_attach(engine, request.params["id"], asked,
+                     lambda tty: request.websocket(binary), mux=False)
+    return HIJACKED
+
+
 def _hijacker(request: Request) -> Callable:
     """What gives the client's connection away, with the content type that its version knows."""
     def hijack(tty: bool) -> tuple:
@@ -19788,9 +19939,10 @@ def get_container_logs(engine: Engine, request: Request) -> Stream:
         # What is no number, as "all", means all (moby daemon/logs.go).
         "tail": int(tail) if tail.isdigit() else -1,
         "since": _time_arg(request, "since"), "until": _time_arg(request, "until")}
+    follow = request.flag("follow")
     chunks, tty = container_logs(
-        engine, request.params["id"], asked, follow=request.flag("follow"),
-        lines=bool(request.headers))
+        engine, request.params["id"], asked, follow=follow, lines=bool(request.headers),
+        gone=request.gone if follow else -1)
     return Stream(chunks, _stream_type(request, tty))
 
 
@@ -19836,45 +19988,297 @@ def post_exec_resize(engine: Engine, request: Request) -> Response:
 
 
 # =============================================================================
-# server -- sockets of the API: listeners, connections as threads, framing, hijack
+# websocket -- RFC 6455: a server's handshake and frames, and a copy to a plain socket
 # =============================================================================
-# Runs in: api.   Refs: RFC 9110, RFC 9112, epoll(7), sd_listen_fds(3), moby daemon/listeners
+# Runs in: api.   Refs: RFC 6455, moby api/server/router/container (attach/ws), x/net/websocket
 #
-# The door for clients that are other processes. It makes bytes into a Request, gives it to the
-# router and frames what comes back, each reply with one write.
-#   - Every connection has a thread for as long as it lasts. A few threads wait for the next one on
-#     a common epoll: who wakes takes all that are there, sees to it that somebody waits on, and
-#     serves the first itself. So a new connection costs no switch of threads.
-#   - Timeouts are the socket's own (SO_RCVTIMEO, SO_SNDTIMEO): no poll before each read. They hold
-#     for heads, bodies and whole replies; a stream lasts as long as its client is there.
-#   - A stream that waits must see its client leave: request.gone is a descriptor that becomes
-#     readable then (and when the server drains).
-#   - hijack() and take() give the descriptor away: the copy here is closed without shutdown.
-#   - What can't be framed with one reading only is refused, and the connection ends; what a client
-#     still sends is read for a moment before the close: a reset would take the reply away.
+# The server's side of a WebSocket as a codec over bytes: what arrives is fed in and gives the data
+# of the client's messages, data goes out as one frame a piece. Text and binary messages are the
+# same to a container's stdin, and where one message ends and the next begins does not matter
+# either, so data comes out as soon as it is in, with no limit on a message's size. Control frames
+# are answered here: a ping by a pong, a close by a close. What breaks the protocol (no mask,
+# reserved bits, a long control frame, a wrong continuation) closes it with 1002. Extensions are
+# never agreed on.
+#
+# A monitor gets a plain descriptor, always: one end of a socketpair. The connection's thread copies
+# between the other end and the client. Neither is waited for while the other has something, and
+# what one does not take is not read from the other beyond READ_SIZE.
 
-ACCEPT_IDLE = 4                 # threads that wait for a connection, at most
-CONNECTION_IDLE = 600           # s between two requests
-HEAD_TIME = 60                  # s for a whole head, from its first byte on
-BODY_STALL = 600                # s without a byte of a body that is expected
-SEND_STALL = 120                # s without a byte taken of a whole reply
-DRAIN_SIZE = 1 << 18            # bytes of a body that nobody wanted, read to keep the connection
-LINGER_TIME = 0.5               # s that a client's last bytes are waited for before a close
-READ_SIZE = 1 << 16
-STACK_SIZE = 1 << 19            # bytes of a thread: JSON's nesting is bounded (formats)
+READ_SIZE = 1 << 16             # bytes
+WEBSOCKET_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+WEBSOCKET_VERSION = "13"
+OP_MORE, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9, 10
+CLOSE_NORMAL, CLOSE_PROTOCOL = 1000, 1002
+CONTROL_MAX = 125               # bytes of a control frame
+
+
+def websocket_accept(key: str) -> str:
+    """The Sec-WebSocket-Accept that answers a key."""
+    from binascii import b2a_base64
+    try:
+        from _sha1 import sha1
+    except ImportError:
+        from hashlib import sha1
+    return b2a_base64(sha1((key + WEBSOCKET_GUID).encode("latin-1")).digest(),
+                      newline=False).decode()
+
+
+def websocket_upgrade(head: Head) -> bytes:
+    """The reply to a handshake; InvalidParameter when it is none (426 for another version)."""
+    fields = head.headers
+    tokens = [token.strip().lower() for token in fields.get("connection", "").split(",")]
+    if fields.get("upgrade", "").lower() != "websocket" or "upgrade" not in tokens:
+        raise InvalidParameter("not websocket protocol")
+    if fields.get("sec-websocket-version") != WEBSOCKET_VERSION:
+        raise error_for(426, "missing or bad WebSocket Version")
+    key = fields.get("sec-websocket-key", "")
+    if len(key) != 24 or key[-2:] != "==":
+        raise InvalidParameter("challenge/response: the key of the WebSocket handshake is bad")
+    reply = {"Upgrade": "websocket", "Connection": "Upgrade",
+             "Sec-WebSocket-Accept": websocket_accept(key)}
+    protocol = fields.get("sec-websocket-protocol", "").partition(",")[0].strip()
+    if protocol:
+        reply["Sec-WebSocket-Protocol"] = protocol
+    return head_text("HTTP/1.1 101 Switching Protocols", reply)
+
+
+def websocket_frame(code: int, data: bytes) -> bytes:
+    """One whole frame as a server sends it."""
+    size = len(data)
+    if size <= CONTROL_MAX:
+        return bytes((0x80 | code, size)) + data
+    if size < 1 << 16:
+        return struct.pack(">BBH", 0x80 | code, 126, size) + data
+    return struct.pack(">BBQ", 0x80 | code, 127, size) + data
+
+
+def unmask(data: bytes, mask: bytes, at: int) -> bytes:
+    """The bytes of a frame from its place `at` on without their mask."""
+    size = len(data)
+    turn = at % 4
+    key = (mask[turn:] + mask[:turn]) * (size // 4 + 1)
+    return (int.from_bytes(data, "big") ^ int.from_bytes(key[:size], "big")).to_bytes(size, "big")
+
+
+class WebSocketCodec:
+    """A connection's frames: feed() what arrives, encode() what goes out.
+
+    `ended`: the client said that no more comes; `closed`: so did we, and nothing can be sent.
+    """
+
+    __slots__ = ("_at", "_code", "_control", "_head", "_left", "_mask", "_reply", "_within",
+                 "closed", "ended", "opcode")
+
+    def __init__(self, binary: bool = True) -> None:
+        self.opcode = OP_BINARY if binary else OP_TEXT
+        self._reply = b""
+        self.ended = False
+        self.closed = False
+        self._head = b""
+        self._mask = b""
+        self._left = self._at = self._code = 0
+        self._control = b""
+        self._within = False        # a fragmented message has begun
+
+    def encode(self, data: bytes) -> bytes:
+        """The frame for some output."""
+        return b"" if self.closed else websocket_frame(self.opcode, data)
+
+    def end(self) -> bytes:
+        """The close frame, once."""
+        if self.closed:
+            return b""
+        self.closed = True
+        return websocket_frame(OP_CLOSE, struct.pack(">H", CLOSE_NORMAL))
+
+    def replies(self) -> bytes:
+        """What must be sent because of what arrived: pongs, a close."""
+        data, self._reply = self._reply, b""
+        return data
+
+    def feed(self, data: bytes) -> bytes:
+        """The data of the client's messages that these bytes hold."""
+        out = []
+        while data and not self.ended:
+            if self._mask:
+                part = data[:self._left]
+                data = data[len(part):]
+                plain = unmask(part, self._mask, self._at)
+                self._at += len(part)
+                self._left -= len(part)
+                if self._code < OP_CLOSE:
+                    out.append(plain)
+                else:
+                    self._control += plain
+            else:
+                data = self._head_take(data)
+            if self._mask and not self._left:
+                self._frame_over()
+        return b"".join(out)
+
+    def _head_take(self, data: bytes) -> bytes:
+        """Takes what a frame's head lacks; sets mask and size when it is whole."""
+        head = self._head
+        need = 2 if len(head) < 2 else _head_size(head)
+        part = data[:need - len(head)]
+        head = self._head = head + part
+        if len(head) >= 2 and len(head) == _head_size(head):
+            self._head = b""
+            self._head_read(head)
+        return data[len(part):]
+
+    def _head_read(self, head: bytes) -> None:
+        code, size = head[0] & 15, head[1] & 127
+        final = head[0] & 0x80
+        if size > CONTROL_MAX:
+            size = int.from_bytes(head[2:-4], "big")
+        wrong = head[0] & 0x70 or not head[1] & 0x80 or size >> 63
+        if code >= OP_CLOSE:
+            wrong = wrong or not final or size > CONTROL_MAX or code > OP_PONG
+        else:
+            wrong = wrong or code > OP_BINARY or (code == OP_MORE) != self._within
+            self._within = not final
+        if wrong:
+            self._fail()
+            return
+        self._code, self._left, self._at, self._mask = code, size, 0, head[-4:]
+
+    def _frame_over(self) -> None:
+        self._mask = b""
+        control, self._control = self._control, b""
+        if self._code == OP_PING:
+            self._reply += websocket_frame(OP_PONG, control)
+        elif self._code == OP_CLOSE:
+            self.ended = True
+            if not self.closed:
+                self.closed = True
+                self._reply += websocket_frame(OP_CLOSE, control[:2])
+
+    def _fail(self) -> None:
+        self.ended = True
+        if not self.closed:
+            self.closed = True
+            self._reply += websocket_frame(OP_CLOSE, struct.pack(">H", CLOSE_PROTOCOL))
+
+
+def _head_size(head: bytes) -> int:
+    """Bytes of a frame's head, known from its first two; a missing mask is found out later."""
+    return 2 + {126: 2, 127: 8}.get(head[1] & 127, 0) + (4 if head[1] & 0x80 else 0)
+
+
+class Relay:
+    """Copies between a client that speaks frames, and `near`, a plain socket whose other end was
+    given away, until one of them is gone."""
+
+    __slots__ = ("_client", "_client_reads", "_codec", "_near", "_near_reads", "_to_client",
+                 "_to_near")
+
+    def __init__(self, client: _socket.socket, near: _socket.socket, codec: WebSocketCodec,
+                 first: bytes) -> None:
+        self._client = client
+        self._near = near
+        self._codec = codec
+        self._to_near = codec.feed(first)   # data of the client for the other end
+        self._to_client = codec.replies()
+        self._client_reads = self._near_reads = True
+
+    def run(self) -> None:
+        """Copy until the client is gone or the other end has said its last word."""
+        from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
+        self._client.setblocking(False)
+        self._near.setblocking(False)
+        client, near = self._client.fileno(), self._near.fileno()
+        while not self._is_over():
+            poller = poll()
+            poller.register(client, self._client_mask(POLLIN, POLLOUT))
+            mask = self._near_mask(POLLIN, POLLOUT)
+            if mask:
+                poller.register(near, mask)
+            ready = dict(poller.poll())
+            events = ready.get(client, 0)
+            if events & (POLLERR | POLLHUP) and not events & POLLIN:
+                return
+            self._client_turn(events & POLLIN, events & POLLOUT)
+            events = ready.get(near, 0)
+            self._near_turn(events & (POLLIN | POLLHUP | POLLERR), events & POLLOUT)
+
+    def _is_over(self) -> bool:
+        return not self._to_client and (not self._near_reads or self._codec.closed)
+
+    def _client_mask(self, reads: int, writes: int) -> int:
+        wants = self._client_reads and len(self._to_near) < READ_SIZE
+        return (reads if wants else 0) | (writes if self._to_client else 0)
+
+    def _near_mask(self, reads: int, writes: int) -> int:
+        wants = self._near_reads and len(self._to_client) < READ_SIZE
+        return (reads if wants else 0) | (writes if self._to_near else 0)
+
+    def _client_turn(self, reads: int, writes: int) -> None:
+        if writes:
+            self._to_client = self._to_client[self._client.send(self._to_client):]
+        if not reads:
+            return
+        data = self._client.recv(READ_SIZE)
+        if data:
+            self._to_near += self._codec.feed(data)
+            self._to_client += self._codec.replies()
+        if not data or self._codec.ended:
+            self._client_reads = False
+            if not self._to_near:
+                self._near_end()
+
+    def _near_turn(self, reads: int, writes: int) -> None:
+        if writes:
+            try:
+                self._to_near = self._to_near[self._near.send(self._to_near):]
+            except (BrokenPipeError, ConnectionResetError):
+                self._to_near = b""         # its input is closed; there may be output yet
+            if not self._to_near and not self._client_reads:
+                self._near_end()
+        if reads and self._near_reads:
+            try:
+                data = self._near.recv(READ_SIZE)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                data = b""
+            self._near_reads = bool(data)
+            self._to_client += self._codec.encode(data) if data else self._codec.end()
+
+    def _near_end(self) -> None:
+        try:
+            self._near.shutdown(_socket.SHUT_WR)
+        except OSError:
+            return                          # the other end has closed altogether
+
+
+# =============================================================================
+# listeners -- sockets that are listened on: unix, tcp, TLS, and those of systemd
+# =============================================================================
+# Runs in: api.   Refs: unix(7), sd_listen_fds(3), moby daemon/listeners, go-connections tlsconfig
+#
+# Hosts as -H names them become listening sockets, all of them or none. What is wrong is told in
+# dockerd's words.
+#   - A unix socket belongs to root and to a group, and nobody else may reach it. It is bound with
+#     no right for anybody, gets its group, then its mode, and is listened on last. A name that is
+#     left from a daemon that died is replaced; where one answers, or where something else than a
+#     socket lies, ours is refused.
+#   - Paths are bound as /proc/self/fd/<directory>/<name>: an address has room for 107 bytes.
+#   - Sockets of systemd are descriptors from 3 on, named by variables that no child may see. They
+#     are taken by the first call; what no host asked for is closed.
+#   - TLS is at least 1.2. ssl is imported by who asks for it: it costs 6 MB.
+
 BACKLOG = 4096
-EPOLL_EDGE = 1 << 31            # EPOLLET
-SERVER_NAME = f"Docker/{DOCKER_VERSION} (linux) engine.pyz/{VERSION}"
-#: Headers that only browsers send, as they send them without being asked by a script.
-WEB_HEADERS = ("origin", "referer", "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site",
-               "sec-fetch-user")
-DAYS = "MonTueWedThuFriSatSun"
-MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+SOCKET_GROUP = "docker"
+SOCKET_MODE = 0o660
+LISTEN_FIRST = 3                # SD_LISTEN_FDS_START
+KEEPALIVE = 15                  # s, as Go's: a client whose machine is gone is noticed
+ALPN = ["http/1.1"]
 
 
 class Listener:
     """A socket that is listened on: `text` as it was given, `kind` "unix", "tcp", "tls" or "fd",
-    `path` of a unix socket made here."""
+    `path` of a unix socket made here, `tls` the ssl.SSLContext where there is one."""
 
     __slots__ = ("kind", "path", "sock", "text", "tls")
 
@@ -19892,7 +20296,7 @@ class Listener:
         return self.tls is None and self.sock.family != _socket.AF_UNIX
 
     def close(self) -> None:
-        """Stop listening; the name of a unix socket goes first."""
+        """Stop listening; the name of a unix socket of ours goes first."""
         if self.path:
             try:
                 os.unlink(self.path)
@@ -19901,40 +20305,277 @@ class Listener:
         self.sock.close()
 
 
-def listeners_open(hosts: list, *, tls: Any = None, run: str = "", group: str = "") -> list:
-    """The Listeners for hosts as -H names them; EngineError with dockerd's words, and none open."""
+def listeners_open(hosts: list, *, tls: Any = None, group: str = "") -> list:
+    """The Listeners for hosts as -H names them; EngineError with dockerd's words, and none open.
+
+    `tls` is what tls_server gave, for tcp and inherited tcp sockets. `group` owns unix sockets;
+    "" is docker where there is such a group.
+    """
     listeners: list = []
+    passed = listen_fds()
     with undo_on_error() as undo:
         for text in hosts:
             kind, address = host_parse(text, tls=tls is not None)
-            made = LISTENERS[kind](text, address, tls, group)
+            if kind == "fd":
+                made = _listen_inherited(text, address, passed, tls)
+            elif kind == "tcp":
+                made = _listen_tcp(text, address, tls)
+            else:
+                made = [_listen_unix(text, address, group)]
             for listener in made:
                 undo.callback(listener.close)
             listeners += made
+        used = {listener.sock.fileno() for listener in listeners}
+        for fd in passed.keys() - used:
+            os.close(fd)
     return listeners
 
 
-def _listen_unix(text: str, path: str, tls: Any, group: str) -> list:
-    directory, name = os.path.split(os.path.realpath(path))
-    sock = unix_listen(dir_ensure(directory), name, _socket.SOCK_STREAM, 0o660)
-    return [Listener(text, "unix", sock, path=path)]
+# -- unix ---------------------------------------------------------------------
+
+def _listen_unix(text: str, path: str, group: str) -> Listener:
+    directory, name = os.path.split(path)
+    try:
+        gid = group_find(group)
+        directory = os.path.realpath(dir_ensure(directory))
+        at = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as refused:
+        raise _unix_refused(path, "listen", refused) from None
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        _unix_bind(sock, at, name, gid)
+    except OSError as refused:
+        sock.close()
+        raise _unix_refused(path, "bind", refused) from None
+    finally:
+        os.close(at)
+    return Listener(text, "unix", sock, path=f"{directory}/{name}")
 
 
-def _listen_tcp(text: str, address: tuple, tls: Any, group: str) -> list:
-    made = []
-    for family, kind, proto, _, where in _socket.getaddrinfo(
-            address[0], address[1], 0, _socket.SOCK_STREAM):
-        sock = _socket.socket(family, kind | _socket.SOCK_CLOEXEC, proto)
+def _unix_refused(path: str, call: str, refused: OSError) -> EngineError:
+    return EngineError(f"can't create unix socket {path}: listen unix {path}: {call}: "
+                       f"{(refused.strerror or str(refused)).lower()}")
+
+
+def _unix_bind(sock: _socket.socket, at: int, name: str, gid: int) -> None:
+    where = f"/proc/self/fd/{at}/{name}"
+    if _is_taken(at, name, where):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    mask = os.umask(0o777)                  # the process has one thread yet
+    try:
+        sock.bind(where)
+    finally:
+        os.umask(mask)
+    if gid != os.getegid():
+        os.chown(where, -1, gid)
+    os.chmod(where, SOCKET_MODE)
+    sock.listen(BACKLOG)
+
+
+def _is_taken(at: int, name: str, where: str) -> bool:
+    """False when the name is free, made so if a socket is left there that nobody listens on."""
+    from stat import S_ISSOCK
+    try:
+        if not S_ISSOCK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
+            return True
+    except FileNotFoundError:
+        return False
+    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        probe.connect(where)
+        return True
+    except ConnectionRefusedError:
+        os.unlink(name, dir_fd=at)
+        return False
+    except OSError:                         # of another kind, or its backlog is full: somebody's
+        return True
+    finally:
+        probe.close()
+
+
+def group_find(name: str) -> int:
+    """The id of the group that owns unix sockets; our own group where "" and there is no docker."""
+    asked = name or SOCKET_GROUP
+    try:
+        for line in file_read("/etc/group").decode("utf-8", "surrogateescape").splitlines():
+            fields = line.split(":")
+            if fields[0] == asked and len(fields) > 2:
+                return int(fields[2])
+    except FileNotFoundError:
+        pass
+    if asked.isdigit():
+        return int(asked)
+    if not name:
+        return os.getegid()
+    try:
+        import grp
+        return grp.getgrnam(name).gr_gid    # a directory service may know it
+    except (ImportError, KeyError):
+        raise EngineError(f"group {name} not found") from None
+
+
+# -- tcp ----------------------------------------------------------------------
+
+def _listen_tcp(text: str, address: tuple, tls: Any) -> list:
+    host, port = address
+    try:
+        found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM, 0, _socket.AI_PASSIVE)
+    except OSError:
+        raise EngineError(f"listen tcp: lookup {host}: no such host") from None
+    found.sort(key=lambda each: each[0] != _socket.AF_INET)     # one of them, IPv4 first, as Go
+    family, _, proto, _, where = found[0]
+    sock = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, proto)
+    try:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         sock.bind(where)
         sock.listen(BACKLOG)
-        made.append(Listener(text, "tls" if tls else "tcp", sock, tls=tls))
-        break
+    except OSError as refused:
+        sock.close()
+        name = host_text("tcp", where[:2])[6:]
+        raise EngineError(f"listen tcp {name}: bind: {(refused.strerror or '').lower()}") from None
+    _tcp_options(sock)
+    return [Listener(text, "tls" if tls else "tcp", sock, tls=tls)]
+
+
+def _tcp_options(sock: _socket.socket) -> None:
+    """What accepted connections inherit: nothing is held back, and dead clients are noticed."""
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, KEEPALIVE)
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, KEEPALIVE)
+
+
+# -- inherited ----------------------------------------------------------------
+
+def listen_fds() -> dict:
+    """{descriptor: name} that systemd passed to this process; its variables are removed."""
+    pid, count, names = (os.environ.pop(name, "")
+                         for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
+    if pid != str(os.getpid()) or not count.isdigit():
+        return {}
+    texts = names.split(":")
+    passed = {}
+    for number in range(int(count)):
+        fd = LISTEN_FIRST + number
+        try:
+            os.set_inheritable(fd, False)
+        except OSError:
+            continue
+        passed[fd] = texts[number] if number < len(texts) else ""
+    return passed
+
+
+def _listen_inherited(text: str, address: str, passed: dict, tls: Any) -> list:
+    if not passed:
+        raise EngineError("no sockets found via socket activation: make sure the service was "
+                          "started by systemd")
+    if address in ("", "*"):
+        chosen = list(passed)
+    elif address.isdigit():
+        chosen = [int(address)]
+        if chosen[0] > max(passed):
+            raise EngineError("too few socket activated files passed in by systemd")
+    else:
+        chosen = [fd for fd, name in passed.items() if name == address]
+        if not chosen:
+            raise EngineError("failed to parse systemd fd address: should be a number or the name "
+                              f"of a socket: {address}")
+    made = [_inherited(text, fd, tls) for fd in chosen if fd in passed]
+    if not all(made) or not made:
+        raise EngineError(f"failed to listen on systemd activated file: fd {chosen[0]}")
     return made
 
 
-#: kind of a host -> function(text, address, tls, group) that gives its Listeners
-LISTENERS: dict[str, Callable] = {"tcp": _listen_tcp, "unix": _listen_unix}
+def _inherited(text: str, fd: int, tls: Any) -> Listener | None:
+    """The Listener over a descriptor; None when it is no stream socket that is listened on."""
+    try:
+        sock = _socket.socket(fileno=fd)
+    except OSError:
+        return None
+    is_stream = sock.type == _socket.SOCK_STREAM
+    if not is_stream or not sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
+        sock.detach()
+        return None
+    if sock.family == _socket.AF_UNIX:
+        return Listener(text, "fd", sock)
+    _tcp_options(sock)
+    return Listener(text, "fd", sock, tls=tls)
+
+
+# -- TLS ----------------------------------------------------------------------
+
+def tls_server(cert: str, key: str, ca: str = "", *, verify: bool = False) -> Any:
+    """The ssl.SSLContext of a server; with `verify` a client must show a certificate of that CA.
+
+    EngineError with dockerd's words where a file is missing or is not what it should be.
+    """
+    import ssl
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(ALPN)
+    pair = f"X509 key pair (cert: {quote(cert)}, key: {quote(key)})"
+    for path in (cert, key):
+        if not os.path.exists(path):
+            raise EngineError(f"could not load {pair}: open {path}: no such file or directory")
+    try:
+        context.load_cert_chain(cert, key, password=lambda: b"")
+    except (OSError, ValueError) as wrong:
+        raise EngineError(f"error reading X509 key pair - make sure the key is not encrypted "
+                          f"{pair[14:]}: {getattr(wrong, 'reason', None) or wrong}") from None
+    if verify:
+        try:
+            context.load_verify_locations(ca)
+        except ssl.SSLError:
+            raise EngineError(
+                f"failed to append certificates from PEM file: {quote(ca)}") from None
+        except OSError as wrong:
+            raise EngineError(f"could not read CA certificate {quote(ca)}: open {ca}: "
+                              f"{(wrong.strerror or '').lower()}") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+# =============================================================================
+# server -- the API's connections: a thread each, framing, limits, hijack
+# =============================================================================
+# Runs in: api.   Refs: RFC 9110, RFC 9112, epoll(7), socket(7), moby api/server
+#
+# The door for clients that are other processes. It makes bytes into a Request, gives it to the
+# router and frames what comes back, each reply with one write.
+#   - Every connection has a thread for as long as it lasts. A few threads wait for the next one on
+#     a common epoll: who wakes takes all that are there, sees to it that somebody waits on, and
+#     serves the first itself. So a new connection costs no switch of threads.
+#   - Timeouts are the socket's own (SO_RCVTIMEO, SO_SNDTIMEO): no poll before each read. They hold
+#     for heads, bodies and whole replies; a stream lasts as long as its client is there.
+#   - A stream that waits must see its client leave: request.gone is a descriptor that becomes
+#     readable then, and when the server ends.
+#   - hijack() and take() give the descriptor away: the copy here is closed without shutdown.
+#   - What can't be framed with one reading only is refused, and the connection ends; what a client
+#     still sends is read for a moment before the close: a reset would take the reply away.
+#   - On tcp without TLS anybody who reaches the port gives orders, and a web page reaches what its
+#     reader's machine reaches: what a browser sends is refused there.
+#   - Between two requests a thread holds no database connection (Store.release).
+
+ACCEPT_IDLE = 4                 # threads that wait for a connection, at most
+CONNECTION_IDLE = 600           # s between two requests, and without a byte of a body
+HEAD_TIME = 60                  # s for a whole head from its first byte on, and for TLS to agree
+SEND_STALL = 120                # s without a byte taken of a whole reply
+DRAIN_SIZE = 1 << 18            # bytes of a body that nobody wanted, read to keep the connection
+LINGER_TIME = 0.5               # s that a client's last bytes are waited for before a close
+LINGER_SIZE = 1 << 22
+STACK_SIZE = 1 << 19            # bytes of a thread: the nesting of JSON is bounded (formats)
+EPOLL_EDGE = 1 << 31            # EPOLLET
+HTTP_ON_TLS = (b"HTTP/1.0 400 Bad Request\r\n\r\n"
+               b"Client sent an HTTP request to an HTTPS server.\n")
+SERVER_NAME = f"Docker/{DOCKER_VERSION} (linux) engine.pyz/{VERSION}"
+#: What only browsers send, as they send it without being asked by a script.
+WEB_HEADERS = frozenset(("origin", "referer", "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site",
+                         "sec-fetch-user"))
+WEB_REFUSED = "what a web page could send is not taken on a tcp socket without TLS"
+NO_BODY = (204, 304)
+ACCEPT_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+DAYS = "MonTueWedThuFriSatSun"
+MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
 def http_date(seconds: int) -> str:
@@ -19945,25 +20586,35 @@ def http_date(seconds: int) -> str:
             f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT")
 
 
-class _BodyReader:
-    """The bytes of a request's body: `left` of them, or chunks where it is -1."""
+def is_from_web(headers: dict) -> bool:
+    """True for a request that a browser made, or that a web page could have made it send."""
+    return (not WEB_HEADERS.isdisjoint(headers)
+            or headers.get("user-agent", "").startswith("Mozilla/"))
 
-    __slots__ = ("_chunks", "_connection", "_held", "expects", "left")
+
+class BodyReader:
+    """The bytes of a request's body: `length` of them, or chunks where it is -1."""
+
+    __slots__ = ("_chunks", "_connection", "_held", "_is_broken", "_left", "expects")
 
     def __init__(self, connection: Connection, length: int, expects: bool) -> None:
         self._connection = connection
-        self.left = length
-        self.expects = expects      # the client waits for "100 Continue"
+        self._left = length
         self._held = b""
         self._chunks = ChunkDecoder() if length < 0 else None
+        self._is_broken = False     # nothing that follows has a meaning
+        self.expects = expects      #: the client waits for "100 Continue"
 
     @property
     def is_over(self) -> bool:
-        """True when the next request comes next."""
-        return not self._held and (self._chunks.done if self._chunks else not self.left)
+        """True when all of it was read."""
+        return not self._held and (self._chunks.done if self._chunks else not self._left)
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes (-1: all there are), fewer only at the end."""
+        """Up to `size` bytes (-1: all there are), fewer only at the end.
+
+        InvalidParameter when the body breaks off or is badly chunked.
+        """
         parts, got = [], 0
         while size < 0 or got < size:
             piece = self._piece(READ_SIZE if size < 0 else size - got)
@@ -19973,73 +20624,95 @@ class _BodyReader:
             got += len(piece)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def drop(self) -> bool:
+        """Read and forget what nobody wanted, so that the next request can be found; False where
+        it would be too much."""
+        if self.expects or self._is_broken or self._left > DRAIN_SIZE:
+            return False
+        try:
+            self.read(DRAIN_SIZE)
+        except EngineError:
+            return False
+        return self.is_over
+
     def _piece(self, size: int) -> bytes:
-        """Some bytes, b"" at the end; InvalidParameter when the body breaks off."""
         while not self._held and not self.is_over:
             if self.expects:
                 self.expects = False
                 self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            if self._chunks:
-                self._held = self._chunks.feed(self._connection.receive())
-                if self._chunks.done:
-                    self._connection.held = self._chunks.rest
-            else:
-                data = self._connection.receive(self.left)
-                self.left -= len(data)
-                return self._cut(data, size)
-        return self._cut(self._held, size)
-
-    def _cut(self, data: bytes, size: int) -> bytes:
+            try:
+                self._fetch()
+            except EngineError:
+                self._is_broken = True
+                raise
+        data = self._held
         self._held = data[size:]
         return data[:size]
+
+    def _fetch(self) -> None:
+        if self._chunks:
+            self._held = self._chunks.feed(self._connection.receive(READ_SIZE))
+            if self._chunks.done:
+                self._connection.held = self._chunks.rest
+        else:
+            self._held = self._connection.receive(min(self._left, READ_SIZE))
+            self._left -= len(self._held)
 
 
 class Connection:
     """One client: what http.server calls a handler, with the reading and writing of our own.
 
-    The router sees it as request.connection: hijack, take, gone.
+    http.server makes it with (socket, Listener, Server) and calls setup, handle and finish. The
+    router sees it as request.connection: gone, hijack, take, websocket.
     """
 
-    server: Any
-    request: Any
-    client_address: Any
+    server: Server
+    request: _socket.socket         #: plain: with TLS, this side of a TlsLink
+    client_address: Listener
     close_connection = True
     held = b""                      #: bytes received and not yet understood
-    given = False                   #: the descriptor is somebody else's now
-    head: Head
-    body: _BodyReader | None = None
-    watch: Any = None               #: epoll behind request.gone
+    is_idle = True                  #: between two requests
+    head: Head | None = None
+    _body: BodyReader | None = None
+    _given = False                  # the descriptor is somebody else's now
+    _unread = False                 # the client may still be sending
+    _watch: Any = None              # epoll behind request.gone
+    _relay: Relay | None = None     # between a WebSocket and what was given away instead of it
+    _near: Any = None               # what the relay copies to
 
     def setup(self) -> None:
-        """Timeouts of the socket."""
-        self.listener = self.client_address
-        self.times(BODY_STALL, SEND_STALL)
+        """Timeouts of the socket, and TLS."""
+        listener = self.client_address
+        if listener.tls is not None:
+            self._times(HEAD_TIME, SEND_STALL)
+            self.request = _tls_accept(self.request, listener.tls)
+        self._times(CONNECTION_IDLE, SEND_STALL)
 
     def finish(self) -> None:
         """The end of the connection, here."""
-        if self.watch is not None:
-            self.watch.close()
-        if not self.given:
+        if self._watch is not None:
+            self._watch.close()
+        if self._unread and not self._given:
             self._linger()
         self.request.close()
 
-    def times(self, receive: float, send: float) -> None:
-        """Set the socket's timeouts, in seconds; 0 is none."""
+    def _times(self, receive: float, send: float) -> None:
         for option, seconds in ((_socket.SO_RCVTIMEO, receive), (_socket.SO_SNDTIMEO, send)):
             self.request.setsockopt(_socket.SOL_SOCKET, option,
                                     struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6)))
 
     # -- bytes ----------------------------------------------------------------
 
-    def receive(self, size: int = READ_SIZE) -> bytes:
-        """The next bytes, at least one; InvalidParameter when the client ended or stalls."""
+    def receive(self, size: int) -> bytes:
+        """The next bytes of a body, one at least; InvalidParameter when the client breaks off."""
         data = self.held
         if not data:
             try:
-                data = self.request.recv(min(size, READ_SIZE))
+                data = self.request.recv(size)
             except BlockingIOError:
-                raise refusal(408, "the request's body did not come in time") from None
+                raise error_for(408, "the request's body did not come in time") from None
             if not data:
+                self.close_connection = True
                 raise InvalidParameter("unexpected EOF")
         self.held = data[size:]
         return data[:size]
@@ -20052,134 +20725,201 @@ class Connection:
             while done < len(data):
                 done += self.request.send(view[done:])
 
-    def _linger(self) -> None:
-        """Close in the order that lets the client read the last reply (RFC 9112 section 9.6)."""
-        if self.close_connection and self.held is not None:
+    def _send_patient(self, data: bytes) -> None:
+        """Send a piece of a stream: who reads slowly, or has stopped for now, keeps it."""
+        view: Any = data
+        while view:
             try:
-                self.request.shutdown(_socket.SHUT_WR)
-            except OSError:
+                done = self.request.send(view)
+            except BlockingIOError:
+                continue                    # SO_SNDTIMEO: a client that is gone is another error
+            if done == len(view):
                 return
+            view = memoryview(view)[done:]
+
+    def _linger(self) -> None:
+        """Close in the order that lets the client read the last reply: RFC 9112 section 9.6."""
+        try:
+            self.request.shutdown(_socket.SHUT_WR)
+            self._times(LINGER_TIME, LINGER_TIME)
+            end, left = time.monotonic() + 2 * LINGER_TIME, LINGER_SIZE
+            while left > 0 and time.monotonic() < end:
+                data = self.request.recv(READ_SIZE)
+                if not data:
+                    return
+                left -= len(data)
+        except OSError:
+            return                          # it has left, or sends nothing more
 
     # -- requests -------------------------------------------------------------
 
     def handle_one_request(self) -> None:
         """Serve the next request; close_connection says whether it was the last."""
         self.close_connection = True
+        self._body = None
         try:
             if self.parse_request():
                 self._answer()
         except OSError:
-            return                          # the client is gone
+            self.close_connection = True    # the client is gone
 
     def parse_request(self) -> bool:
-        """Read a head into .head; False when there is none, or none that can be understood."""
-        data = self.held
+        """Read a head into .head; False when there is none, or none with one reading."""
+        self.head = None
+        self.is_idle = not self.held
         try:
-            end = head_end(data)
-            while end < 0:
-                more = self.request.recv(READ_SIZE)
-                if not more:
-                    return False
-                data += more
-                end = head_end(data)
-            self.held = data[end:]
-            self.head = head_parse(data[:end])
+            data = self._head_read(self.held)
+            if data is None:
+                return False
+            self.head = head_parse(data)
         except EngineError as bad:
+            self._unread = True
             self._reply(Response(bad.status, value={"message": str(bad)}))
             return False
         return True
 
-    def _answer(self) -> None:
-        head = self.head
-        expects = head.headers.get("expect", "").lower() == "100-continue"
-        body = self.body = _BodyReader(self, head.length, expects) if head.length else None
-        path, query = target_parse(head.target)
-        request = Request(head.method, path, query=query, headers=head.headers,
-                          body=Body(reader=body), connection=self, peer=self.request)
-        self.close_connection = not head.keeps_alive
-        reply = http_dispatch(self.server.engine, request)
-        if reply is HIJACKED:
-            self.close_connection = True
-            return
-        if isinstance(reply, Stream):
-            self._stream(reply)
-        else:
-            if body and not body.is_over:
-                self._body_drop(body)
-            self._reply(reply)
-        if body and not body.is_over:
-            self._body_drop(body)
+    def _head_read(self, data: bytes) -> bytes | None:
+        """The bytes of the next head; None when the client has nothing more to say."""
+        end, until = head_end(data), 0.0
+        while end < 0:
+            if data and not until:
+                until = time.monotonic() + HEAD_TIME
+            try:
+                if until:
+                    self._times(max(0.001, until - time.monotonic()), SEND_STALL)
+                more = self.request.recv(READ_SIZE)
+            except BlockingIOError:
+                if not data:
+                    return None
+                raise error_for(408, "the request's head did not come in time") from None
+            if not more:
+                return None
+            self.is_idle = False
+            data = (data + more).lstrip(b"\r\n") if not data else data + more
+            end = head_end(data)
+        if until:
+            self._times(CONNECTION_IDLE, SEND_STALL)
+        self.held = data[end:]
+        return data[:end]
 
-    def _body_drop(self, body: _BodyReader) -> None:
-        """Read what nobody wanted of a body, so that the next request can be found."""
-        try:
-            if body.expects or body.left > DRAIN_SIZE or (
-                    len(body.read(DRAIN_SIZE)) == DRAIN_SIZE and not body.is_over):
-                self.close_connection = True
-        except EngineError:
+    def _answer(self) -> None:
+        head: Any = self.head
+        headers = head.headers
+        expects = headers.get("expect")
+        if head.length:
+            self._body = BodyReader(self, head.length, bool(expects) and head.version == "1.1")
+        self.close_connection = not head.keeps_alive
+        if expects and expects.lower() != "100-continue":
+            reply: Any = _refused(417, f"unsupported expectation {quote(expects[:40])}")
+        elif self.client_address.is_open and is_from_web(headers):
+            reply = _refused(403, WEB_REFUSED)
+        else:
+            reply = self._dispatch(head)
+        if self._given:
             self.close_connection = True
+            if reply is HIJACKED:
+                self._relay_run()
+        elif isinstance(reply, Stream):
+            self._stream(reply)
+            self._body_drop()
+        else:
+            self._body_drop()
+            self._reply(reply)
+
+    def _dispatch(self, head: Head) -> Any:
+        self.server.log_request(head)
+        try:
+            path, query = target_parse(head.target)
+        except InvalidParameter as bad:
+            return _refused(bad.status, str(bad))
+        body = Body(reader=self._body, content_type=head.headers.get("content-type", ""))
+        reply = http_dispatch(self.server.engine, Request(
+            head.method, path, query=query, headers=head.headers, body=body, connection=self))
+        self.server.engine.store.release()
+        return reply
+
+    def _body_drop(self) -> None:
+        body = self._body
+        if body is not None and not body.is_over and not body.drop():
+            self.close_connection = self._unread = True
 
     # -- replies --------------------------------------------------------------
 
     def _head_bytes(self, status: int, headers: dict) -> bytes:
         fields = {**self.server.headers(), **headers}
-        if self.close_connection:
+        if self.close_connection or self.server.is_ending:
+            self.close_connection = True
             fields["Connection"] = "close"
-        elif self.head.version == "1.0":
+        elif self.head is not None and self.head.version == "1.0":
             fields["Connection"] = "keep-alive"
         return response_head(status, fields)
 
     def _reply(self, reply: Response) -> None:
         data = reply.data()
         headers = reply.headers
-        if reply.status not in (204, 304):
-            headers["Content-Length"] = str(len(data))
-        if reply.status in (204, 304) or self.head.method == "HEAD":
+        if reply.status not in NO_BODY:
+            headers.setdefault("Content-Length", str(len(data)))
+        if reply.status in NO_BODY or (self.head is not None and self.head.method == "HEAD"):
             data = b""
         self.send(self._head_bytes(reply.status, headers) + data)
 
     def _stream(self, reply: Stream) -> None:
-        chunked = self.head.version == "1.1"
+        head: Any = self.head
+        is_chunked = head.version == "1.1"
         headers = {"Content-Type": reply.content_type, **reply.headers}
-        if chunked:
+        if is_chunked:
             headers["Transfer-Encoding"] = "chunked"
         else:
             self.close_connection = True
-        self.send(self._head_bytes(reply.status, headers))
         chunks = iter(reply.chunks)
+        is_whole = False
         try:
+            self.send(self._head_bytes(reply.status, headers))
             for piece in chunks:
-                self.send(chunk_encode(piece) if chunked else piece)
-            if chunked:
+                if piece:
+                    self._send_patient(chunk_encode(piece) if is_chunked else piece)
+            is_whole = True
+            if is_chunked:
                 self.send(CHUNK_END)
-        except Exception:
-            self.close_connection = True
-            raise
+        except EngineError as failure:      # too late for a status: the end without its mark tells
+            self.server.log("error", f"{head.method} {head.target}: {failure}")
         finally:
+            self.close_connection = self.close_connection or not is_whole
             if hasattr(chunks, "close"):
                 chunks.close()
+            self.server.engine.store.release()
+
+    def wake(self) -> None:
+        """End a connection that waits for a request; harmless for any other."""
+        if self.is_idle:
+            try:
+                self.request.shutdown(_socket.SHUT_RD)
+            except OSError:
+                return                      # it ends at this moment
 
     # -- what the router asks of a connection -----------------------------------
 
     def gone(self) -> int:
-        """A descriptor that is readable when the client has left or the server ends."""
-        if self.watch is None:
+        """A descriptor that is readable once the client has left, or the server ends."""
+        if self._watch is None:
             import select
-            self.watch = select.epoll(2)
-            self.watch.register(self.request, EPOLLRDHUP)
-            self.watch.register(self.server.stop_fd, select.EPOLLIN)
-        return self.watch.fileno()
+            self._watch = select.epoll(2)
+            self._watch.register(self.request.fileno(), EPOLLRDHUP)
+            self._watch.register(self.server.stop_fd, EPOLLIN)
+        return self._watch.fileno()
 
     def hijack(self, content_type: str) -> tuple:
         """(socket, bytes already read) after "101 UPGRADED", or 200 where no upgrade was asked."""
-        if self.body is not None:
-            self.body.read()
-        if "upgrade" in self.head.headers:
-            text = ("HTTP/1.1 101 UPGRADED\r\nContent-Type: %s\r\nConnection: Upgrade\r\n"
-                    "Upgrade: tcp\r\n\r\n")
+        head: Any = self.head
+        if self._body is not None:
+            self._body.read()
+        if "upgrade" in head.headers:
+            lines = f"101 UPGRADED\r\nContent-Type: {content_type}\r\n" \
+                    "Connection: Upgrade\r\nUpgrade: tcp\r\n"
         else:
-            text = "HTTP/1.1 200 OK\r\nContent-Type: %s\r\n\r\n"
-        self.send((text % content_type).encode())
+            lines = "200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n"
+        common = "".join(f"{name}: {value}\r\n" for name, value in self.server.headers().items())
+        self.send(f"HTTP/1.1 {lines}{common}\r\n".encode("latin-1"))
         self._give()
         return self.request, self.held
 
@@ -20190,35 +20930,73 @@ class Connection:
         self._give()
         return self.request, head.decode("latin-1")
 
+    def websocket(self, binary: bool) -> tuple:
+        """(socket, nothing read yet) after a WebSocket's handshake."""
+        head: Any = self.head
+        self.send(websocket_upgrade(head))
+        self._give()
+        self._near, far = _socket.socketpair(_socket.AF_UNIX,
+                                             _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
+        self._relay = Relay(self.request, self._near, WebSocketCodec(binary), self.held)
+        return far, b""
+
     def _give(self) -> None:
-        self.given = True
-        self.times(0, 0)
+        """From now on the descriptor, or what is between it and the client, is not ours alone."""
+        self._given = True
+        self._times(0, 0)
+
+    def _relay_run(self) -> None:
+        if self._relay is not None:
+            try:
+                self._relay.run()
+            finally:
+                self._near.close()
 
 
-def refusal(status: int, text: str) -> EngineError:
-    """An InvalidParameter with a status of its own."""
-    error = InvalidParameter(text)
-    error.status = status
-    return error
+def _tls_accept(sock: _socket.socket, context: Any) -> _socket.socket:
+    """The plain end of a link to a client that speaks TLS; OSError when it can't be agreed on."""
+    link = TlsLink(sock, context, server=True)
+    try:
+        link.handshake(HEAD_TIME)
+    except OSError as failure:
+        if getattr(failure, "reason", "") == "HTTP_REQUEST":
+            sock.send(HTTP_ON_TLS)
+        raise
+    return link.start()
+
+
+def _refused(status: int, text: str) -> Response:
+    return Response(status, value={"message": text})
+
+
+def server_log(level: str, text: str) -> None:
+    """Where a server tells what is wrong, unless it was made with another place."""
+    if level != "debug":
+        os.write(2, f"engine: {level}: {text}\n".encode("utf-8", "replace"))
 
 
 class Server:
     """Listeners and the threads that serve their connections.
 
     serve(stop_fd) returns when that descriptor is readable; drain() then waits for what is open.
+    `log(level, text)` takes "debug", "error". Listeners are closed by who opened them.
     """
 
-    def __init__(self, engine: Any, listeners: list, log: Callable | None = None) -> None:
+    def __init__(self, engine: Any, listeners: list, log: Callable = server_log, *,
+                 debug: bool = False) -> None:
         self.engine = engine
-        self.listeners = {each.sock.fileno(): each for each in listeners}
+        self.log = log
+        self.debug = debug              #: every request is logged
+        self.is_ending = False
         self.stop_fd = -1
+        self.threads = 0                #: threads of ours that live
+        self._listeners = {each.sock.fileno(): each for each in listeners}
         self._lock = _thread_module().allocate_lock()
         self._idle = 0
         self._open: set = set()
-        self.threads = 0                #: threads of ours that live
-        self._date = (0, "")
+        self._headers = (0, {})  # type: tuple[int, dict]
         self._poll: Any = None
-        self._handler = _handler_class()
+        self._handler = _handler_class(self._open)
 
     def serve(self, stop_fd: int) -> None:
         """Serve until stop_fd is readable."""
@@ -20226,42 +21004,52 @@ class Server:
         self.stop_fd = stop_fd
         _thread_module().stack_size(STACK_SIZE)
         self._poll = select.epoll()
-        for fd, listener in self.listeners.items():
+        for fd, listener in self._listeners.items():
             listener.sock.setblocking(False)
-            self._poll.register(fd, select.EPOLLIN | EPOLL_EDGE)
-        self._poll.register(stop_fd, select.EPOLLIN)
+            self._poll.register(fd, EPOLLIN | EPOLL_EDGE)
+        self._poll.register(stop_fd, EPOLLIN)
         self._start(self._wait)
         waiter = select.poll()
-        waiter.register(stop_fd, select.POLLIN)
+        waiter.register(stop_fd, EPOLLIN)
         waiter.poll()
+        self.is_ending = True
 
     def headers(self) -> dict:
-        """The headers of every reply."""
+        """The headers of every reply; the same object for a second."""
         now = int(time.time())
-        seconds, text = self._date
-        if seconds != now:
-            text = http_date(now)
-            self._date = (now, text)
-        return {"Api-Version": API_VERSION, "Docker-Experimental": "false", "Ostype": "linux",
-                "Server": SERVER_NAME, "Date": text}
+        if self._headers[0] != now:
+            self._headers = now, {
+                "Api-Version": API_VERSION, "Docker-Experimental": "false", "Ostype": "linux",
+                "Server": SERVER_NAME, "Date": http_date(now)}
+        return self._headers[1]
+
+    def log_request(self, head: Head) -> None:
+        """Tell of a request, where that was asked for."""
+        if self.debug:
+            self.log("debug", f"Calling {head.method} {head.target}")
 
     def drain(self, seconds: float) -> bool:
-        """Wait until no connection is open; False when some still were."""
+        """Wait until no connection is open, those without a request are ended; False when some
+        still were after that time."""
         end = time.monotonic() + seconds
         while self._open and time.monotonic() < end:
-            time.sleep(0.02)
+            for connection in list(self._open):
+                connection.wake()
+            time.sleep(0.01)
         return not self._open
 
-    def _start(self, function: Callable, *args: Any) -> None:
-        """A thread that runs the function; RuntimeError when there can be no more."""
+    def _start(self, function: Callable, *args: Any) -> bool:
+        """A thread that runs the function; False when there can be no more."""
         with self._lock:
             self.threads += 1
         try:
             _thread_module().start_new_thread(self._live, (function, args))
-        except RuntimeError:
+            return True
+        except RuntimeError as full:
             with self._lock:
                 self.threads -= 1
-            raise
+            self.log("error", f"no more threads: {full}")
+            return False
 
     def _live(self, function: Callable, args: tuple) -> None:
         try:
@@ -20277,47 +21065,52 @@ class Server:
                 if self._idle >= ACCEPT_IDLE:
                     return
                 self._idle += 1
-            for fd, _ in self._poll.poll():
-                if fd == self.stop_fd:
-                    return
-                self._accept(self.listeners[fd])
+            first: list = []
+            while not first:
+                for fd, _ in self._poll.poll(-1, 1):
+                    if fd == self.stop_fd:
+                        return
+                    first = self._accept(self._listeners[fd])
+            with self._lock:
+                self._idle -= 1
+                is_last = self._idle == 0
+            if is_last and not self._start(self._wait):
+                first[0].close()            # who takes connections is needed more than who serves
+                continue
+            self._serve(*first)
 
-    def _accept(self, listener: Listener) -> None:
-        """Take all connections that there are: the first is served here, others by new threads."""
-        first = None
+    def _accept(self, listener: Listener) -> list:
+        """[socket, listener] of the first connection, [] when none is there; the others get
+        threads of their own."""
+        first: list = []
         while True:
             try:
                 fd, _ = listener.sock._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
-                break
+                return first
             except OSError as failure:
-                if failure.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if failure.errno in ACCEPT_FULL:
                     time.sleep(0.05)
-                    continue
-                if failure.errno == errno.EBADF:
-                    break
+                elif failure.errno in (errno.EBADF, errno.EINVAL):
+                    return first            # closed: the server ends
                 continue                    # that client is gone again: accept(2)
             sock = _socket.socket(listener.sock.family, _socket.SOCK_STREAM, 0, fd)
-            if first is None:
-                first = sock
-            else:
-                self._start(self._serve, listener, sock)
-        with self._lock:
-            self._idle -= 1
-            alone = self._idle == 0
-        if alone:
-            self._start(self._wait)
-        if first is not None:
-            self._serve(listener, first)
+            if not first:
+                first = [sock, listener]
+            elif not self._start(self._serve, sock, listener):
+                sock.close()
 
-    def _serve(self, listener: Listener, sock: _socket.socket) -> None:
-        self._open.add(sock)
+    def _serve(self, sock: _socket.socket, listener: Listener) -> None:
         try:
             self._handler(sock, listener, self)
         except OSError:
+            sock.close()                    # TLS could not be agreed on, or the client is gone
+        except Exception as mistake:
             sock.close()
-        finally:
-            self._open.discard(sock)
+            self.log("error", f"{type(mistake).__name__}: {error_text(mistake)}")
+            if os.environ.get("ENGINE_DEBUG"):
+                import traceback
+                traceback.print_exc()
 
 
 def _thread_module() -> Any:
@@ -20325,10 +21118,19 @@ def _thread_module() -> Any:
     return _thread
 
 
-def _handler_class() -> type:
-    """http.server's handler with our Connection before it."""
+def _handler_class(register: set) -> type:
+    """http.server's handler with our Connection before it; those that live are in the set."""
     from http.server import BaseHTTPRequestHandler
-    return type("Handler", (Connection, BaseHTTPRequestHandler), {})
+
+    class Handler(Connection, BaseHTTPRequestHandler):  # type: ignore[misc]
+        def handle(self) -> None:
+            register.add(self)
+            try:
+                super().handle()
+            finally:
+                register.discard(self)
+
+    return Handler
 
 
 # =============================================================================
@@ -20373,6 +21175,14 @@ class _Pair:
     def take(self, content_type: str) -> tuple:
         """(socket, no head to write)."""
         return self._open(), ""
+
+    def websocket(self, binary: bool) -> tuple:
+        """As hijack: in this process there are no frames."""
+        return self._open(), b""
+
+    def gone(self) -> int:
+        """-1: who reads the stream ends it by closing it."""
+        return -1
 
     def close(self) -> None:
         """Both ends, after a handler that took the connection and then failed."""
@@ -25134,13 +25944,13 @@ class Daemon:
 
     def _listen(self) -> None:
         made = self.made
-        if made["tls"]:
-            raise Unsupported("--tls is not supported by this engine yet")
         tls = None
+        if made["tls"]:
+            tls = tls_server(made["tlscert"], made["tlskey"], made["tlscacert"],
+                             verify=made["tlsverify"])
         hosts = made["hosts"] or self._default_hosts()
         try:
-            self.listeners = listeners_open(hosts, tls=tls, run=self.store.run,
-                                            group=made["group"])
+            self.listeners = listeners_open(hosts, tls=tls, group=made["group"])
         except EngineError as refused:
             raise type(refused)(f"failed to load listeners: {refused}") from None
         if not made["hosts"]:
@@ -25161,8 +25971,7 @@ class Daemon:
         if tls is not None or not socket_is_free(HOST_UNIX):
             return
         try:
-            self.listeners += listeners_open(["unix://" + HOST_UNIX], run=self.store.run,
-                                             group=self.made["group"])
+            self.listeners += listeners_open(["unix://" + HOST_UNIX], group=self.made["group"])
             hosts.append("unix://" + HOST_UNIX)
         except (EngineError, OSError) as refused:
             notice("info", f"not listening on {HOST_UNIX}", error=str(refused))
@@ -25177,7 +25986,8 @@ class Daemon:
         """Serve until a signal ends it; the exit code."""
         import _thread
         stop, stop_in = os.pipe2(os.O_CLOEXEC)
-        self.server = Server(self.engine, self.listeners)
+        self.server = Server(self.engine, self.listeners, notice,
+                             debug=_log_level(self.made) in ("debug", "trace"))
         is_serving = _thread.allocate_lock()
         is_serving.acquire()
 

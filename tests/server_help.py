@@ -37,11 +37,13 @@ class Reply:
 class Raw:
     """One connection, read by the byte."""
 
-    def __init__(self, address, timeout=10):
+    def __init__(self, address, timeout=10, tls=None):
         kind = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.sock = socket.socket(kind, socket.SOCK_STREAM)
         self.sock.settimeout(timeout)
         self.sock.connect(address)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.held = b""
 
     def send(self, data):
@@ -107,12 +109,12 @@ class Raw:
 class Door:
     """A running server: `.unix` and `.tcp` are its addresses, `.raw()` makes clients."""
 
-    def __init__(self, roots, eng):
+    def __init__(self, roots, eng, tls=None):
         os.makedirs(roots.base, exist_ok=True)
         self.unix = os.path.join(roots.base, "s.sock")
         self.tcp = ("127.0.0.1", free_port())
         hosts = ["unix://" + self.unix, f"tcp://127.0.0.1:{self.tcp[1]}"]
-        self.listeners = engine.listeners_open(hosts)
+        self.listeners = engine.listeners_open(hosts, tls=tls)
         self.server = engine.Server(eng, self.listeners)
         self.stop, self.stop_in = os.pipe()
         self.thread = threading.Thread(target=self.server.serve, args=(self.stop,))

@@ -1,4 +1,4 @@
-"""The daemon as a process of its own: it serves what the command line sees, and ends at a signal."""
+"""The daemon as a process of its own: it serves what commands see, and ends at a signal."""
 
 from __future__ import annotations
 
