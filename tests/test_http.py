@@ -74,18 +74,29 @@ def test_matching(routes, path, hit, params):
         ("/v1.51", 404, "page not found"),
         ("/v1.51/nowhere", 404, "page not found"),
         ("/v9.99/x", 400, "client version 9.99 is too new. Maximum supported API version is 1.51"),
-        (
-            "/v1.12/x",
-            400,
-            "client version 1.12 is too old. Minimum supported API version is 1.24, "
-            "please upgrade your client to a newer version",
-        ),
     ],
 )
 def test_refusals(routes, path, status, text):
     engine.route("GET", "/x")(lambda eng, request: "ok")
     reply = call("GET", path)
     assert (reply.status, reply.value) == (status, {"message": text})
+
+
+def test_too_old_a_client_is_told_without_json(routes):
+    engine.route("GET", "/x")(lambda eng, request: "ok")
+    reply = call("GET", "/v1.12/x")
+    assert (reply.status, reply.headers["Content-Type"]) == (400, "text/plain; charset=utf-8")
+    assert reply.body == (b"client version 1.12 is too old. Minimum supported API version is 1.24, "
+                          b"please upgrade your client to a newer version\n")
+
+
+@pytest.mark.parametrize(
+    "path, clean",
+    [("//a", "/a"), ("/a//b/", "/a/b/"), ("/a/../b", "/b"), ("/../x", "/x"), ("/a/./b", "/a/b")],
+)
+def test_unclean_paths_are_redirected(routes, path, clean):
+    reply = call("GET", path)
+    assert (reply.status, reply.headers) == (301, {"Location": clean})
 
 
 @pytest.mark.parametrize(

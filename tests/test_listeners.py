@@ -133,8 +133,9 @@ try:
 except engine.EngineError as refused:
     print(refused)
 print([name for name in os.environ if name.startswith("LISTEN")])
-print(sorted(int(fd) for fd in os.listdir("/proc/self/fd") if 3 <= int(fd) <= int(sys.argv[3])))
-print([os.get_inheritable(fd) for fd in range(3, 5) if os.path.exists(f"/proc/self/fd/{fd}")])
+there = [fd for fd in range(3, int(sys.argv[3]) + 1) if os.path.exists(f"/proc/self/fd/{fd}")]
+print(there)
+print([os.get_inheritable(fd) for fd in there])
 """
 
 
