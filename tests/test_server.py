@@ -527,6 +527,9 @@ def test_mistakes_are_logged_and_end_the_connection(door, route):
     route("GET", "/odd")(lambda eng, request: engine.Response(200, {"X": "a\nb"}))
     client = door.raw().send("GET /odd HTTP/1.1\r\nHost: x\r\n\r\n")
     assert client.rest() == b""
+    deadline = time.monotonic() + 5
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert told == [("error", "ValueError: control character in an HTTP head")]
 
 
