@@ -52,6 +52,7 @@ CONTENT     bytes that have a digest
 OBJECTS     the things users name
     records         containers as rows: names, state transitions by compare-and-set
     stdio           a process's streams between pipes or a pty, a log, and attached clients
+    health          a container's health check: when to run it, and what its results mean
     restarts        when a container that ended starts again: policies and back-off
     monitor         one watcher process per container: stdio, exec, wait, exit
     processes       what `top` shows: ps without a ps, from /proc
@@ -7618,8 +7619,6 @@ def create_verify(config: dict, host: dict) -> list:
             raise InvalidParameter(f"{flag} is not supported by this engine yet")
     if config["Volumes"]:
         raise InvalidParameter("volumes are not supported by this engine yet")
-    if config["Healthcheck"] and (config["Healthcheck"]["Test"] or ["NONE"])[0] != "NONE":
-        raise InvalidParameter("--health-cmd is not supported by this engine yet")
     _host_fill(host)
     return warnings
 
@@ -8187,11 +8186,12 @@ def _log_attributes(c: Container) -> dict:
     return {name: out[name] for name in sorted(out)}
 
 
-def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory: str) -> dict:
+def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory: str,
+               health: dict | None = None) -> dict:
     """What a monitor needs to start the container; plain JSON.
 
     `bundle` is the directory with config.json, `layers` the lower directories, topmost first,
-    `directory` the container's own below the data root.
+    `directory` the container's own below the data root, `health` what health_plan made.
     """
     config, host = c.config, c.host
     flags, join, has_cgroup = 0, [], False
@@ -8215,7 +8215,7 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
         "log": {"Type": host["LogConfig"]["Type"], "Config": options,
                 "path": f"{directory}/{c.id}-json.log",
                 "attrs": json_text(attributes) if attributes else ""},
-        "auto_remove": host["AutoRemove"], "restart": host["RestartPolicy"],
+        "auto_remove": host["AutoRemove"], "restart": host["RestartPolicy"], "health": health,
         "stop_signal": signal_parse(config["StopSignal"] or "SIGTERM"),
         "stop_timeout": STOP_TIMEOUT if config["StopTimeout"] is None else config["StopTimeout"],
         "oom_score_adj": host["OomScoreAdj"],
@@ -14913,10 +14913,10 @@ class Container:
         return self.state
 
 
-def record_new(*, id: str, name: str, image: str, config: dict, host: dict,
-               document: dict) -> Container:
+def record_new(*, id: str, name: str, image: str, config: dict, host: dict, document: dict,
+               health: str = "") -> Container:
     """A container that has no row yet."""
-    return Container((id, name, image, "created", time_now(), 0, 0, 0, 0, 0, "", "", 0, 0,
+    return Container((id, name, image, "created", time_now(), 0, 0, 0, 0, 0, "", health, 0, 0,
                       int(host["AutoRemove"]), "", "", config, host, document))
 
 
@@ -15050,7 +15050,7 @@ def state_text(c: Container, now: int) -> str:
         up = "Up " + ago((now - c.started) / SECOND)
         if c.state == "paused":
             return up + " (Paused)"
-        return f"{up} ({c.health})" if c.health else up
+        return f"{up} ({'health: ' * (c.health == 'starting')}{c.health})" if c.health else up
     if c.state == "restarting":
         return f"Restarting ({c.exit_code}) {ago((now - c.finished) / SECOND)} ago"
     if c.state == "removing":
@@ -15479,6 +15479,261 @@ class Stdio:
 
 
 # =============================================================================
+# health -- a container's health check: when to run it, and what its results mean
+# =============================================================================
+# Runs in: monitor; what prepares and shows it in api, cli.   Refs: moby daemon/health.go
+#
+# A check is a process executed beside the container's first, as `exec` would. What it needs is
+# prepared at start and lies beside config.json (health.json: the exec's document), so that the
+# monitor only opens a descriptor; its clock is a timer of the monitor's loop.
+#   - The rules are functions: health_after (what a result makes of the state) and health_pause (the
+#     time to the next check).
+#   - The state is a file, RUN/containers/<id>/health, Docker's State.Health with the last LOG_KEPT
+#     results, written at start, at each result and at the end; only its being there at all
+#     (`health` = CHECKED) stands in the row. Who does not run is unhealthy, as in Docker, and so is
+#     who is paused until the next check after that; neither is an event.
+#   - A check that takes too long is killed. One that a pause or the container's end interrupts has
+#     no result.
+# A monitor has a Health only when its container has a check.
+
+CHECKED = "checked"             # in the row of a container that has a health check
+OUTPUT_KEPT = 4096              # bytes of a check's output
+LOG_KEPT = 5                    # results
+#: Field of Config.Healthcheck -> (what it is when it is 0).
+HEALTH_DEFAULTS = {
+    "Interval":      30 * SECOND,
+    "Timeout":       30 * SECOND,
+    "StartPeriod":   0,
+    "StartInterval": 5 * SECOND,
+    "Retries":       3,
+}
+
+
+def health_after(status: str, streak: int, *, code: int, early: bool, retries: int) -> tuple:
+    """(status, failing streak) after a check ended with `code`.
+
+    `early`: it began within the start period, in which a container that is starting may fail.
+    """
+    if code == 0:
+        return "healthy", 0
+    if early and status == "starting":
+        return status, streak
+    return ("unhealthy" if streak + 1 >= retries else status), streak + 1
+
+
+def health_pause(plan: dict, status: str, ran: int) -> int:
+    """ns until the next check of a container that has run for `ran` ns."""
+    early = ran < plan["StartPeriod"] and status == "starting"
+    return plan["StartInterval" if early else "Interval"]
+
+
+def health_words(config: dict) -> list:
+    """The command of a merged Config's health check; [] when it has none."""
+    check = config["Healthcheck"]
+    kind, *words = check["Test"] or ("NONE",) if check else ("NONE",)
+    if kind == "CMD-SHELL":
+        return [*(config["Shell"] or ("/bin/sh", "-c")), *words]
+    return words if kind == "CMD" else []
+
+
+def health_plan(c: Container, bundle: str) -> dict | None:
+    """Prepare a container's check for its monitor: health.json, and the plan; None without one."""
+    words = health_words(c.config)
+    if not words:
+        return None
+    config = c.config
+    process = process_build(
+        c, words, tty=False, user=config["User"], directory=config["WorkingDir"],
+        env=environment_build({**config, "Tty": False}, config["Hostname"]))
+    seccomp = security_parse(c.host["SecurityOpt"])["seccomp"]
+    document = {"process": process,
+                "linux": {} if seccomp == "unconfined" else {"seccomp": seccomp}}
+    file_write(bundle + "/health.json", json_text(document).encode("utf-8", "surrogateescape"),
+               0o600)
+    check = config["Healthcheck"]
+    return {"words": words, "user": config["User"],
+            **{name: check[name] or default for name, default in HEALTH_DEFAULTS.items()}}
+
+
+def health_show(store: Store, c: Container) -> dict | None:
+    """State.Health as inspect shows it; None without a check, or before the first start."""
+    if not (c.health and c.started):
+        return None
+    try:
+        state = json_parse(file_read(store.run_path("containers", c.id, "health")))
+    except FileNotFoundError:
+        state = {"Status": "", "FailingStreak": 0, "Log": []}
+    if not c.is_running or not state["Status"]:
+        state["Status"] = "unhealthy"
+    return state
+
+
+class HealthOutput:
+    """What a check writes, as a Stdio's log: the first OUTPUT_KEPT bytes of both streams."""
+
+    __slots__ = ("_cut", "_data")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._cut = False
+
+    def write(self, stream: int, data: bytes) -> None:
+        """Take a chunk."""
+        room = OUTPUT_KEPT - len(self._data)
+        self._cut = self._cut or len(data) > room
+        self._data += data[:room]
+
+    def flush_partial(self, stream: int) -> None:
+        """Nothing is held back."""
+
+    def text(self) -> str:
+        """All of it; "..." at its end tells that there was more."""
+        return self._data.decode("utf-8", "replace") + ("..." if self._cut else "")
+
+
+class Health:
+    """A monitor's side of its container's health check, from one start to the next."""
+
+    __slots__ = ("_began", "_is_late", "_log", "_monitor", "_output", "_plan", "_probe", "_status", "_streak",
+                 "_timer")
+
+    def __init__(self, monitor: Monitor, plan: dict) -> None:
+        self._monitor = monitor
+        self._plan = plan
+        self._log: list = []               # of results as JSON
+        self._probe: Stdio | None = None   # the check that runs
+        self._output, self._is_late = HealthOutput(), False
+        self._began = self._timer = self._streak = 0
+        self._status = "starting"
+        try:
+            state = json_parse(file_read(self._path()))
+            self._log = [json_text(result) for result in state["Log"]]
+        except FileNotFoundError:
+            pass                            # its first start
+        self._write()
+        self._next()
+
+    def _path(self) -> str:
+        return self._monitor.store.run_path("containers", self._monitor.id, "health")
+
+    def _write(self) -> None:
+        text = '{"Status":"%s","FailingStreak":%d,"Log":[%s]}' % (
+            self._status, self._streak, ",".join(self._log))
+        file_write(self._path(), text.encode(), 0o600)
+
+    def _later(self, pause: int, function: Callable) -> None:
+        """Call the function unless this timer has been replaced or cleared by then."""
+        self._timer += 1
+        mine = self._timer
+
+        def due() -> None:
+            if self._timer == mine:
+                function()
+        self._monitor.after(pause / SECOND, due)
+
+    def _next(self) -> None:
+        ran = time.time_ns() - self._monitor.main.started
+        self._later(health_pause(self._plan, self._status, ran), self._run)
+
+    def _run(self) -> None:
+        """Start a check; its end is told to `ended`."""
+        monitor, words = self._monitor, self._plan["words"]
+        self._output, self._is_late = HealthOutput(), False
+        self._began = time.time_ns()
+        probe = Stdio(monitor, id_new(), tty=False, takes_input=False, stdin_once=False)
+        probe.log = self._output
+        bundle = monitor.store.run_path("containers", monitor.id)
+        command = " ".join(words)
+        monitor.emit("exec_create: " + command, probe)
+        self._record(probe)
+        try:
+            document = os.open(bundle + "/health.json", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                monitor.exec_begin(probe, {"command": command}, document)
+            finally:
+                os.close(document)
+        except (EngineError, OSError) as failure:
+            self._forget(probe)
+            self._result(-1, str(failure))
+            return
+        self._probe = probe
+        self._later(self._plan["Timeout"], self._late)
+
+    def _record(self, probe: Stdio) -> None:
+        """The exec as `inspect` shows it while it runs."""
+        words, user = self._plan["words"], self._plan["user"]
+        record = {
+            "ID": probe.id, "Running": False, "ExitCode": None,
+            "ProcessConfig": {"tty": False, "entrypoint": words[0], "arguments": words[1:],
+                              "privileged": False, **({"user": user} if user else {})},
+            "OpenStdin": False, "OpenStderr": True, "OpenStdout": True, "CanRemove": False,
+            "ContainerID": self._monitor.id, "DetachKeys": "", "Pid": 0}
+        path = self._monitor.exec_path(probe.id)
+        dir_ensure(os.path.dirname(path), 0o700)
+        file_write(path, json_text(record).encode("utf-8", "surrogateescape"), 0o600)
+
+    def _forget(self, probe: Stdio) -> None:
+        try:
+            os.unlink(self._monitor.exec_path(probe.id))
+        except FileNotFoundError:
+            pass
+
+    def _late(self) -> None:
+        self._is_late = True
+        self._kill()
+
+    def _kill(self) -> None:
+        try:
+            if self._probe:
+                os.kill(self._probe.pid, 9)
+        except ProcessLookupError:
+            pass                            # its end has not been told yet
+
+    def ended(self, probe: Stdio, code: int) -> None:
+        """A second process has ended; if it is the check, that is its result."""
+        if probe is not self._probe:
+            return
+        self._probe = None
+        self._forget(probe)
+        text = self._output.text()
+        if self._is_late:
+            waited = duration_text(self._plan["Timeout"])
+            code = -1
+            text = f"Health check exceeded timeout ({waited})" + (": " + text if text else "")
+        self._result(code, text)
+
+    def _result(self, code: int, text: str) -> None:
+        before, monitor = self._status, self._monitor
+        early = self._began - monitor.main.started < self._plan["StartPeriod"]
+        self._status, self._streak = health_after(
+            before, self._streak, code=code, early=early, retries=self._plan["Retries"])
+        result = {"Start": time_rfc3339(self._began), "End": time_rfc3339(time.time_ns()),
+                  "ExitCode": code, "Output": text}
+        self._log = [*self._log[1 - LOG_KEPT:], json_text(result)]
+        self._write()
+        if self._status != before:
+            monitor.emit("health_status: " + self._status, monitor.main)
+        self._next()
+
+    def pause(self, on: bool) -> None:
+        """The container is frozen, or goes on."""
+        if on:
+            self.stop()
+        else:
+            self._next()
+
+    def stop(self) -> None:
+        """No more checks: the container is over, or frozen."""
+        self._timer += 1
+        if self._probe:
+            self._kill()
+            self._forget(self._probe)
+            self._probe = None
+        self._status = "unhealthy"
+        self._write()
+
+
+# =============================================================================
 # restarts -- when a container that ended starts again: policies and back-off
 # =============================================================================
 # Runs in: monitor, api, cli.   Refs: moby daemon/internal/restartmanager, daemon/monitor.go
@@ -15775,8 +16030,8 @@ class Monitor(Loop):
     """The state of one container's monitor and its loop; see the banner."""
 
     __slots__ = ("_actor", "_born", "_conns", "_execs", "_listener", "_plan", "_starter", "_stops",
-                 "_trash", "_waiters", "_wake", "cgroup", "id", "main", "paused", "restarts",
-                 "store", "user_stopped")
+                 "_trash", "_waiters", "_wake", "cgroup", "health", "id", "main", "paused",
+                 "restarts", "store", "user_stopped")
 
     def __init__(self, store: Store, request: dict, conn: _socket.socket | None) -> None:
         super().__init__()
@@ -15796,6 +16051,7 @@ class Monitor(Loop):
         self.paused = False
         self.user_stopped = False
         self.restarts: Restarts | None = None
+        self.health: Health | None = None
         self.cgroup: Any = None
         self._listener = unix_listen(store.run_path("containers", id), "monitor.sock")
         self._listener.setblocking(False)
@@ -15947,9 +16203,12 @@ class Monitor(Loop):
         if self._starter:
             self._starter = None
             self._born.release()
+            self.health = Health(self, self._plan["health"]) if self._plan.get("health") else None
 
     def _main_ended(self, code: int) -> None:
         born, plan = self._born, self._plan
+        if self.health:
+            self.health.stop()
         self.cgroup_end()
         self.main.end()
         for stdio in list(self._execs.values()):
@@ -16084,6 +16343,8 @@ class Monitor(Loop):
         with self.store.write(durable=False) as db:
             db.execute(MONITOR_SQL["paused" if on else "resumed"], (self.id,))
         self.emit("pause" if on else "unpause", self.main)
+        if self.health:
+            self.health.pause(on)
 
     # ---- second processes
 
@@ -16091,8 +16352,12 @@ class Monitor(Loop):
         """Start a second process; its pid. `client` is its attached socket, or -1."""
         stdio = Stdio(self, message["id"], tty=message["tty"], takes_input=message["stdin"],
                       stdin_once=True)
-        born = runtime_exec(document, self._born.pins, self.cgroup, tty=message["tty"],
-                            open_stdin=message["stdin"], size=message.get("size"))
+        return self.exec_begin(stdio, message, document, client=client)
+
+    def exec_begin(self, stdio: Stdio, message: dict, document: int, *, client: int = -1) -> int:
+        """Start a second process with these streams; its pid."""
+        born = runtime_exec(document, self._born.pins, self.cgroup, tty=stdio.tty,
+                            open_stdin=stdio.takes_input, size=message.get("size"))
         born.release()
         stdio.started = time.time_ns()
         self._execs[stdio.id] = stdio
@@ -16127,9 +16392,15 @@ class Monitor(Loop):
         self._exec_record(stdio.id, {"Running": False, "Pid": pid, "ExitCode": code})
         self.emit("exec_die", self.main, execID=stdio.id, exitCode=str(code))
         stdio.dismiss()
+        if self.health:
+            self.health.ended(stdio, code)
+
+    def exec_path(self, id: str) -> str:
+        """The record of a second process."""
+        return self.store.run_path("containers", self.id, "exec", id + ".json")
 
     def _exec_record(self, id: str, change: dict) -> None:
-        path = self.store.run_path("containers", self.id, "exec", id + ".json")
+        path = self.exec_path(id)
         try:
             record = json_parse(file_read(path))
         except FileNotFoundError:
@@ -16888,7 +17159,7 @@ def container_show(store: Store, c: Container, size: bool = False) -> dict:
              for name in ("resolv.conf", "hostname", "hosts")}
     out = {
         "Id": c.id, "Created": time_rfc3339(c.created), "Path": c.document["Path"],
-        "Args": c.document["Args"], "State": state_show(c), "Image": c.image,
+        "Args": c.document["Args"], "State": _state_show(store, c), "Image": c.image,
         "ResolvConfPath": names["resolv.conf"], "HostnamePath": names["hostname"],
         "HostsPath": names["hosts"],
         "LogPath": f"{directory}/{c.id}-json.log" if host["LogConfig"]["Type"] != "none"
@@ -16905,6 +17176,11 @@ def container_show(store: Store, c: Container, size: bool = False) -> dict:
     out["Config"] = config_show(config, CONFIG)
     out["NetworkSettings"] = _network_show(store, c)
     return out
+
+
+def _state_show(store: Store, c: Container) -> dict:
+    health = health_show(store, c)
+    return {**state_show(c), "Health": health} if health else state_show(c)
 
 
 def graph_show(store: Store, c: Container) -> dict:
@@ -17234,6 +17510,13 @@ class Containers:
             c = c and container_settle(self._store, c)
         if c is None:
             raise NotFound("No such container: " + ref)
+        return self._healthy(c)
+
+    def _healthy(self, c: Container) -> Container:
+        """The container with its health's status in place of the row's mark."""
+        if c.health:
+            state = health_show(self._store, c)
+            c.health = state["Status"] if state else ""
         return c
 
     def running(self, ref: str) -> Container:
@@ -17249,7 +17532,7 @@ class Containers:
         """Every container, the newest first, each in its true state."""
         boot = boot_id()
         settled = (container_settle(self._store, c, boot) for c in record_list(self._store))
-        return [c for c in settled if c is not None]
+        return [self._healthy(c) for c in settled if c is not None]
 
     # ---- create and remove
 
@@ -17274,7 +17557,8 @@ class Containers:
         if not config["Hostname"]:
             config["Hostname"] = os.uname().nodename if host["NetworkMode"] == "host" else id[:12]
         words = command_words(config)
-        c = record_new(id=id, name=name, image=image["id"], config=config, host=host, document={
+        c = record_new(id=id, name=name, image=image["id"], config=config, host=host,
+                       health=CHECKED if health_words(config) else "", document={
             "Path": words[0], "Args": words[1:], "Platform": image["os"],
             "Layers": [INIT_LAYER, *image["layers"]],
             "EndpointsConfig": networking["EndpointsConfig"]})
@@ -17449,7 +17733,7 @@ class Containers:
         spec = spec_build(c, hostname=hostname, files=files, join=join, shm=shm)
         file_write(bundle + "/config.json", json_text(spec).encode("utf-8", "surrogateescape"),
                    0o600)
-        plan = plan_build(c, spec, bundle=bundle, layers=layer_paths(store, c.document["Layers"]),
+        plan = plan_build(c, spec, bundle=bundle, health=health_plan(c, bundle), layers=layer_paths(store, c.document["Layers"]),
                           directory=directory)
         # A container that shares another's namespace starts only while that one holds it.
         monitor_start(store, c.id, plan, again, lambda born: self._running(c, born, again))
