@@ -15499,6 +15499,7 @@ class Stdio:
 CHECKED = "checked"             # in the row of a container that has a health check
 OUTPUT_KEPT = 4096              # bytes of a check's output
 LOG_KEPT = 5                    # results
+DYING = SECOND // 20            # in which a container ends whose processes are being killed
 #: Field of Config.Healthcheck -> (what it is when it is 0).
 HEALTH_DEFAULTS = {
     "Interval":      30 * SECOND,
@@ -15594,8 +15595,8 @@ class HealthOutput:
 class Health:
     """A monitor's side of its container's health check, from one start to the next."""
 
-    __slots__ = ("_began", "_is_late", "_log", "_monitor", "_output", "_plan", "_probe", "_status", "_streak",
-                 "_timer")
+    __slots__ = ("_began", "_is_late", "_log", "_monitor", "_output", "_plan", "_probe", "_status",
+                 "_streak", "_timer")
 
     def __init__(self, monitor: Monitor, plan: dict) -> None:
         self._monitor = monitor
@@ -15611,7 +15612,6 @@ class Health:
         except FileNotFoundError:
             pass                            # its first start
         self._write()
-        self._next()
 
     def _path(self) -> str:
         return self._monitor.store.run_path("containers", self._monitor.id, "health")
@@ -15631,7 +15631,8 @@ class Health:
                 function()
         self._monitor.after(pause / SECOND, due)
 
-    def _next(self) -> None:
+    def next(self) -> None:
+        """Check again when it is time: the container runs from now on, or a check is over."""
         ran = time.time_ns() - self._monitor.main.started
         self._later(health_pause(self._plan, self._status, ran), self._run)
 
@@ -15654,7 +15655,7 @@ class Health:
                 os.close(document)
         except (EngineError, OSError) as failure:
             self._forget(probe)
-            self._result(-1, str(failure))
+            self._result_soon(-1, str(failure))
             return
         self._probe = probe
         self._later(self._plan["Timeout"], self._late)
@@ -15667,7 +15668,7 @@ class Health:
             "ProcessConfig": {"tty": False, "entrypoint": words[0], "arguments": words[1:],
                               "privileged": False, **({"user": user} if user else {})},
             "OpenStdin": False, "OpenStderr": True, "OpenStdout": True, "CanRemove": False,
-            "ContainerID": self._monitor.id, "DetachKeys": "", "Pid": 0}
+            "ContainerID": self._monitor.id, "DetachKeys": "", "Pid": 0, "detach_keys": ""}
         path = self._monitor.exec_path(probe.id)
         dir_ensure(os.path.dirname(path), 0o700)
         file_write(path, json_text(record).encode("utf-8", "surrogateescape"), 0o600)
@@ -15700,7 +15701,15 @@ class Health:
             waited = duration_text(self._plan["Timeout"])
             code = -1
             text = f"Health check exceeded timeout ({waited})" + (": " + text if text else "")
-        self._result(code, text)
+            self._result(code, text)
+        elif code == 137:
+            self._result_soon(code, text)
+        else:
+            self._result(code, text)
+
+    def _result_soon(self, code: int, text: str) -> None:
+        """A result that the container's own end may have caused: then it is none."""
+        self._later(DYING, lambda: self._result(code, text))
 
     def _result(self, code: int, text: str) -> None:
         before, monitor = self._status, self._monitor
@@ -15713,14 +15722,14 @@ class Health:
         self._write()
         if self._status != before:
             monitor.emit("health_status: " + self._status, monitor.main)
-        self._next()
+        self.next()
 
     def pause(self, on: bool) -> None:
         """The container is frozen, or goes on."""
         if on:
             self.stop()
         else:
-            self._next()
+            self.next()
 
     def stop(self) -> None:
         """No more checks: the container is over, or frozen."""
@@ -16192,6 +16201,7 @@ class Monitor(Loop):
             self.restarts.pending = False
         else:
             self.restarts = restarts_make(self, plan["restart"])
+        self.health = Health(self, plan["health"]) if plan.get("health") else None
         self.main.begin(born)
         for warning in born.warnings:
             os.write(2, f"engine: {self.id[:12]}: {warning}\n".encode())
@@ -16203,7 +16213,8 @@ class Monitor(Loop):
         if self._starter:
             self._starter = None
             self._born.release()
-            self.health = Health(self, self._plan["health"]) if self._plan.get("health") else None
+            if self.health:
+                self.health.next()
 
     def _main_ended(self, code: int) -> None:
         born, plan = self._born, self._plan
@@ -16361,7 +16372,7 @@ class Monitor(Loop):
         born.release()
         stdio.started = time.time_ns()
         self._execs[stdio.id] = stdio
-        self._exec_record(stdio.id, {"Running": True, "Pid": born.pid, "ExitCode": None})
+        self.exec_record(stdio.id, {"Running": True, "Pid": born.pid, "ExitCode": None})
         if client >= 0:
             stdio.clients.append(Attached(stdio, client, message))
             early = message.get("early")
@@ -16371,25 +16382,11 @@ class Monitor(Loop):
         self.emit("exec_start: " + message.get("command", ""), self.main, execID=stdio.id)
         return born.pid
 
-    def exec_refused(self, message: dict, failure: EngineError, client: int) -> None:
-        """It did not start: Docker tells on the stream that was opened for it, and in the record.
-        """
-        self._exec_record(message["id"], {"Running": False, "ExitCode": failure.exit})
-        if client >= 0:
-            data = str(failure).encode("utf-8", "replace") + b"\r\n"
-            if message.get("mux", True):
-                data = struct.pack(">BxxxI", 1, len(data)) + data
-            try:
-                write_all(client, data)
-            except OSError:
-                pass
-            os.close(client)
-
     def _exec_ended(self, stdio: Stdio, code: int) -> None:
         pid = stdio.pid
         stdio.end()
         self._execs.pop(stdio.id, None)
-        self._exec_record(stdio.id, {"Running": False, "Pid": pid, "ExitCode": code})
+        self.exec_record(stdio.id, {"Running": False, "Pid": pid, "ExitCode": code})
         self.emit("exec_die", self.main, execID=stdio.id, exitCode=str(code))
         stdio.dismiss()
         if self.health:
@@ -16399,7 +16396,8 @@ class Monitor(Loop):
         """The record of a second process."""
         return self.store.run_path("containers", self.id, "exec", id + ".json")
 
-    def _exec_record(self, id: str, change: dict) -> None:
+    def exec_record(self, id: str, change: dict) -> None:
+        """Change the record of a second process."""
         path = self.exec_path(id)
         try:
             record = json_parse(file_read(path))
@@ -16558,6 +16556,21 @@ def _resize(stdio: Stdio, message: dict) -> dict:
     return {"ok": True}
 
 
+def _exec_refused(monitor: Monitor, message: dict, failure: EngineError, client: int) -> None:
+    """It did not start: Docker tells on the stream that was opened for it, and in the record.
+    """
+    monitor.exec_record(message["id"], {"Running": False, "ExitCode": failure.exit})
+    if client >= 0:
+        data = str(failure).encode("utf-8", "replace") + b"\r\n"
+        if message.get("mux", True):
+            data = struct.pack(">BxxxI", 1, len(data)) + data
+        try:
+            write_all(client, data)
+        except OSError:
+            pass
+        os.close(client)
+
+
 def verb_exec(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Start a second process: fds are its document and, unless detached, its client."""
     client = fds[1] if len(fds) > 1 else -1
@@ -16569,7 +16582,7 @@ def verb_exec(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
             raise Conflict(f"Container {monitor.id} is paused, unpause the container before exec")
         pid = monitor.exec_start(message, fds[0], client)
     except EngineError as failure:
-        monitor.exec_refused(message, failure, client)
+        _exec_refused(monitor, message, failure, client)
         raise
     return {"ok": True, "pid": pid}
 
@@ -17733,8 +17746,8 @@ class Containers:
         spec = spec_build(c, hostname=hostname, files=files, join=join, shm=shm)
         file_write(bundle + "/config.json", json_text(spec).encode("utf-8", "surrogateescape"),
                    0o600)
-        plan = plan_build(c, spec, bundle=bundle, health=health_plan(c, bundle), layers=layer_paths(store, c.document["Layers"]),
-                          directory=directory)
+        plan = plan_build(c, spec, bundle=bundle, layers=layer_paths(store, c.document["Layers"]),
+                          directory=directory, health=health_plan(c, bundle))
         # A container that shares another's namespace starts only while that one holds it.
         monitor_start(store, c.id, plan, again, lambda born: self._running(c, born, again))
 
