@@ -9,14 +9,24 @@ What is in the archive, in this order (a member costs 5 us at every start, so th
     __main__.py, __main__.pyc  picks the byte code below: MAIN of this file
     help                       what `--help` prints, so that it needs no engine to be loaded
     seccomp                    the default filter: marshal of {machine: BPF program}
-    <cache tag>/engine.pyc     byte code, stored, never checked against the source; see `packed`
+    <cache tag>/engine         byte code in pieces, loaded as they are used; see `Code`
+    <cache tag>/launcher       the pieces that the launcher's forks run; see `packed`
     <cache tag>/vendored       byte code of the vendored packages: {name: (is package, code)}
     engine.py                  the source, for every other Python and for tracebacks
+    packer.py                  the part of this file that makes byte code for such a Python
     vendored                   source of the vendored packages: {name: (is package, source)}
     zstd-<machine>             pyzstd's C extensions for that machine: one solid xz
     LICENSE, licenses/...      ours, and those of what is inside
 
 The vendored members are compressed by us and stored, so that the launcher holds them as they are.
+
+The engine's module is not run as a whole: reading its code would take most of a start. It is cut
+into units (statements, functions, methods). Naming a unit in code that is loaded makes it: a
+statement is run, a function is a stub of the same name until its first call. What that rests on is
+a rule of engine.py's: nothing happens at its top level but imports, definitions, and tables that
+are filled by decorators or loops. A table comes with all that fills it. The launcher loads what
+its forks may ever run before it serves, as far as names tell (`Splitter.reached`), and holds the
+rest of the archive in memory; the daemon makes everything real (`code_all`).
 
 The same input gives the same bytes: order and dates are fixed (SOURCE_DATE_EPOCH), nothing depends
 on where it is built. The vendored packages are fetched by pip as wheels and checked against PINS.
@@ -30,18 +40,21 @@ import hashlib
 import json
 import marshal
 import os
+import struct
 import subprocess
 import sys
 import time
 import zipfile
+import zlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import CodeType
+    from typing import Any
 
 TOP = os.path.dirname(os.path.abspath(__file__))
-LIMIT = 3_300_000
+LIMIT = 3_000_000
 MACHINES = ("aarch64", "armv7l", "riscv64", "x86_64")
 
 PYROUTE2 = "pyroute2==0.9.7"
@@ -86,6 +99,11 @@ HOT_SECTIONS = (
     "launcher",
     "init",
 )
+#: Sections of commands that are to start at once: not compressed.
+STORED_SECTIONS = ()
+#: What of this file makes byte code for a Python that there is none for, on the host.
+PACKER = ("ast", "marshal", "struct", "sys", "zlib", "Code", "HOT_SECTIONS", "STORED_SECTIONS", "Slim", "Splitter", "Unit", "code_walk",
+          "engine_parts", "names_changed", "names_used", "own_source", "packed", "sections_of")
 # fmt: off
 PINS = {
     "pyroute2": "01a2a3afe565a6acb0a0d5d8ac86c9682b6564407e3d9589070191ae94b737e8",
@@ -140,7 +158,7 @@ def get(name):
     return __loader__.get_data(archive + os.sep + name)
 
 
-def cache_path():
+def cache_path(name):
     data = os.environ.get("ENGINE_DATA_ROOT")
     for at, word in enumerate(sys.argv[1:], 2):
         if not word.startswith("-"):
@@ -150,8 +168,8 @@ def cache_path():
     if not data and os.geteuid():
         home = os.environ.get("HOME") or "/"
         data = (os.environ.get("XDG_DATA_HOME") or home + "/.local/share") + "/engine"
-    parts = (data or "/var/lib/engine", BUILD_ID, sys.implementation.cache_tag)
-    return "%s/cache/%s/%s.pyc" % parts
+    parts = (data or "/var/lib/engine", BUILD_ID, sys.implementation.cache_tag, name)
+    return "%s/cache/%s/%s.%s" % parts
 
 
 def cache_read(path):
@@ -173,26 +191,48 @@ def cache_write(path, data):
     os.rename(beside, path)
 
 
-def code_of(data):
-    if data[:4] != MAGIC_NUMBER:
+def checked(data):
+    if data[:4] != MAGIC_NUMBER or int.from_bytes(data[4:8], "little") != len(data):
         raise ValueError
-    return marshal.loads(memoryview(data)[16:])[-1]
+    return data
 
 
-def code_load():
+def part_get(name):
     try:
-        return code_of(get(sys.implementation.cache_tag + "/engine.pyc"))
-    except (OSError, ValueError, EOFError, TypeError):
-        path = cache_path()
+        return checked(get(sys.implementation.cache_tag + "/" + name))
+    except (OSError, ValueError):
+        path = cache_path(name)
     try:
-        return code_of(cache_read(path))
-    except (OSError, ValueError, EOFError, TypeError):
-        code = compile(get("engine.py"), archive + "/engine.py", "exec", dont_inherit=True)
+        return checked(cache_read(path))
+    except (OSError, ValueError):
+        pass
+    packer = get("packer.py")
+    space = {"__name__": "packer"}
+    exec(compile(packer, archive + "/packer.py", "exec", dont_inherit=True), space)
+    made = space["engine_parts"](get("engine.py"), packer)
     try:
-        cache_write(path, MAGIC_NUMBER + bytes(12) + marshal.dumps((code,)))
+        for each in made:
+            cache_write(cache_path(each), made[each])
     except OSError:
         pass
-    return code
+    return made[name]
+
+
+def engine_load():
+    global CODE
+    module = type(sys)("engine")
+    try:
+        data = part_get("engine")
+    except ImportError:  # zipimport's, which needs zlib for what is compressed
+        lacks("zlib", "to unpack engine.pyz")
+    module.__file__ = archive + "/engine.py"
+    module.__loader__ = __loader__
+    sys.modules["engine"] = module
+    index = marshal.loads(memoryview(data)[16:])
+    space = {"__name__": "engine.code"}
+    exec(index[-1], space)
+    CODE = space["Code"](module.__dict__, data, index)
+    return module
 
 
 def help_width():
@@ -219,22 +259,15 @@ def start():
         except OSError:
             pass
     gc.disable()
-    module = type(sys)("engine")
-    try:
-        code = code_load()
-    except ImportError:  # zipimport's, which needs zlib for what is compressed
-        lacks("zlib", "to unpack engine.pyz")
     archive = __loader__.archive = os.path.abspath(archive)
-    module.__file__ = archive + "/engine.py"
-    module.__loader__ = __loader__
-    sys.modules["engine"] = module
     try:
-        exec(code, module.__dict__)
+        module = engine_load()
+        main_exit = module.main_exit
     except ImportError as missing:
         lacks(missing.name, "to start")
     gc.freeze()
     gc.enable()
-    module.main_exit(sys.argv[1:])
+    main_exit(sys.argv[1:])
 
 
 start()
@@ -442,10 +475,200 @@ def licences(cache: str) -> dict[str, bytes]:
 # -------------------------------------------------------------- byte code
 
 
-class Slim(ast.NodeTransformer):
-    """Leaves out what nothing reads at run time: a tenth of the byte code and of its loading time.
+class Code:
+    """The engine's module, made piece by piece, as it is used. Travels as source and as byte code.
 
-    Annotations go, and docstrings but those of decorated functions: a command's help is there.
+    A unit is a statement of the module, or a function in one. A name is made when code is loaded
+    that mentions it: a class or a table by running its statement, in the order of the source; a
+    function as a stub, which gets its code when it is first called. So a start pays for what it
+    uses, not for all there is. `all` makes everything real: for who forks, or lives long.
+
+    Units of kind b are run at the start (imports), s are statements, f functions of the module, m
+    functions that a statement asks for by `__stub__`: methods, and what decorators register.
+    """
+
+    def __init__(self, space: dict, data: bytes, index: tuple) -> None:
+        from _thread import RLock
+
+        names, self.kinds, self.starts, self.groups, self.group_of, _ = index
+        start = int.from_bytes(data[8:12], "little")
+        self.names = names.split("\n")
+        self.space = space                  # the module's globals
+        self.data = memoryview(data)[start:]
+        self.opened: dict = {}              # group -> its bytes
+        self.held: dict = {}                # unit -> record, loaded ahead
+        self.asked = bytearray(len(self.kinds))
+        self.pending: list = []             # units to run, the first one last
+        self.ready: dict = {}               # their records
+        self.running = len(self.kinds)      # the unit that runs now: it needs only those before it
+        self.stubs: dict = {}               # unit -> function without its code
+        self.late: dict = {}                # unit -> (function, record, what stands in for it)
+        self.eager = False
+        self.lock = RLock()                 # two threads may call one stub
+        space["__stub__"] = self.stub
+        space["__getattr__"] = self.find
+        self.need(range(self.kinds.count(b"b")))
+        self.run()
+
+    def record(self, unit: int) -> tuple:
+        """(what the code mentions, code); of a function also (defaults, named ones), name."""
+        if unit in self.held:
+            return self.held.pop(unit)
+        from marshal import loads
+
+        group = self.group_of[unit]
+        if group not in self.opened:
+            start, size, packed = self.groups[group]
+            blob = self.data[start:start + size]
+            if packed:
+                from zlib import decompress
+
+                blob = memoryview(decompress(blob))
+            self.opened[group] = blob
+        at = unit * 4
+        return loads(self.opened[group][int.from_bytes(self.starts[at:at + 4], "little"):])
+
+    def need(self, units: Iterable[int]) -> None:
+        """Functions get their names at once, as stubs; statements wait for `run`."""
+        from struct import unpack
+
+        todo = list(units)
+        while todo:
+            unit = todo.pop()
+            if self.asked[unit]:
+                continue
+            self.asked[unit] = 1
+            if self.kinds[unit] == 102 and not self.eager and unit not in self.held:
+                self.space[sys.intern(self.names[unit])] = self.stub(unit)
+            else:
+                record = self.ready[unit] = self.record(unit)
+                todo += unpack("<%dH" % (len(record[0]) // 2), record[0])
+                self.pending.append(unit)
+        self.pending.sort(reverse=True)
+
+    def run(self) -> None:
+        """Run what is pending, in the order of the source, but nothing below what runs already."""
+        pending, outer = self.pending, self.running
+        while pending and pending[-1] < outer:
+            unit = self.running = pending[-1]
+            try:
+                if self.kinds[unit] == 102:
+                    self.space[sys.intern(self.names[unit])] = self.stub(unit)
+                else:
+                    exec(self.ready[unit][1], self.space)
+            finally:
+                self.running = outer
+            pending.remove(unit)
+            self.ready.pop(unit, None)
+        while self.late and not pending:
+            unit, (made, record, _) = self.late.popitem()
+            self.swap(unit, made, record)
+
+    def stub(self, unit: int) -> Callable:
+        """The function of a unit, without its code; or with it where that is wanted already."""
+        name = self.names[unit].rpartition(".")[2]
+        made = type(lambda: 0)(Code.call.__code__, self.space, name)
+        made.__kwdefaults__ = {"_unit_": (self, unit, made)}
+        if self.eager or unit in self.ready or unit in self.held:
+            from struct import unpack
+
+            record = self.ready.pop(unit, None) or self.record(unit)
+            if not self.eager:
+                self.need(unpack("<%dH" % (len(record[0]) // 2), record[0]))
+                self.run()                  # its defaults
+            self.filled(made, record)
+        else:
+            self.stubs[unit] = made
+        return made
+
+    @staticmethod
+    def call(*args: Any, _unit_: tuple, **named: Any) -> Any:
+        """The code of all stubs."""
+        return _unit_[0].load(_unit_[1], _unit_[2])(*args, **named)
+
+    def load(self, unit: int, made: Callable) -> Callable:
+        """Gives a stub its code, and the code all that it mentions; the function to call now."""
+        from _thread import _count
+        from struct import unpack
+
+        with self.lock:
+            if unit in self.stubs and unit not in self.late:
+                record = self.record(unit)
+                self.need(unpack("<%dH" % (len(record[0]) // 2), record[0]))
+                self.run()
+                if unit in self.stubs and unit not in self.late:
+                    if self.pending and _count():
+                        # Part of what it mentions comes when the statement is through that asks:
+                        # which other threads do not wait for.
+                        stand_in = type(made)(Code.call.__code__, self.space, made.__name__)
+                        self.late[unit] = made, record, self.filled(stand_in, record)
+                    else:
+                        self.swap(unit, made, record)
+            return self.late[unit][2] if unit in self.late else made
+
+    def swap(self, unit: int, made: Callable, record: tuple) -> None:
+        self.filled(made, record)
+        self.stubs.pop(unit, None)
+
+    def filled(self, made: Any, record: tuple) -> Any:
+        _, code, defaults, name = record
+        if isinstance(defaults, type(code)):
+            defaults = eval(defaults, self.space)
+        # The code last: until then other threads call the stub, which must not lack its own.
+        made.__defaults__ = defaults[0]
+        made.__kwdefaults__ = {**(made.__kwdefaults__ or {}), **(defaults[1] or {})}
+        made.__qualname__ = name
+        made.__code__ = code
+        made.__kwdefaults__ = defaults[1]
+        return made
+
+    def find(self, name: str) -> Any:
+        """The module's __getattr__: who asks from outside gets any name."""
+        units = [unit for unit, found in enumerate(self.names)
+                 if name in found.split() and self.kinds[unit] != 109]
+        if not units:
+            raise AttributeError("module 'engine' has no attribute " + repr(name))
+        with self.lock:
+            self.need(units)
+            self.run()
+        return self.space[name]
+
+    def ahead(self, blob: bytes) -> None:
+        """Makes real what a stream of `packed` holds; what that mentions, stubs."""
+        from marshal import loads
+        from zlib import decompress
+
+        with self.lock:
+            self.held = loads(decompress(memoryview(blob)[16:]))[-1]
+            units = sorted(self.held)
+            for unit in units:
+                if unit in self.stubs:
+                    self.load(unit, self.stubs[unit])
+            self.need(unit for unit in units if self.kinds[unit] != 109)
+            self.run()
+            self.held.clear()
+
+    def all(self) -> None:
+        """Makes everything real, and needs the archive no more."""
+        with self.lock:
+            self.eager = True
+            for unit, kind in enumerate(self.kinds):
+                # In the order of the source nothing is missed, so nobody needs to ask for it.
+                if kind != 109 and not self.asked[unit]:
+                    self.asked[unit] = 1
+                    self.ready[unit] = self.record(unit)
+                    self.pending.append(unit)
+                    self.run()
+            for unit, made in list(self.stubs.items()):
+                self.load(unit, made)
+            self.data = memoryview(b"")
+            self.opened.clear()
+
+
+class Slim(ast.NodeTransformer):
+    """Leaves out what nothing reads at run time: annotations, and imports for type checkers.
+
+    Docstrings and assertions are left out by the compiler.
     """
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
@@ -454,12 +677,6 @@ class Slim(ast.NodeTransformer):
         for argument in [*every, node.args.vararg, node.args.kwarg]:
             if argument:
                 argument.annotation = None
-        if not node.decorator_list:
-            self.docstring_drop(node)
-        return self.generic_visit(node)
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        self.docstring_drop(node)
         return self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
@@ -472,9 +689,10 @@ class Slim(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         return None if node.module == "__future__" else node
 
-    def docstring_drop(self, node: ast.FunctionDef | ast.ClassDef) -> None:
-        if ast.get_docstring(node, clean=False) is not None:
-            node.body[0] = ast.copy_location(ast.Pass(), node.body[0])
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return None
+        return self.generic_visit(node)
 
 
 def sections_of(source: bytes) -> list[str]:
@@ -495,44 +713,290 @@ def code_walk(code: CodeType) -> Iterator[CodeType]:
             yield from code_walk(constant)
 
 
-def packed(code: CodeType, source: bytes) -> tuple:
-    """(names, tables, constants, functions of HOT_SECTIONS, the module): what is marshalled.
+def names_used(*nodes: ast.AST) -> set[str]:
+    """Names that code mentions, but those of local variables."""
+    found = set()
+    for node in nodes:
+        inner = names_used(*ast.iter_child_nodes(node))
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            inner -= {each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)}
+            inner -= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)
+                      and isinstance(each.ctx, ast.Store)}
+        found |= inner | ({node.id} if isinstance(node, ast.Name) else set())
+    return found
 
-    What is named first is made first when it is loaded, and lies side by side in memory; the module
-    then refers to it. A monitor is a fork that shares the pages it doesn't write to, and every use
+
+def names_changed(*nodes: ast.AST) -> set[str]:
+    """Names of tables that code changes in place."""
+    found = set()
+    for node in (each for node in nodes for each in ast.walk(node)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in ("add", "append", "extend", "insert", "setdefault", "update"):
+                found |= names_used(node.func.value)
+        elif (isinstance(node, (ast.Attribute, ast.Subscript))
+              and not isinstance(node.ctx, ast.Load)):
+            found |= names_used(node.value)
+        elif isinstance(node, ast.AugAssign):
+            found |= names_used(node.target)
+    return found
+
+
+class Unit:
+    """A row of what `Code` loads."""
+
+    def __init__(self, kind: str, name: str, record: tuple, node: ast.stmt) -> None:
+        self.kind = kind
+        self.name = name                    # "Class.method" for methods
+        self.line = node.lineno
+        self.record = record
+        self.used = names_used(node)
+        self.changed = names_changed(node) & self.used
+        self.defined: list[str] = []
+        self.parts: list[Unit] = []         # those that a statement asks for by __stub__
+        self.after: set[int] = set()        # units that fill this one's table
+
+
+class Splitter:
+    """Cuts a module into units."""
+
+    def __init__(self, tree: ast.Module, path: str) -> None:
+        self.path = path
+        self.units: list[Unit] = []
+        whole = compile(tree, path, "exec", dont_inherit=True, optimize=2)
+        self.codes = {(code.co_name, code.co_firstlineno): code for code in code_walk(whole)}
+        for node in tree.body:
+            self.statement(node)
+        self.definers: dict[str, list[int]] = {}
+        for at, unit in enumerate(self.units):
+            for name in unit.defined:
+                self.definers.setdefault(name, []).append(at)
+        self.tables_attach()
+
+    def statement(self, node: ast.stmt) -> None:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            self.run(node, "b")
+        elif isinstance(node, ast.FunctionDef):
+            if node.decorator_list:
+                first = len(self.units)
+                self.run(self.stubbed(node, node.name), "s", first)
+            else:
+                self.function("f", node, node.name).defined = [node.name]
+        elif isinstance(node, ast.ClassDef):
+            first = len(self.units)
+            self.methods_stub(node)
+            self.run(node, "s", first)
+        elif not self.is_main(node) and not self.is_text(node):
+            self.run(node, "s")
+
+    @staticmethod
+    def is_main(node: ast.stmt) -> bool:
+        return isinstance(node, ast.If) and "__name__" in names_used(node.test)
+
+    @staticmethod
+    def is_text(node: ast.stmt) -> bool:
+        return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+    def run(self, node: ast.stmt, kind: str, first: int | None = None) -> None:
+        """A unit of what is run as it stands; those from `first` on are functions in it."""
+        tree = ast.fix_missing_locations(ast.Module([node], []))
+        code = compile(tree, self.path, "exec", dont_inherit=True, optimize=2)
+        inner = {each for part in ast.walk(node) if isinstance(part, ast.comprehension)
+                 for each in ast.walk(part.target)}
+        stored = [each.id for each in ast.walk(node) if isinstance(each, ast.Name)
+                  and isinstance(each.ctx, ast.Store) and each not in inner]
+        defined = [node.name] if isinstance(node, ast.ClassDef) else stored
+        unit = Unit(kind, " ".join(defined), (code,), node)
+        unit.defined = defined
+        unit.parts = self.units[first:] if first is not None else []
+        self.units.append(unit)
+
+    def code(self, node: ast.FunctionDef) -> CodeType:
+        first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
+        return self.codes[node.name, first]
+
+    def function(self, kind: str, node: ast.FunctionDef, name: str) -> Unit:
+        given = ast.Tuple([
+            ast.Tuple(node.args.defaults, ast.Load()) if node.args.defaults else ast.Constant(None),
+            ast.Dict([ast.Constant(arg.arg) for arg, value in
+                      zip(node.args.kwonlyargs, node.args.kw_defaults) if value],
+                     [value for value in node.args.kw_defaults if value])
+            if any(node.args.kw_defaults) else ast.Constant(None)], ast.Load())
+        defaults: Any
+        try:
+            defaults = ast.literal_eval(given)
+            if any(isinstance(each, (list, dict, set)) for each in
+                   (*(defaults[0] or ()), *(defaults[1] or {}).values())):
+                raise ValueError("one for all calls, not for all programs")
+        except ValueError:
+            tree = ast.fix_missing_locations(ast.copy_location(ast.Expression(given), node))
+            defaults = compile(tree, self.path, "eval", dont_inherit=True, optimize=2)
+        plain = ast.FunctionDef(node.name, node.args, node.body, [], lineno=node.lineno)
+        unit = Unit(kind, name, (self.code(node), defaults, name), plain)
+        self.units.append(unit)
+        return unit
+
+    def stubbed(self, node: ast.FunctionDef, name: str) -> ast.Assign:
+        """`name = decorator(__stub__(unit))` in the place of a function."""
+        value: ast.expr = ast.Call(ast.Name("__stub__", ast.Load()),
+                                   [ast.Constant(len(self.units))], [])
+        self.function("m", node, name)
+        for decorator in reversed(node.decorator_list):
+            value = ast.Call(decorator, [value], [])
+        assign = ast.Assign([ast.Name(node.name, ast.Store())], value, lineno=node.lineno)
+        return ast.copy_location(assign, node)
+
+    def methods_stub(self, node: ast.ClassDef) -> None:
+        own = {each.id for stmt in node.body if not isinstance(stmt, ast.FunctionDef)
+               for each in ast.walk(stmt) if isinstance(each, ast.Name)
+               and isinstance(each.ctx, ast.Store)}
+        for at, each in enumerate(node.body):
+            # What mentions __class__ (super) is made in its class; so is a default that is known
+            # only there.
+            if (isinstance(each, ast.FunctionDef) and not self.code(each).co_freevars
+                    and not names_used(each.args) & own):
+                node.body[at] = self.stubbed(each, node.name + "." + each.name)
+
+    def tables_attach(self) -> None:
+        """A table needs whatever fills it (decorators, loops) as soon as anybody wants it."""
+        for at, unit in enumerate(self.units):
+            if unit.kind != "s":
+                continue
+            tables = {table for name in self.changed_by(unit)
+                      for table in self.definers.get(name, ())
+                      if table < at and (self.units[table].kind == "s" or name in unit.changed)}
+            if not tables and not unit.defined:
+                raise SystemExit(f"engine.py:{unit.line}: nobody would ever need this statement")
+            for table in tables:
+                self.units[table].after.add(at)
+
+    def changed_by(self, unit: Unit) -> set[str]:
+        """Names of what is changed when a statement is run, by whatever it may call."""
+        found, seen, todo = set(unit.changed), set(), list(unit.used)
+        while todo:
+            name = todo.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            for at in self.definers.get(name, ()):
+                other = self.units[at]
+                for each in ([other] if other.kind == "f" else other.parts):
+                    found |= each.changed
+                    todo += each.used
+        return found
+
+    def record(self, at: int) -> tuple:
+        """What is marshalled of a unit; the units that it mentions as little-endian numbers."""
+        unit = self.units[at]
+        needed = {number for name in unit.used for number in self.definers.get(name, ())}
+        needed = sorted((needed | unit.after) - {at})
+        return (struct.pack("<%dH" % len(needed), *needed), *unit.record)
+
+    def reached(self, name: str) -> set[int]:
+        """Units that a function may ever run, as far as names tell."""
+        found: set[int] = set()
+        todo = list(self.definers[name])
+        while todo:
+            at = todo.pop()
+            if at not in found:
+                found.add(at)
+                needed = self.record(at)[0]
+                todo += struct.unpack("<%dH" % (len(needed) // 2), needed)
+                todo += range(at - len(self.units[at].parts), at)
+        return found
+
+
+def packed(records: dict, rank: dict) -> tuple:
+    """(names, tables, constants, code, records): what is marshalled for the launcher.
+
+    What is named first is made first when it is loaded, and lies side by side in memory; records
+    then refer to it. A monitor is a fork that shares the pages it doesn't write to, and every use
     of a name, a constant or a function writes to its count of references: a quarter of a megabyte
     per container.
     """
-    sections = sections_of(source)
-    rank = {name: at for at, name in enumerate(HOT_SECTIONS)}
-    functions = [each for each in code_walk(code) if sections[each.co_firstlineno] in rank]
-    functions.sort(key=lambda each: rank[sections[each.co_firstlineno]])
+    # The code of statements is gone when they are run: it comes last.
+    order = sorted(records, key=lambda unit: (len(records[unit]) == 2, rank[unit], unit))
+    functions = [each for unit in order for each in code_walk(records[unit][1])]
     names: dict = {}
     tables, constants = [], []
     for each in functions:
         names.update((text, text) for text in each.co_consts + each.co_names if type(text) is str)
         tables += [each.co_names, getattr(each, "co_linetable", b"")]
         constants += [thing for thing in (*each.co_consts, each.co_consts)
-                      if not isinstance(thing, (str, type(code)))]
-    return tuple(names), tuple(tables), tuple(constants), tuple(functions), code
+                      if not isinstance(thing, (str, type(each)))]
+    return tuple(names), tuple(tables), tuple(constants), tuple(functions), records
+
+
+def own_source(text: bytes, names: tuple) -> str:
+    """The definitions of some names in this file, as a module of their own."""
+    parts = ["from __future__ import annotations\n"]
+    lines = text.decode().splitlines(keepends=True)
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import) and node.names[0].name in names:
+            parts[0] += ast.unparse(node) + "\n"
+        targets = node.targets if isinstance(node, ast.Assign) else [node]
+        if {getattr(each, "name", getattr(each, "id", "")) for each in targets} & set(names):
+            parts.append("".join(lines[node.lineno - 1:node.end_lineno]))
+    return "\n\n".join(parts)
+
+
+def engine_parts(
+    source: bytes, own: bytes, root: str | None = "launcher_main"
+) -> dict[str, bytes]:
+    """{"engine": what `Code` reads, "launcher": what `root` may ever run} for this Python.
+
+    Each begins with 16 bytes: magic number, size, where the groups start. The index is (names,
+    kinds, starts, groups, group of each unit, code of the loader); a group is the records of a
+    section, as marshal writes them, one after the other.
+    """
+    from importlib.util import MAGIC_NUMBER
+
+    sections = sections_of(source)
+    split = Splitter(Slim().visit(ast.parse(source)), "engine.pyz/engine.py")
+    records = {at: split.record(at) for at in range(len(split.units))}
+    groups: dict[str, bytearray] = {}
+    starts = bytearray()
+    for at, unit in enumerate(split.units):
+        blob = groups.setdefault(sections[unit.line], bytearray())
+        starts += struct.pack("<I", len(blob))
+        blob += marshal.dumps(records[at])
+    rows, data = [], bytearray()
+    for section, blob in groups.items():
+        body = bytes(blob) if section in STORED_SECTIONS else zlib.compress(bytes(blob), 9)
+        rows.append((len(data), len(body), section not in STORED_SECTIONS))
+        data += body
+    tree = Slim().visit(ast.parse(own_source(own, ("sys", "Code"))))
+    loader = compile(tree, "engine.pyz/packer.py", "exec", dont_inherit=True, optimize=2)
+    places = {section: at for at, section in enumerate(groups)}
+    index = marshal.dumps((
+        "\n".join(unit.name for unit in split.units),
+        "".join(unit.kind for unit in split.units).encode(), bytes(starts), tuple(rows),
+        bytes(places[sections[unit.line]] for unit in split.units), loader))
+    order = [*HOT_SECTIONS, *groups]
+    rank = {at: order.index(sections[split.units[at].line])
+            for at in sorted(split.reached(root) if root else ())}
+    hot = packed({at: records[at] for at in rank}, rank)
+    made = {"engine": index + bytes(data), "launcher": zlib.compress(marshal.dumps(hot), 9)}
+    return {name: MAGIC_NUMBER + struct.pack("<III", 16 + len(body), 16 + len(index), 0) + body
+            for name, body in made.items()}
 
 
 def compile_pipe() -> None:
     """Role `--compile`: {name: (is package, source)} in, byte code as this Python makes it out.
 
+    Also what engine_parts makes of the module "engine", in the place of its byte code.
     co_filename must not tell where it was built, and no import system is needed.
     """
     from importlib.util import MAGIC_NUMBER
 
     given, made = marshal.load(sys.stdin.buffer), {}
     for name, (package, source) in given.items():
-        path = "engine.pyz/" + name.replace(".", "/") + ".py"
-        tree = ast.parse(source, path)
         if name == "engine":
-            tree = ast.fix_missing_locations(Slim().visit(tree))
-        level = 0 if name in ("engine", "__main__") else 2  # docstrings of others stay out
-        code = compile(tree, path, "exec", dont_inherit=True, optimize=level)
-        made[name] = (package, marshal.dumps(packed(code, source) if name == "engine" else code))
+            made[name] = (package, engine_parts(source, file_bytes("build_zipapp.py")))
+            continue
+        path = "engine.pyz/" + name.replace(".", "/") + ".py"
+        # Docstrings of others stay out.
+        code = compile(source, path, "exec", dont_inherit=True, optimize=2 * (name != "__main__"))
+        made[name] = (package, marshal.dumps(code))
     marshal.dump((sys.implementation.cache_tag, MAGIC_NUMBER, made), sys.stdout.buffer)
 
 
@@ -610,10 +1074,11 @@ def members(cache: str, pythons: list[str], vendored: bool) -> list[tuple[str, b
     help_text, filters = rendered(source)
     rows = [("help", help_text, True), ("seccomp", filters, True)]
     for tag, (magic, codes) in sorted(made.items()):
-        rows.append((tag + "/engine.pyc", magic + bytes(12) + codes.pop("engine")[1], True))
+        rows += [(f"{tag}/{name}", part, True) for name, part in codes.pop("engine")[1].items()]
         if codes:
             rows.append((tag + "/vendored", xz(magic + marshal.dumps(codes, 2)), True))
     rows.append(("engine.py", source, False))
+    rows.append(("packer.py", own_source(file_bytes("build_zipapp.py"), PACKER).encode(), False))
     if vendored:
         rows.append(("vendored", xz(marshal.dumps(sources, 2)), True))
         rows += [
@@ -696,7 +1161,7 @@ def main(argv: list[str]) -> int:
     size = os.path.getsize(options["output"])
     print(
         f"{options['output']}: {size:,} bytes, byte code for "
-        + ", ".join(name.partition("/")[0] for name, *_ in rows if name.endswith("/engine.pyc"))
+        + ", ".join(name.partition("/")[0] for name, *_ in rows if name.endswith("/engine"))
     )
     if size > LIMIT:
         say(f"larger than {LIMIT:,} bytes")

@@ -8492,6 +8492,23 @@ def build_id() -> str:
     return f"source-{seen.st_mtime_ns:x}-{seen.st_size:x}"
 
 
+def code_all() -> None:
+    """Make all code real that the archive loads when it is first called (build_zipapp.py, `Code`).
+
+    For who forks or serves with threads. The archive's bytes are in memory either way.
+    """
+    code = getattr(sys.modules["__main__"], "CODE", None)
+    if code:
+        code.all()
+
+
+def _code_ahead() -> None:
+    """Make the code real that monitors run (HOT_SECTIONS in build_zipapp.py)."""
+    start = sys.modules["__main__"]
+    if hasattr(start, "CODE"):
+        start.CODE.ahead(start.part_get("launcher"))    # type: ignore[attr-defined]
+
+
 def launcher_name() -> str:
     """File name of the socket of the launcher that a process like this one may use."""
     status = file_read("/proc/self/status").decode()
@@ -8834,6 +8851,7 @@ def _launcher_preload() -> None:
         import zlib  # noqa: F401
     except ImportError:
         pass                                # only gzip needs it, and says so then
+    _code_ahead()
     sqlite_module()
     syscalls_bind()
     cgroup_probe()                          # else every monitor reads mountinfo
@@ -26534,6 +26552,7 @@ def daemon_main(args: Args) -> int:
     if args.validate:
         os.write(2, b"configuration OK\n")
         return 0
+    code_all()
     notices_open(_log_level(made), made["log-format"])
     listen_fds_seal()
     # Blocked before there is a second thread, so that no thread but the main one takes them.
@@ -26718,6 +26737,17 @@ def main(argv: list[str]) -> int:
     return cli_main(argv)
 
 
+def _trace_plain(failure: BaseException) -> None:
+    """Leave out the calls of what loads the archive's code (build_zipapp.py, `Code`)."""
+    trace = failure.__traceback__
+    while trace:
+        after = trace.tb_next
+        while after and after.tb_frame.f_code.co_filename == "engine.pyz/packer.py":
+            after = after.tb_next
+        trace.tb_next = after
+        trace = after
+
+
 def main_exit(argv: list[str]) -> None:
     """Run main and end the process with its exit code; never returns."""
     try:
@@ -26727,8 +26757,9 @@ def main_exit(argv: list[str]) -> None:
     except ImportError as missing:
         os.write(2, f"engine: {module_missing(missing)}\n".encode("utf-8", "replace"))
         code = 125
-    except BaseException:
+    except BaseException as failure:
         from traceback import print_exc
+        _trace_plain(failure)
         print_exc()                         # a mistake of ours: all of it is wanted
         code = 125
     os._exit(code or 0)

@@ -66,10 +66,7 @@ archive, code = sys.argv[1:]
 __loader__ = zipimport.zipimporter(archive)
 text = __loader__.get_source("__main__").replace("\\nstart()\\n", "\\n")
 exec(compile(text, "__main__.py", "exec"), globals())
-module = type(sys)("engine")
-module.__file__, module.__loader__ = archive + "/engine.py", __loader__
-sys.modules["engine"] = module
-exec(code_load(), module.__dict__)
+module = engine_load()
 module.vendored_install()
 exec(code)
 """
@@ -95,7 +92,7 @@ def test_byte_code_is_stored_and_few_members(pyz):
         stored = {
             info.filename for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED
         }
-        assert {"__main__.py", "__main__.pyc", "help", TAG + "/engine.pyc"} <= stored
+        assert {"__main__.py", "__main__.pyc", "help", TAG + "/engine"} <= stored
         assert len(archive.namelist()) <= 20
 
 
@@ -154,7 +151,7 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path):
 def test_unknown_python_compiles_once(missed, roots):
     cli = Cli(missed, roots)
     cli("--version").ok()
-    (cached,) = glob.glob(roots.data + "/cache/*/*.pyc")
+    (cached,) = glob.glob(roots.data + "/cache/*/*.engine")
     assert os.stat(cached).st_mode & 0o777 == 0o600
     before = os.stat(cached).st_mtime_ns
     cli("--version").ok()
@@ -168,7 +165,7 @@ def test_unknown_python_compiles_once(missed, roots):
 def test_a_cache_that_cannot_be_trusted_is_ignored(missed, roots, spoil):
     cli = Cli(missed, roots)
     cli("--version").ok()
-    (cached,) = glob.glob(roots.data + "/cache/*/*.pyc")
+    (cached,) = glob.glob(roots.data + "/cache/*/*.engine")
     plant(cached, "def main_exit(argv): print('from the cache')")
     with open(cached, "r+b") as file:
         data = file.read()
@@ -187,8 +184,10 @@ def test_a_cache_that_cannot_be_trusted_is_ignored(missed, roots, spoil):
 def plant(path, source):
     code = (
         "import marshal, sys; from importlib.util import MAGIC_NUMBER; "
-        "code = marshal.dumps((compile(sys.argv[2], 'x', 'exec'),)); "
-        "open(sys.argv[1], 'wb').write(MAGIC_NUMBER + bytes(12) + code)"
+        "source = 'def Code(space, data, index): exec(' + repr(sys.argv[2]) + ', space)'; "
+        "code = marshal.dumps((compile(source, 'x', 'exec'),)); "
+        "size = (len(code) + 16).to_bytes(4, 'little'); "
+        "open(sys.argv[1], 'wb').write(MAGIC_NUMBER + size + bytes(8) + code)"
     )
     subprocess.run([PYTHON, "-c", code, path, source], check=True)
 
@@ -270,4 +269,4 @@ def test_seccomp_filter_inside_is_what_the_source_compiles(pyz):
         "own = seccomp_compile(seccomp_default_profile(machine_name()), None, caps); "
         "print(made == own, archive_member('seccomp') is not None)"
     )
-    assert evaluate(pyz, "globals().update(module.__dict__); " + code) == "True True"
+    assert evaluate(pyz, "CODE.all(); globals().update(module.__dict__); " + code) == "True True"

@@ -86,12 +86,12 @@ versions() {
 
 byte_code() { # of this Python alone comes from the archive, of all others from the cache
     tag=$(python3 -c 'import sys; print(sys.implementation.cache_tag)')
-    inside=$(python3 - "$ENGINE" "$tag/engine.pyc" <<'P'
+    inside=$(python3 - "$ENGINE" "$tag/engine" <<'P'
 import sys, zipfile
 print(sys.argv[2] in zipfile.ZipFile(sys.argv[1]).namelist())
 P
     )
-    kept=$(ls "$data"/cache/*/"$tag.pyc" 2>/dev/null)
+    kept=$(ls "$data"/cache/*/"$tag.engine" 2>/dev/null)
     echo "      byte code of $tag in the archive: $inside, in the cache: ${kept:-none}"
     [ -n "$kept" ] || kept=$inside
     result "byte code is kept" "$([ "$kept" != False ] || echo "nothing in the cache")"
