@@ -1089,6 +1089,17 @@ WORD_QUOTES = {"'": "single", '"': "double"}
 SHELL = ("/bin/sh", "-c")
 
 
+def ip_is_valid(text: str) -> bool:
+    """Whether the text is an IPv4 or IPv6 address."""
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            _socket.inet_pton(family, text.strip())
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
+
+
 def key_values(texts: Iterable[str]) -> dict[str, str]:
     """{"a": "1", "b": ""} of ["a=1", "b"]; the last one wins."""
     return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
@@ -7362,6 +7373,7 @@ NOT_YET = {
     "CgroupParent": "--cgroup-parent", "StorageOpt": "--storage-opt",
 }
 
+HOST_GATEWAY = "host-gateway"           # --add-host: the address of the default bridge
 SHM_SIZE = 64 << 20                     # moby config.DefaultShmSize
 RUNTIME = "runc"                        # the name clients expect of the built-in runtime
 MASKED_PATHS = (
@@ -7603,9 +7615,11 @@ def create_verify(config: dict, host: dict) -> list:
         host["RestartPolicy"]["Name"] = "no"
     _restart_verify(host)
     for entry in host["ExtraHosts"] or ():
-        name, separator, address = entry.partition("=" if "=" in entry else ":")
-        if not (separator and name and address):
-            raise InvalidParameter(f'bad format for add-host: "{entry}"')
+        name, separator, address = entry.partition(":")
+        if not (separator and name and name.isprintable()):
+            raise InvalidParameter(f"bad format for add-host: {quote(entry)}")
+        if address != HOST_GATEWAY and not ip_is_valid(address):
+            raise InvalidParameter(f"invalid IP address in add-host: {quote(address)}")
     _capabilities_verify(host)
     if "" in (host["Annotations"] or {}):
         raise InvalidParameter("invalid Annotations: the empty string is not permitted as an"
@@ -18006,17 +18020,18 @@ def files_write(c: Container, directory: str, hostname: str) -> dict:
 
 
 def _hosts_text(host: dict, names: str) -> str:
+    """The host's own file where the network is; with names of the user's never, as moby has it."""
     text = HOSTS
-    if host["NetworkMode"] == "host":
+    if host["NetworkMode"] == "host" and not host["ExtraHosts"]:
         try:
-            text = file_read("/etc/hosts").decode("utf-8", "surrogateescape")
+            return file_read("/etc/hosts").decode("utf-8", "surrogateescape")
         except FileNotFoundError:
-            pass
-    if text and not text.endswith("\n"):
-        text += "\n"
+            return text
     for entry in host["ExtraHosts"] or ():
-        name, _, address = entry.partition("=" if "=" in entry else ":")
-        text += f"{address.strip('[]')}\t{name}\n"
+        name, _, address = entry.partition(":")
+        if address == HOST_GATEWAY:         # there is no bridge yet
+            raise EngineError("unable to derive the IP value for host-gateway")
+        text += f"{address.strip()}\t{name}\n"
     return text
 
 
@@ -23455,17 +23470,6 @@ def _add_label(values: list, text: str) -> None:
     values.append(label_check(text))
 
 
-def ip_is_valid(text: str) -> bool:
-    """Whether the text is an IPv4 or IPv6 address."""
-    for family in (_socket.AF_INET, _socket.AF_INET6):
-        try:
-            _socket.inet_pton(family, text.strip())
-        except (OSError, ValueError):
-            continue
-        return True
-    return False
-
-
 @flag_kind("list:ip", list)
 def _add_ip(values: list, text: str) -> None:
     if not ip_is_valid(text):
@@ -23509,7 +23513,7 @@ def _add_host(values: list, text: str) -> None:
         raise ValueError(f'bad format for add-host: "{text}"')
     if address[:1] == "[" and address[-1:] == "]":
         address = address[1:-1]
-    if address != "host-gateway" and not ip_is_valid(address):
+    if address != HOST_GATEWAY and not ip_is_valid(address):
         raise ValueError(f'invalid IP address in add-host: "{address}"')
     values.append(f"{name}:{address}")
 

@@ -165,7 +165,7 @@ def test_a_stop_signal_that_no_kernel_has(box):  # noqa: F811
 
 
 def test_files_of_the_network(bare_box, tmp_path):  # noqa: F811
-    host = {"ExtraHosts": ["db:10.0.0.1", "six=[::2]"], "Dns": ["9.9.9.9"], "DnsSearch": ["a", "b"]}
+    host = {"ExtraHosts": ["db:10.0.0.1", "six:::2"], "Dns": ["9.9.9.9"], "DnsSearch": ["a", "b"]}
     bare_box.create("sh", name="web", host=host, Hostname="h", Domainname="d.e")
     c = bare_box.containers.find("web")
     files = engine.files_write(c, str(tmp_path), "h")
@@ -175,6 +175,17 @@ def test_files_of_the_network(bare_box, tmp_path):  # noqa: F811
     assert hosts.startswith("127.0.0.1\tlocalhost\n") and "10.0.0.1\tdb\n::2\tsix\n" in hosts
     lines = (tmp_path / "resolv.conf").read_text().splitlines()
     assert "nameserver 9.9.9.9" in lines and "search a b" in lines
+    # The host's own file is the container's with its network only, and only as it stands.
+    c.host.update(NetworkMode="host")
+    engine.files_write(c, str(tmp_path), "h")
+    assert (tmp_path / "hosts").read_text() == hosts
+    c.host.update(ExtraHosts=None)
+    engine.files_write(c, str(tmp_path), "h")
+    with open("/etc/hosts") as file:
+        assert (tmp_path / "hosts").read_text() == file.read()
+    c.host.update(ExtraHosts=["x:host-gateway"])
+    with pytest.raises(engine.EngineError, match="unable to derive the IP value for host-gateway"):
+        engine.files_write(c, str(tmp_path), "h")
 
 
 # ---- containers that run
