@@ -8316,8 +8316,8 @@ IF_SAME = {
 SAME_ROW = struct.Struct("=10q")
 SAME_ROWS = 50
 PIECE_PAGES = 16                # mapped over at once
-PAGE_PRESENT, PAGE_FILE, PAGE_EXCLUSIVE = 1 << 63, 1 << 61, 1 << 56     # proc_pid_pagemap(5)
-PAGE_BITS = PAGE_PRESENT | PAGE_FILE | PAGE_EXCLUSIVE
+#: proc_pid_pagemap(5): present, of a file, mapped by nobody else.
+PAGE_BITS, PAGE_COPIED = 1 << 63 | 1 << 61 | 1 << 56, 1 << 63 | 1 << 56
 F_ADD_SEALS = 1033
 MFD_NOEXEC_SEAL, MFD_EXEC = 8, 16                                       # Linux 6.3
 F_SEALS = 1 | 2 | 4 | 8         # F_SEAL_SEAL, SHRINK, GROW, WRITE: fcntl(2)
@@ -8325,14 +8325,14 @@ MADV_DONTNEED = 4
 
 
 class MemoryImage:
-    """What the launcher's memory was when it began to serve, and which of it is mapped from there.
-    """
+    """What the launcher's memory was when it began to serve, and how to compare with it."""
 
-    __slots__ = ("_function", "_table", "page", "pieces")
+    __slots__ = ("_function", "_table", "inode", "page", "view")
 
     def __init__(self) -> None:
         self.page = os.sysconf("SC_PAGE_SIZE")
-        self.pieces: list = []             # (address, end, where the image of it can be read)
+        self.inode = b""                   # of the file, as proc_pid_maps(5) shows it
+        self.view = 0                      # where it can be read
         self._table = sys_buffer(SAME_ROWS * SAME_ROW.size)
         code = bytes.fromhex(IF_SAME[machine_name()])
         fd = _memory_file(MFD_EXEC)
@@ -8352,16 +8352,34 @@ class MemoryImage:
                 count = 0
         self._function(sys_address(table), count)
 
-    def copied(self, wanted: int) -> Iterator[tuple[int, int]]:
-        """(address of a page, where its image is) of pages with these bits in our page table."""
+    def pieces(self) -> Iterator[tuple[int, int, int]]:
+        """(address, end, where the image of it is) of the memory that is mapped from the image.
+
+        What the process has unmapped since, and mapped anew, is not in it.
+        """
+        fd, rest = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC), b""
+        while True:
+            text = os.read(fd, 4096)        # no more at once: it would stay ours
+            if not text:
+                break
+            *lines, rest = (rest + text).split(b"\n")
+            for line in lines:
+                where, mode, offset, _, inode, *_ = line.split()
+                if mode == b"rw-p" and inode == self.inode:
+                    start, end = where.split(b"-")
+                    yield int(start, 16), int(end, 16), self.view + int(offset, 16)
+        os.close(fd)
+
+    def copied(self, pieces: list) -> Iterator[tuple[int, int]]:
+        """(address of a page, where its image is) of pages that belong to this process alone."""
         fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            for start, end, view in self.pieces:
+            for start, end, view in pieces:
                 for at in range(start, end, self.page * 512):
                     found = os.pread(fd, min(512, (end - at) // self.page) * 8,
                                      at // self.page * 8)
                     for number, entry in enumerate(memoryview(found).cast("Q")):
-                        if entry & PAGE_BITS == wanted:
+                        if entry & PAGE_BITS == PAGE_COPIED:
                             page = at + number * self.page
                             yield page, view + page - start
         finally:
@@ -8393,13 +8411,14 @@ def memory_image() -> None:
         regions.append((start, end, offset))
         offset += end - start
     os.ftruncate(fd, offset)
+    image.inode = b"%d" % os.fstat(fd).st_ino
     readable = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    view = sys_mmap(0, offset, PROT_READ, MAP_SHARED, readable, 0)
+    view = image.view = sys_mmap(0, offset, PROT_READ, MAP_SHARED, readable, 0)
     os.close(readable)
-    image.pieces = [(start, end, view + offset) for start, end, offset in regions]
+    regions = [(start, end, view + offset) for start, end, offset in regions]
     number = sys_mmap.number()
-    for size in (PIECE_PAGES * image.page, image.page):
-        pieces = list(_pieces(image, size))
+    for size in (PIECE_PAGES * image.page, image.page, image.page):
+        pieces = list(_pieces(image, regions, size))
         for at, end, read in pieces:
             os.pwrite(fd, sys_memory(at, end - at), read - view)
         image.run((at, read, (end - at) // 8, number, at, end - at, PROT_READ | PROT_WRITE,
@@ -8409,10 +8428,10 @@ def memory_image() -> None:
     memory_image.made = image              # type: ignore[attr-defined]
 
 
-def _pieces(image: MemoryImage, size: int) -> Iterator[tuple[int, int, int]]:
+def _pieces(image: MemoryImage, regions: list, size: int) -> Iterator[tuple[int, int, int]]:
     """(address, end, where the image of it is) of what is in memory and not of a file, cut."""
     end = at = read = 0
-    for page, view in image.copied(PAGE_PRESENT | PAGE_EXCLUSIVE):
+    for page, view in image.copied(regions):
         if page != end or page % size == 0:
             if end:
                 yield at, end, read
@@ -8437,18 +8456,21 @@ def memory_return() -> None:
     """Give back what this process need not have for itself: free memory, and pages that are as
     they were when the launcher began to serve. A millisecond; for processes at rest.
     """
+    image = getattr(memory_image, "made", None)
+    if image:
+        _copies_drop(image)
     try:
         sys_malloc_trim(0)
     except AttributeError:
         pass                                # glibc only
-    image = getattr(memory_image, "made", None)
-    if image is None:
-        return
+
+
+def _copies_drop(image: MemoryImage) -> None:
     signal = sys.modules["_signal"]
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     number, words = sys_madvise.number(), image.page // 8
     image.run((page, read, words, number, page, image.page, MADV_DONTNEED, 0, 0, 0)
-              for page, read in image.copied(PAGE_PRESENT | PAGE_EXCLUSIVE))
+              for page, read in image.copied(list(image.pieces())))
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
@@ -8474,7 +8496,16 @@ def memory_return() -> None:
 #     session or service that started it does not end them.
 
 LAUNCHER_IDLE = 60.0          # s; how long it stays when it has no child
-SPECIALISED = ("Attached.", "Log", "Loop.", "Stdio.")     # worth the pages that this writes to
+LAUNCHER_REST = 0.5           # s without a request, after which spare memory is given back
+#: Functions and types that monitors use all the time.
+SPECIALISED = ("Attached.push", "LogWriter._lines", "LogWriter._part", "LogWriter.write",
+               "Loop.turn", "Stdio._ready", "Stdio._take")
+MONITOR_TYPES = ("Attached", "Born", "Birth", "Cgroup", "Hierarchies", "Launcher", "Libc",
+                 "LogWriter", "Loop", "MemoryImage", "Monitor", "RawCall", "Restarts", "Stdio",
+                 "Store", "lock_file")
+MONITOR_MODULES = ("_json", "_signal", "_socket", "errno", "fcntl", "os", "posixpath", "select",
+                   "stat", "struct", "sys", "time")
+BUILTIN_TYPES = (bytes, bytearray, dict, int, list, str, tuple, os.stat_result, _socket.socket)
 CODE_WARMUP = 52              # where PyCodeObject of CPython 3.11 has co_warmup, 16 bits
 LAUNCHER_CGROUP = "engine/launcher"
 PLUGS_SIZE = 1 << 18          # bytes for each size: with another allocator there is no end
@@ -8729,23 +8760,33 @@ def heap_settle() -> None:
 def _code_settle(gc: Any) -> None:
     """Do now what CPython would write into types and code the first time that each is used.
 
-    A type gets its version at its first lookup. CPython 3.11 counts a function's first eight calls
-    in its code, to specialise it then; zero stops the count, so code stays as it is, but for what
-    is called for every chunk of output.
+    A type gets its version at its first lookup, and the cache of lookups counts references to the
+    names in it. CPython 3.11 counts a function's first eight calls in its code, to specialise it
+    then; zero stops the count, so code stays as it is, but for what is called for every chunk of
+    output.
     """
     counts = sys.version_info[:2] == (3, 11)
-    pending = []
+    pending, names = [], set()
     for thing in gc.get_objects():
         if isinstance(thing, type):
-            getattr(thing, "__name__", None)
-        elif hasattr(thing, "__code__") and not thing.__qualname__.startswith(SPECIALISED):
-            pending.append(thing.__code__)
+            getattr(thing, "mro", None)
+        elif hasattr(thing, "__code__"):
+            if thing.__module__ == __name__:
+                names.update(thing.__code__.co_names)
+            if thing.__qualname__ not in SPECIALISED:
+                pending.append(thing.__code__)
     while pending and counts:
         code = pending.pop()
         pending += [const for const in code.co_consts if hasattr(const, "co_code")]
         warmup = sys_memory(id(code) + CODE_WARMUP, 2)
         if -8 <= int.from_bytes(warmup.raw, sys.byteorder, signed=True) < 0:
             warmup.raw = bytes(2)
+    types = [value for value in globals().values()
+             if isinstance(value, type) and value.__name__ in MONITOR_TYPES]
+    sys._clear_type_cache()
+    for thing in (*types, *BUILTIN_TYPES, *(sys.modules[name] for name in MONITOR_MODULES)):
+        for name in names.intersection(dir(thing)):
+            getattr(thing, name)
 
 
 def _pools_plug() -> list:
@@ -8904,11 +8945,15 @@ class Launcher:
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
         poller.register(self._wake, select.POLLIN)
+        used = False                        # memory, since it was last given back
         while True:
-            timeout = None if self._children else LAUNCHER_IDLE * 1000
-            ready = poller.poll(timeout)
-            if not ready and not self._children:
+            ready = poller.poll(LAUNCHER_REST * 1000 if used else
+                                None if self._children else LAUNCHER_IDLE * 1000)
+            if not ready and used:
+                memory_return()
+            elif not ready and not self._children:
                 break
+            used = bool(ready)
             self._reap()
             self._accept()
         os.unlink(f"{self._run}/{self._name}")
@@ -15152,7 +15197,7 @@ class Loop:
         self._handlers: dict = {}          # descriptor -> (mask, handler)
         self._poll = sys.modules["select"].epoll(16)
         self._timers: list = []            # (when, function)
-        self._used = False                 # memory, since it was last given back
+        self._used = True                  # memory, since it was last given back
 
     def turn(self) -> None:
         """Wait for the next events and deal with them; at rest, give back what they used."""

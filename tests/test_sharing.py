@@ -15,7 +15,7 @@ things = [[number] for number in range(50_000)]
 gc.collect(); gc.freeze(); gc.disable()
 def own():
     image = engine.memory_image.made
-    return sum(1 for _ in image.copied(engine.PAGE_PRESENT | engine.PAGE_EXCLUSIVE))
+    return sum(1 for _ in image.copied(list(image.pieces())))
 def fork(work):
     pid = os.fork()
     if pid == 0:
@@ -99,14 +99,34 @@ print(os.read(read, 1000).decode())
 def test_the_image_cannot_be_written():
     out = run("""
 engine.memory_image()
-start, end, view = engine.memory_image.made.pieces[0]
+view = engine.memory_image.made.view
 mprotect = engine.Call("mprotect", "LLi")
 try:
-    mprotect(view & ~4095, 4096, engine.PROT_READ | engine.PROT_WRITE)
+    mprotect(view, 4096, engine.PROT_READ | engine.PROT_WRITE)
 except OSError as refused:
     print(refused.errno)
 """)
     assert out == "13\n"
+
+
+def test_memory_that_was_mapped_anew_is_left_alone():
+    """It is not the image's any more, also where it looks the same."""
+    out = run("""
+import mmap
+size = 1 << 20
+kept = engine.sys_mmap(0, size, 3, 34, -1, 0)
+engine.sys_memory(kept, size).raw = b"k" * size
+late = engine.sys_mmap(0, size, 3, 34, -1, 0)
+engine.sys_memory(late, size).raw = b"l" * size
+engine.memory_image()
+engine.sys_mmap(late, size, 3, 34 | 16, -1, 0)
+engine.sys_memory(late, size).raw = b"l" * size
+engine.sys_memory(kept, 5).raw = b"other"
+engine.memory_return()
+print(engine.sys_memory(late, size).raw == b"l" * size)
+print(engine.sys_memory(kept, size).raw == b"other" + b"k" * (size - 5))
+""")
+    assert out == "True\nTrue\n"
 
 
 @pytest.mark.parametrize("lack", [
