@@ -8784,7 +8784,8 @@ def _code_settle(gc: Any) -> None:
     types = [value for value in globals().values()
              if isinstance(value, type) and value.__name__ in MONITOR_TYPES]
     sys._clear_type_cache()
-    for thing in (*types, *BUILTIN_TYPES, *(sys.modules[name] for name in MONITOR_MODULES)):
+    for thing in (*types, *BUILTIN_TYPES, *(sys.modules[name] for name in MONITOR_MODULES
+                                            if name in sys.modules)):
         for name in names.intersection(dir(thing)):
             getattr(thing, name)
 
