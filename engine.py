@@ -17486,7 +17486,8 @@ def changes_list(upper: str, lowers: list) -> list:
     """What an overlay's upper directory changes (0), adds (1) and deletes (2), in order of path.
 
     As moby tells it (pkg/archive changes.go): a whiteout (character device 0:0) is a deletion; a
-    directory that both have counts when it or something right in it was changed.
+    directory that both have counts when something in it was changed, or its mode or owner; a file
+    that was only copied up does not.
     """
     found: dict = {}
     _changes_walk(found, upper, lowers, "")
@@ -17494,44 +17495,96 @@ def changes_list(upper: str, lowers: list) -> list:
             for path in sorted(found, key=lambda path: path.split("/"))]
 
 
-def _changes_walk(found: dict, upper: str, lowers: list, path: str) -> None:
+def _changes_walk(found: dict, upper: str, lowers: list, path: str) -> bool:
+    """Note what is changed below a directory; whether anything is."""
+    before = len(found)
     with os.scandir(upper + path) as entries:
         children = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
     for name, info in children:
         child = f"{path}/{name}"
-        is_dir = info.st_mode & 0o170000 == 0o040000
-        below = _lower_stat(lowers, child)
+        lower, below = _lower_find(lowers, child)
         if _is_whiteout(info):
             found[child] = 2
-        elif not (is_dir and below and _is_same_dir(info, below)):
-            found[child] = 0 if below else 1
-        if is_dir:
-            _changes_walk(found, upper, lowers, child)
-        elif path:
-            found.setdefault(path, 0)
+        elif below is None:
+            found[child] = 1
+        elif _is_changed(upper + child, info, lower + child, below):
+            found[child] = 0
+        if info.st_mode & 0o170000 == 0o040000 and _changes_walk(found, upper, lowers, child):
+            found.setdefault(child, 0)
+    if path and _is_made_anew(upper + path):
+        # Removed and made again: whatever is not there again was deleted.
+        gone = _lower_names(lowers, path) - {name for name, _ in children}
+        found.update((f"{path}/{name}", 2) for name in gone)
+    return len(found) > before
+
+
+def _is_made_anew(path: str) -> bool:
+    try:
+        return xattr_get(path, "trusted.overlay.opaque", True) == b"y"
+    except OSError:
+        return False
+
+
+def _lower_names(lowers: list, path: str) -> set:
+    """The names in a directory as the layers below show it."""
+    names, hidden = set(), set()
+    for lower in lowers:
+        try:
+            if os.path.realpath(lower + path) != os.path.realpath(lower) + path:
+                break                       # a link in that layer: no directory, and it hides
+            with os.scandir(lower + path) as entries:
+                here = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            if _lower_ends(lower, path):
+                break
+            continue
+        names |= {name for name, info in here.items() if not _is_whiteout(info)} - hidden
+        hidden |= here.keys()
+        if _is_made_anew(lower + path):
+            break
+    return names
+
+
+def _lower_ends(lower: str, path: str) -> bool:
+    """Whether a layer that has no such directory hides it in those below."""
+    return os.path.lexists(lower + path) or _hides(lower, path)
 
 
 def _is_whiteout(info: os.stat_result) -> bool:
     return info.st_mode & 0o170000 == 0o020000 and info.st_rdev == 0
 
 
-def _is_same_dir(one: os.stat_result, other: os.stat_result) -> bool:
-    """A directory that the overlay copied up because of what is below it keeps all of these."""
-    return (one.st_mode, one.st_size, one.st_mtime_ns, one.st_uid, one.st_gid) == (
-        other.st_mode, other.st_size, other.st_mtime_ns, other.st_uid, other.st_gid)
+def _is_changed(path: str, info: os.stat_result, old_path: str, old: os.stat_result) -> bool:
+    if (info.st_mode, info.st_uid, info.st_gid, info.st_rdev) != (
+            old.st_mode, old.st_uid, old.st_gid, old.st_rdev):
+        return True
+    if info.st_mode & 0o170000 == 0o040000:
+        return False
+    times = [divmod(each.st_mtime_ns, SECOND) for each in (info, old)]
+    is_same_time = times[0] == times[1] or (
+        times[0][0] == times[1][0] and 0 in (times[0][1], times[1][1]))     # a tar's whole seconds
+    return info.st_size != old.st_size or not is_same_time or _capability(path) != _capability(
+        old_path)
 
 
-def _lower_stat(lowers: list, name: str) -> os.stat_result | None:
-    """The path as the layers below show it, None where it does not exist."""
+def _capability(path: str) -> bytes:
+    try:
+        return xattr_get(path, "security.capability", False)
+    except OSError:
+        return b""
+
+
+def _lower_find(lowers: list, name: str) -> tuple:
+    """(layer, stat) of the path as the layers below show it, ("", None) where it does not exist."""
     for lower in lowers:
         try:
             info = os.lstat(lower + name)
         except (FileNotFoundError, NotADirectoryError):
             if _hides(lower, name):
-                return None
+                break
             continue
-        return None if _is_whiteout(info) else info
-    return None
+        return ("", None) if _is_whiteout(info) else (lower, info)
+    return "", None
 
 
 def _hides(lower: str, name: str) -> bool:
@@ -17545,10 +17598,7 @@ def _hides(lower: str, name: str) -> bool:
             continue
         if info.st_mode & 0o170000 != 0o040000:
             return True                 # a whiteout or a file in the place of a directory
-        try:
-            return xattr_get(lower + parent, "trusted.overlay.opaque", True) == b"y"
-        except OSError:
-            return False
+        return _is_made_anew(lower + parent)
     return False
 
 
@@ -17573,6 +17623,7 @@ HOSTS = ("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00:
 #: Where mounts land; these exist below every container, so that making them changes nothing in it.
 INIT_DIRS = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
 INIT_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
+INIT_LINKS = (("etc/mtab", "/proc/mounts"),)
 INIT_LAYER = "init/diff"                # not below layers/: it is no image's
 KILL_PATIENCE = 10.0                    # s; moby waits as long for the end after SIGKILL
 START_PATIENCE = 10.0                   # s that a command waits while another starts its container
@@ -18043,6 +18094,8 @@ def init_layer_make(store: Store) -> None:
         fd = os.open(f"{made}/diff/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
         os.fchmod(fd, 0o755)
         os.close(fd)
+    for name, target in INIT_LINKS:
+        os.symlink(target, f"{made}/diff/{name}")
     os.chmod(made, 0o710)
     try:
         os.rename(made, store.path("init"))

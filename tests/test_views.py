@@ -232,6 +232,11 @@ def test_changes(tmp_path):
     tree(two, {"etc/a": "1", "etc/b": "1", "gone/x": "1", "same/deep/f": "1"})
     tree(one, {"etc/b": None, "gone": None})
     tree(upper, {"etc/a": "2", "etc/b": "3", "gone/y": "1", "same/deep/f": "2", "new": "1"})
+    tree(two, {"copied/up": "1", "owned/x": "1"})
+    tree(upper, {"copied/up": "1"})
+    for root in (two, upper):
+        os.utime(root + "/copied/up", ns=(7 * 10**9, 7 * 10**9))
+    os.makedirs(upper + "/owned", mode=0o700)
     for name in ("same", "same/deep"):
         os.utime(f"{two}/{name}", ns=(5, 5))
         os.utime(f"{upper}/{name}", ns=(5, 5))
@@ -243,9 +248,29 @@ def test_changes(tmp_path):
         "/gone": 1,
         "/gone/y": 1,
         "/new": 1,
+        "/owned": 0,
+        "/same": 0,
         "/same/deep": 0,
         "/same/deep/f": 0,
     }
+
+
+@pytest.mark.root
+def test_what_a_directory_made_again_has_lost(tmp_path):
+    one, two, three, upper = (str(tmp_path / name) for name in ("one", "two", "three", "upper"))
+    tree(three, {"d/never": "1", "e/x": "1", "l/x": "1"})
+    tree(two, {"d/a": "1", "d/sub/f": "1", "d/b": "1"})
+    tree(one, {"d/c": "1", "d/b": None, "e": None})
+    os.symlink("/etc", one + "/l")
+    tree(upper, {"d/a": "2", "d/new": "1", "e/y": "1", "l/y": "1"})
+    for path in (two + "/d", upper + "/d", upper + "/e", upper + "/l"):
+        os.setxattr(path, "trusted.overlay.opaque", b"y")
+    changed = engine.changes_list(upper, [one, two, three])
+    got = [(entry["Path"], entry["Kind"]) for entry in changed]
+    assert got == [
+        ("/d", 0), ("/d/a", 0), ("/d/c", 2), ("/d/new", 1), ("/d/sub", 2),
+        ("/e", 1), ("/e/y", 1), ("/l", 0), ("/l/y", 1),
+    ]  # fmt: skip
 
 
 @pytest.mark.root
