@@ -20648,10 +20648,12 @@ class Relay:
         if not reads:
             return
         data = self._client.recv(READ_SIZE)
-        if data:
-            self._to_near += self._codec.feed(data)
-            self._to_client += self._codec.replies()
-        if not data or self._codec.ended:
+        if not data:                        # a WebSocket ends by a message: this client is gone
+            self._codec.closed, self._to_client = True, b""
+            return
+        self._to_near += self._codec.feed(data)
+        self._to_client += self._codec.replies()
+        if self._codec.ended:
             self._client_reads = False
             if not self._to_near:
                 self._near_end()

@@ -44,6 +44,7 @@ class Box:
     """An engine with roots of its own."""
 
     def __init__(self, roots):
+        self.roots = roots
         self.store = engine.Store(roots.data, roots.run)
         self.store.roots_make()
         self.engine = engine.Engine(self.store)
