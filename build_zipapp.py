@@ -99,11 +99,74 @@ HOT_SECTIONS = (
     "launcher",
     "init",
 )
-#: Sections of commands that are to start at once: not compressed.
-STORED_SECTIONS = ()
+#: What the launcher loads before it serves, with all that these may ever run: the launcher itself
+#: and the roles of forks that live long or enter containers.
+LAUNCHER_ROOTS = ("launcher_main", "monitor_main")
+#: Functions of `version` and `ps`, and tables of all commands; then what `run` and `exec` need more:
+#: the usual commands find it in one place. `tests/bench/quick.py` prints this.
+QUICK = ("""
+ApiClient.__init__ ApiClient.call ApiClient.get ApiClient.send Args.__init__ Args.given
+Body.__init__ COMMANDS Command.__init__ Container.__init__ Container.config Container.document
+Container.host Container.is_running Container.is_up Container.status Containers.__init__
+Containers._healthy Containers.all Containers.list Engine.__init__ Engine.containers Engine.images
+Engine.version Flag.__init__ Flag.long Flag.short Image.__init__ Images.__init__ Images.ids_of
+Listing.__init__ Listing._table Listing.text LocalTransport.__init__ LocalTransport.engine
+LocalTransport.send ROUTES Reference.__new__ Reference._suffix Reference.familiar
+Reference.familiar_name Reference.name Request.__init__ Request.arg Request.filters Request.flag
+Request.number Response.__init__ Show.__init__ Store.__init__ Store.db Store.path Store.row
+Store.rows Store.run_path VendoredFinder.__init__ VendoredFinder.find_spec _Pair.__init__
+_Pair.close _absent_register _build_time _command_find _component_lines _config_apply _config_read
+_container_command _container_image _container_names _created_ns _day_number _domain_split
+_exited_codes _flag_default _flag_set _flags_table _handler_run _help_command _id_shown _image_row
+_is_domain _is_host_label _is_older _is_path_component _is_version _later_register _list_mark
+_month_days _nargs_check _parse_or_usage _quote_char _refusal _refuse _route_match _run _run_id
+_server_version _shown_name _since_text _store_claim _store_connect _streams_prepare _tag_key
+_take_long _terminal_width _time_calendar _top_check _use_line _wrap ago boot_id cli_main
+client_local client_version cmd_ps cmd_version columns_align command container_settle
+containers_text daemon_flags duration_parse ellipsis file_read filter_bool filters_check
+filters_parse flag_kind flags_parse flush_output get_containers get_version help_flags http_dispatch
+id_short image_get json_parse list_filters_check list_select main main_exit network_ids
+networks_show output_write pattern platform_host ports_text program_name quote record_list
+reference_parse reference_tagged roots_find route route_find sqlite_module state_text summary_show
+text_width time_now time_parse vendored_install version_text version_tuple
+""", """
+ApiClient.hijack ApiClient.post ApiClient.wait Body.json Containers._launch
+Containers._modes_resolve Containers._running Containers.create Containers.find Containers.running
+Containers.start Demultiplexer.__init__ FrameReader.__init__ Image.platform Image.settings
+Images.for_container Pump.__init__ Pump._loop Pump._receive Pump.run Request.has_body Request.hijack
+Request.json Request.take Store.lock Store.write Waiter.__init__ Waiter.fileno Waiter.result
+_CidFile.__init__ _CidFile.keep _Pair._open _Pair.hijack _Pair.take _Write.__enter__ _Write.__exit__
+_Write.__init__ _add_network _arg_since _attach _attached_start _body_attach _body_devices
+_body_health _body_limits _body_networks _body_ports _body_process _body_restart _body_security
+_body_storage _capabilities_verify _config_verify _cpu_verify _create _create_checked _endpoint
+_endpoint_verify _env_merge _event_files _exec_pump _execs_sweep _exit_status _hijacker _host_fill
+_host_verify _hosts_text _is_user_defined _items_check _json_encoder _memory_verify _modes_check
+_monitor_ask _monitor_fork _namespaces_resolve _object _platform_settle _query_text _resizer
+_resolv_text _restart_verify _signal_sender _size_known _spec_linux _spec_mounts _spec_namespaces
+_spec_process _spec_root _start_time _stream_type _sysctls_verify _thermal_paths _ulimits_verify
+_value_check _version_adapt answer_read body_fill body_set bool_parse build_id
+capabilities_available capabilities_normalize capabilities_resolve cgroup_name cmd_exec cmd_run
+command_words config_merge container_attach container_event container_wait create_body create_check
+create_verify detach_keys_check dir_ensure env_merge environment_build event_emit exec_create
+exec_dir exec_find exec_inspect exec_start fds_send fields_check file_write files_write get_exec
+go_int health_plan health_words id_new image_platform_warning init_layer_make is_hex json_text
+launcher_ask launcher_call launcher_name layer_directories layer_name layer_paths layer_stack
+lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_verify mode_container
+monitor_call monitor_connect monitor_request monitor_start name_random network_id_ensure
+network_verify owner_of owner_self plan_build platform_rank ports_expose ports_publish
+post_container_attach post_container_create post_container_exec post_container_start
+post_container_wait post_exec_start process_build record_find record_insert record_move record_new
+resources_build resources_verify security_parse sha256 signal_number signal_parse
+signals_caught.__enter__ signals_caught.__exit__ signals_caught.__init__ signals_caught.fileno
+spec_build terminal_size tty_check undo_on_error.__enter__ undo_on_error.__exit__
+undo_on_error.__init__ undo_on_error.callback unix_connect wait_any winsize_get write_all
+""")
 #: What of this file makes byte code for a Python that there is none for, on the host.
-PACKER = ("ast", "marshal", "struct", "sys", "zlib", "Code", "HOT_SECTIONS", "STORED_SECTIONS", "Slim", "Splitter", "Unit", "code_walk",
-          "engine_parts", "names_changed", "names_used", "own_source", "packed", "sections_of")
+PACKER = (
+    "ast", "marshal", "struct", "sys", "zlib", "Code", "HOT_SECTIONS", "LAUNCHER_ROOTS", "QUICK",
+    "Slim", "Splitter", "Unit", "code_walk", "engine_parts", "names_changed", "names_used",
+    "own_source", "packed", "sections_of",
+)
 # fmt: off
 PINS = {
     "pyroute2": "01a2a3afe565a6acb0a0d5d8ac86c9682b6564407e3d9589070191ae94b737e8",
@@ -483,20 +546,20 @@ class Code:
     function as a stub, which gets its code when it is first called. So a start pays for what it
     uses, not for all there is. `all` makes everything real: for who forks, or lives long.
 
-    Units of kind b are run at the start (imports), s are statements, f functions of the module, m
-    functions that a statement asks for by `__stub__`: methods, and what decorators register.
+    Units of kind s are statements, f functions of the module, m functions that a statement asks for
+    by `__stub__`: methods, and what decorators register.
     """
 
     def __init__(self, space: dict, data: bytes, index: tuple) -> None:
         from _thread import RLock
 
-        names, self.kinds, self.starts, self.groups, self.group_of, _ = index
+        names, self.kinds, self.groups, self.group_of, _ = index
         start = int.from_bytes(data[8:12], "little")
         self.names = names.split("\n")
         self.space = space                  # the module's globals
         self.data = memoryview(data)[start:]
-        self.opened: dict = {}              # group -> its bytes
-        self.held: dict = {}                # unit -> record, loaded ahead
+        self.known: dict = {}               # unit -> record
+        self.held: dict = {}                # the same, of what is to be real
         self.asked = bytearray(len(self.kinds))
         self.pending: list = []             # units to run, the first one last
         self.ready: dict = {}               # their records
@@ -505,33 +568,24 @@ class Code:
         self.late: dict = {}                # unit -> (function, record, what stands in for it)
         self.eager = False
         self.lock = RLock()                 # two threads may call one stub
+        space["__builtins__"] = __builtins__
         space["__stub__"] = self.stub
         space["__getattr__"] = self.find
-        self.need(range(self.kinds.count(b"b")))
-        self.run()
 
     def record(self, unit: int) -> tuple:
         """(what the code mentions, code); of a function also (defaults, named ones), name."""
         if unit in self.held:
             return self.held.pop(unit)
-        from marshal import loads
+        if unit not in self.known:
+            from marshal import loads
+            from zlib import decompress
 
-        group = self.group_of[unit]
-        if group not in self.opened:
-            start, size, packed = self.groups[group]
-            blob = self.data[start:start + size]
-            if packed:
-                from zlib import decompress
-
-                blob = memoryview(decompress(blob))
-            self.opened[group] = blob
-        at = unit * 4
-        return loads(self.opened[group][int.from_bytes(self.starts[at:at + 4], "little"):])
+            start, size = self.groups[self.group_of[unit]]
+            self.known.update(loads(decompress(self.data[start:start + size])))
+        return self.known.pop(unit)
 
     def need(self, units: Iterable[int]) -> None:
         """Functions get their names at once, as stubs; statements wait for `run`."""
-        from struct import unpack
-
         todo = list(units)
         while todo:
             unit = todo.pop()
@@ -542,7 +596,7 @@ class Code:
                 self.space[sys.intern(self.names[unit])] = self.stub(unit)
             else:
                 record = self.ready[unit] = self.record(unit)
-                todo += unpack("<%dH" % (len(record[0]) // 2), record[0])
+                todo += map(ord, record[0])
                 self.pending.append(unit)
         self.pending.sort(reverse=True)
 
@@ -570,11 +624,9 @@ class Code:
         made = type(lambda: 0)(Code.call.__code__, self.space, name)
         made.__kwdefaults__ = {"_unit_": (self, unit, made)}
         if self.eager or unit in self.ready or unit in self.held:
-            from struct import unpack
-
             record = self.ready.pop(unit, None) or self.record(unit)
             if not self.eager:
-                self.need(unpack("<%dH" % (len(record[0]) // 2), record[0]))
+                self.need(map(ord, record[0]))
                 self.run()                  # its defaults
             self.filled(made, record)
         else:
@@ -589,12 +641,11 @@ class Code:
     def load(self, unit: int, made: Callable) -> Callable:
         """Gives a stub its code, and the code all that it mentions; the function to call now."""
         from _thread import _count
-        from struct import unpack
 
         with self.lock:
             if unit in self.stubs and unit not in self.late:
                 record = self.record(unit)
-                self.need(unpack("<%dH" % (len(record[0]) // 2), record[0]))
+                self.need(map(ord, record[0]))
                 self.run()
                 if unit in self.stubs and unit not in self.late:
                     if self.pending and _count():
@@ -647,6 +698,7 @@ class Code:
             self.need(unit for unit in units if self.kinds[unit] != 109)
             self.run()
             self.held.clear()
+            self.known.clear()              # what forks have no use for goes back into its group
 
     def all(self) -> None:
         """Makes everything real, and needs the archive no more."""
@@ -662,7 +714,6 @@ class Code:
             for unit, made in list(self.stubs.items()):
                 self.load(unit, made)
             self.data = memoryview(b"")
-            self.opened.clear()
 
 
 class Slim(ast.NodeTransformer):
@@ -722,14 +773,18 @@ def names_used(*nodes: ast.AST) -> set[str]:
             inner -= {each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)}
             inner -= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)
                       and isinstance(each.ctx, ast.Store)}
-        found |= inner | ({node.id} if isinstance(node, ast.Name) else set())
+        found |= inner
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.AugAssign):
+            found |= {each.id for each in ast.walk(node.target) if isinstance(each, ast.Name)}
     return found
 
 
-def names_changed(*nodes: ast.AST) -> set[str]:
+def names_changed(tree: ast.AST) -> set[str]:
     """Names of tables that code changes in place."""
     found = set()
-    for node in (each for node in nodes for each in ast.walk(node)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr in ("add", "append", "extend", "insert", "setdefault", "update"):
                 found |= names_used(node.func.value)
@@ -737,7 +792,7 @@ def names_changed(*nodes: ast.AST) -> set[str]:
               and not isinstance(node.ctx, ast.Load)):
             found |= names_used(node.value)
         elif isinstance(node, ast.AugAssign):
-            found |= names_used(node.target)
+            found |= {each.id for each in ast.walk(node.target) if isinstance(each, ast.Name)}
     return found
 
 
@@ -773,20 +828,18 @@ class Splitter:
         self.tables_attach()
 
     def statement(self, node: ast.stmt) -> None:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            self.run(node, "b")
-        elif isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef):
             if node.decorator_list:
                 first = len(self.units)
-                self.run(self.stubbed(node, node.name), "s", first)
+                self.run(self.stubbed(node, node.name), first)
             else:
                 self.function("f", node, node.name).defined = [node.name]
         elif isinstance(node, ast.ClassDef):
             first = len(self.units)
             self.methods_stub(node)
-            self.run(node, "s", first)
+            self.run(node, first)
         elif not self.is_main(node) and not self.is_text(node):
-            self.run(node, "s")
+            self.run(node)
 
     @staticmethod
     def is_main(node: ast.stmt) -> bool:
@@ -796,7 +849,7 @@ class Splitter:
     def is_text(node: ast.stmt) -> bool:
         return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
-    def run(self, node: ast.stmt, kind: str, first: int | None = None) -> None:
+    def run(self, node: ast.stmt, first: int | None = None) -> None:
         """A unit of what is run as it stands; those from `first` on are functions in it."""
         tree = ast.fix_missing_locations(ast.Module([node], []))
         code = compile(tree, self.path, "exec", dont_inherit=True, optimize=2)
@@ -804,9 +857,12 @@ class Splitter:
                  for each in ast.walk(part.target)}
         stored = [each.id for each in ast.walk(node) if isinstance(each, ast.Name)
                   and isinstance(each.ctx, ast.Store) and each not in inner]
-        defined = [node.name] if isinstance(node, ast.ClassDef) else stored
-        unit = Unit(kind, " ".join(defined), (code,), node)
-        unit.defined = defined
+        if isinstance(node, ast.ClassDef):
+            stored = [node.name]
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            stored = [alias.asname or alias.name for alias in node.names]
+        unit = Unit("s", " ".join(stored), (code,), node)
+        unit.defined = stored
         unit.parts = self.units[first:] if first is not None else []
         self.units.append(unit)
 
@@ -885,22 +941,32 @@ class Splitter:
         return found
 
     def record(self, at: int) -> tuple:
-        """What is marshalled of a unit; the units that it mentions as little-endian numbers."""
+        """What is marshalled of a unit; the numbers of units that it mentions are characters."""
         unit = self.units[at]
         needed = {number for name in unit.used for number in self.definers.get(name, ())}
-        needed = sorted((needed | unit.after) - {at})
-        return (struct.pack("<%dH" % len(needed), *needed), *unit.record)
+        return ("".join(map(chr, sorted((needed | unit.after) - {at}))), *unit.record)
 
-    def reached(self, name: str) -> set[int]:
-        """Units that a function may ever run, as far as names tell."""
+    def quick(self, names: set[str]) -> set[int]:
+        """The units of these names, and statements that they need; other functions stay stubs."""
         found: set[int] = set()
-        todo = list(self.definers[name])
+        todo = [at for at, unit in enumerate(self.units) if unit.name in names]
+        while todo:
+            at = todo.pop()
+            if at not in found and (self.units[at].kind == "s" or self.units[at].name in names):
+                found.add(at)
+                todo += map(ord, self.record(at)[0])
+        return found
+
+    def reached(self, names: tuple) -> set[int]:
+        """Units that these functions may ever run, as far as names tell and not through tables."""
+        found: set[int] = set()
+        todo = [at for name in names for at in self.definers[name]]
         while todo:
             at = todo.pop()
             if at not in found:
                 found.add(at)
-                needed = self.record(at)[0]
-                todo += struct.unpack("<%dH" % (len(needed) // 2), needed)
+                todo += [each for name in self.units[at].used
+                         for each in self.definers.get(name, ())]
                 todo += range(at - len(self.units[at].parts), at)
         return found
 
@@ -940,40 +1006,40 @@ def own_source(text: bytes, names: tuple) -> str:
 
 
 def engine_parts(
-    source: bytes, own: bytes, root: str | None = "launcher_main"
+    source: bytes, own: bytes, roots: tuple = LAUNCHER_ROOTS
 ) -> dict[str, bytes]:
-    """{"engine": what `Code` reads, "launcher": what `root` may ever run} for this Python.
+    """{"engine": what `Code` reads, "launcher": what `roots` may ever run} for this Python.
 
     Each begins with 16 bytes: magic number, size, where the groups start. The index is (names,
-    kinds, starts, groups, group of each unit, code of the loader); a group is the records of a
-    section, as marshal writes them, one after the other.
+    kinds, groups, group of each unit, code of the loader). A group is {unit: record}, compressed:
+    one for each list of QUICK, then one for what is left of each section.
     """
     from importlib.util import MAGIC_NUMBER
 
     sections = sections_of(source)
     split = Splitter(Slim().visit(ast.parse(source)), "engine.pyz/engine.py")
     records = {at: split.record(at) for at in range(len(split.units))}
-    groups: dict[str, bytearray] = {}
-    starts = bytearray()
-    for at, unit in enumerate(split.units):
-        blob = groups.setdefault(sections[unit.line], bytearray())
-        starts += struct.pack("<I", len(blob))
-        blob += marshal.dumps(records[at])
+    homes = {at: sections[unit.line] for at, unit in enumerate(split.units)}
+    for names in reversed(QUICK):
+        homes.update(dict.fromkeys(split.quick(set(names.split())), names))
+    groups: dict[str, dict] = {}
+    for at, home in homes.items():
+        groups.setdefault(home, {})[at] = records[at]
+    places = {home: at for at, home in enumerate(groups)}
     rows, data = [], bytearray()
-    for section, blob in groups.items():
-        body = bytes(blob) if section in STORED_SECTIONS else zlib.compress(bytes(blob), 9)
-        rows.append((len(data), len(body), section not in STORED_SECTIONS))
+    for group in groups.values():
+        body = zlib.compress(marshal.dumps(group), 9)
+        rows.append((len(data), len(body)))
         data += body
     tree = Slim().visit(ast.parse(own_source(own, ("sys", "Code"))))
     loader = compile(tree, "engine.pyz/packer.py", "exec", dont_inherit=True, optimize=2)
-    places = {section: at for at, section in enumerate(groups)}
     index = marshal.dumps((
         "\n".join(unit.name for unit in split.units),
-        "".join(unit.kind for unit in split.units).encode(), bytes(starts), tuple(rows),
-        bytes(places[sections[unit.line]] for unit in split.units), loader))
-    order = [*HOT_SECTIONS, *groups]
+        "".join(unit.kind for unit in split.units).encode(), tuple(rows),
+        bytes(places[home] for home in homes.values()), loader))
+    order = [*HOT_SECTIONS, *dict.fromkeys(sections)]
     rank = {at: order.index(sections[split.units[at].line])
-            for at in sorted(split.reached(root) if root else ())}
+            for at in sorted(split.reached(roots))}
     hot = packed({at: records[at] for at in rank}, rank)
     made = {"engine": index + bytes(data), "launcher": zlib.compress(marshal.dumps(hot), 9)}
     return {name: MAGIC_NUMBER + struct.pack("<III", 16 + len(body), 16 + len(index), 0) + body

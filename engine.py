@@ -26828,6 +26828,7 @@ def vendored_install() -> VendoredFinder | None:
     if not BUILD_ID:
         return None                         # the plain source: what pip installed will do
     finder = VendoredFinder(archive_member)
+    finder.find_spec("")                    # its code is needed before code can be imported for
     sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
     return finder
 

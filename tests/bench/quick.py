@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Which functions the commands run that must start at once: QUICK in build_zipapp.py.
+
+    quick.py PYZ [--check]       as root; needs a static busybox on this host
+
+Prints the names, as QUICK has them. With --check only those that QUICK lacks: each costs a start
+the reading of a whole section.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+
+PYTHON = "/usr/bin/python3"
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+#: Runs in the place of the archive's start, and writes down what it loads.
+WATCHED = """
+import sys, zipimport
+archive, log = sys.argv[1:3]
+sys.argv[:] = [archive, *sys.argv[3:]]
+__loader__ = zipimport.zipimporter(archive)
+text = __loader__.get_source("__main__").replace("\\nstart()\\n", "\\n")
+exec(compile(text, "__main__.py", "exec"), globals())
+module = engine_load()
+record, seen = CODE.record, set()
+def watched(unit):
+    if CODE.kinds[unit] != 115:
+        seen.add(CODE.names[unit])
+    return record(unit)
+CODE.record = watched
+leave = os._exit
+def left(code):
+    with open(log, "a") as file:
+        file.writelines(name + "\\n" for name in seen)
+    leave(code)
+os._exit = left
+module.main_exit(sys.argv[1:])
+"""
+
+
+def names_seen(pyz: str) -> tuple[set[str], set[str]]:
+    """Names of units that `version` and `ps` load, and those that `run` and `exec` load."""
+    work = tempfile.mkdtemp(prefix="quick-")
+    log = work + "/log"
+    roots = ["--data-root", work + "/data", "--run-root", work + "/run"]
+    run = ("run", "--rm", "--network", "none", "tools", "true")
+
+    def engine(*words: str) -> str:
+        done = subprocess.run([PYTHON, pyz, *roots, *words], stdout=subprocess.PIPE, check=True)
+        return done.stdout.decode().strip()
+
+    def seen(*commands: tuple) -> set[str]:
+        for words in commands:
+            subprocess.run([PYTHON, "-c", WATCHED, pyz, log, *roots, *words],
+                           stdout=subprocess.DEVNULL, check=True)
+        with open(log) as file:
+            names = set(file.read().split())
+        os.unlink(log)
+        return names
+
+    try:
+        engine("image", "from-host", "-t", "tools", "busybox", "sleep", "true")
+        engine(*run)                        # which starts the launcher
+        name = engine("run", "-d", "--network", "none", "tools", "sleep", "1000")
+        first = seen(("version",), ("ps",), ("ps", "--help"))
+        second = seen(run, ("exec", name, "true"))
+        engine("rm", "-f", name)
+        return {"COMMANDS", "ROUTES"} | first, second - first
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def main(argv: list[str]) -> int:
+    sys.path.insert(0, TOP)
+    import build_zipapp
+
+    known = set(" ".join(build_zipapp.QUICK).split()) if argv[1:] == ["--check"] else set()
+    for names in names_seen(os.path.abspath(argv[0])):
+        text = " ".join(sorted(names - known))
+        print("\n".join(textwrap.wrap(text, 100, break_long_words=False)), end="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
