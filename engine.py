@@ -60,7 +60,9 @@ OBJECTS     the things users name
     views           a container as clients see it: inspect, lists and their filters
     containers      create, start, stop, kill, pause, remove, rename, prune, list, top, diff
     execs           second processes in a container, attach, wait and logs: what ends in a stream
+    stats           what a container uses: one sample, two, or one every second
     engine          wires the objects together; repair, info, version
+    policies        restart policies at work: an update, the next start, a daemon's start
 DOORS       protocols coming in
     hosts           addresses of engines as -H and DOCKER_HOST name them: Docker's rules; pure
     tls             TLS between a connection and a plain socket: settings, the pump, Go's words
@@ -5833,6 +5835,7 @@ def _memory_stats(cgroup: Cgroup) -> dict:
     if not cgroup.v2 or not os.path.exists(cgroup.v2 + "/memory.current"):
         return {}
     return {"usage": _read_number(cgroup.v2 + "/memory.current"),
+            "failcnt": _read_pairs(cgroup.v2 + "/memory.events").get("oom", 0),
             "limit": _read_number(cgroup.v2 + "/memory.max"),
             "stats": _read_pairs(cgroup.v2 + "/memory.stat")}
 
@@ -7374,6 +7377,19 @@ NOT_YET = {
 }
 
 HOST_GATEWAY = "host-gateway"           # --add-host: the address of the default bridge
+#: What an update may change but the restart policy, and the flag that asks for it.
+UPDATE_LATER = {
+    "BlkioWeight": "--blkio-weight", "BlkioWeightDevice": "--blkio-weight-device",
+    "BlkioDeviceReadBps": "--device-read-bps", "BlkioDeviceReadIOps": "--device-read-iops",
+    "BlkioDeviceWriteBps": "--device-write-bps", "BlkioDeviceWriteIOps": "--device-write-iops",
+    "CpuPeriod": "--cpu-period", "CpuQuota": "--cpu-quota", "CpuRealtimePeriod": "--cpu-rt-period",
+    "CpuRealtimeRuntime": "--cpu-rt-runtime", "CpuShares": "--cpu-shares", "CpusetCpus":
+    "--cpuset-cpus", "CpusetMems": "--cpuset-mems", "KernelMemory": "--kernel-memory",
+    "Memory": "--memory", "MemoryReservation": "--memory-reservation",
+    "MemorySwap": "--memory-swap", "NanoCpus": "--cpus", "PidsLimit": "--pids-limit",
+}
+UPDATE_CONFIG = {name: HOST_CONFIG[name] for name in (*UPDATE_LATER, "RestartPolicy")}
+
 SHM_SIZE = 64 << 20                     # moby config.DefaultShmSize
 RUNTIME = "runc"                        # the name clients expect of the built-in runtime
 MASKED_PATHS = (
@@ -7613,7 +7629,7 @@ def create_verify(config: dict, host: dict) -> list:
     _config_verify(config)
     if not host["RestartPolicy"]["Name"]:
         host["RestartPolicy"]["Name"] = "no"
-    _restart_verify(host)
+    restart_verify(host)
     for entry in host["ExtraHosts"] or ():
         name, separator, address = entry.partition(":")
         if not (separator and name and name.isprintable()):
@@ -7669,8 +7685,20 @@ def _config_verify(config: dict) -> None:
         raise InvalidParameter("Retries in Healthcheck cannot be negative")
 
 
-def _restart_verify(host: dict) -> None:
-    """Docker's checks of a policy whose name is there."""
+def update_check(body: Any) -> dict:
+    """The restart policy of an update body, its name "" for none; InvalidParameter for the rest."""
+    asked = fields_check(body, UPDATE_CONFIG, "UpdateConfig")
+    for name, flag in UPDATE_LATER.items():
+        if asked[name]:
+            raise InvalidParameter(f"update {flag} is not supported by this engine yet")
+    policy = asked["RestartPolicy"]
+    if policy["Name"]:
+        restart_verify({"RestartPolicy": policy, "AutoRemove": False})
+    return policy
+
+
+def restart_verify(host: dict) -> None:
+    """Docker's checks of a restart policy whose name is there; InvalidParameter."""
     name, count = host["RestartPolicy"]["Name"], host["RestartPolicy"]["MaximumRetryCount"]
     if host["AutoRemove"] and name != "no":
         raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
@@ -15091,6 +15119,12 @@ def record_rename(store: Store, id: str, name: str) -> None:
             raise NotFound("No such container: " + id)
 
 
+def record_host(store: Store, id: str, host: dict) -> None:
+    """Write the HostConfig anew."""
+    with store.write() as db:
+        db.execute("UPDATE containers SET host_config = ? WHERE id = ?", (json_text(host), id))
+
+
 def record_delete(store: Store, id: str, durable: bool = True) -> bool:
     """Take the row away; False when it was gone."""
     with store.write(durable=durable) as db:
@@ -17818,7 +17852,7 @@ class Containers:
                            owner=owner_self(), restarts=0):
             raise self._start_refusal(ref, c.id)
         try:
-            self._launch(c)
+            self.launch(c)
         except BaseException as failure:
             self._start_undo(c, failure)
             raise
@@ -17833,31 +17867,8 @@ class Containers:
             return Conflict("container is marked for removal and cannot be started")
         return NotModified("container is already running")
 
-    def start_again(self, id: str, again: int) -> None:
-        """Prepare restart number `again` for the monitor that wants it, and tell it to start."""
-        c = record_get(self._store, id)
-        if c is not None and c.state == "restarting":
-            self._launch(c, again)
-
-    def restore(self) -> list:
-        """Start those that ended and whose policy wants them up: a daemon does so at its start.
-
-        Their names. `always` starts also those that a user had stopped, as Docker's daemon does;
-        what cannot be started is left for the user to see in `inspect`.
-        """
-        started = []
-        for c in self.all():
-            ran = c.state == "exited" and c.started
-            if ran and restart_wanted(c.host["RestartPolicy"], code=c.exit_code, count=c.restarts,
-                                      stopped=bool(c.stopped)):
-                try:
-                    self.start(c.id)
-                except EngineError:
-                    continue
-                started.append(c.name)
-        return started
-
-    def _launch(self, c: Container, again: int = 0) -> None:
+    def launch(self, c: Container, again: int = 0) -> None:
+        """Prepare what a start needs, and have the monitor start it; `again`: restart number."""
         store = self._store
         directory = store.path("containers", c.id)
         bundle = dir_ensure(store.run_path("containers", c.id), 0o700)
@@ -18513,6 +18524,137 @@ def _frames_of_lines(stream: int, data: bytes) -> bytes:
 
 
 # =============================================================================
+# stats -- what a container uses: one sample, two, or one every second
+# =============================================================================
+# Runs in: api, cli.   Refs: moby daemon/stats.go, stats_unix.go, containerd/cgroups
+#
+# A sample is read from the container's cgroup and /proc/stat by whoever asks; nobody else takes
+# part and nothing is kept. Its keys are Docker's, in all versions of cgroups: what v1 calls `rss`
+# is called `anon` in v2, as there. With the sample before it a client computes percentages, so a
+# stream carries both, and the answer without a stream waits for a second one. A container that does
+# not run has a sample of zeros.
+
+STATS_INTERVAL = 1.0                    # s
+STATS_MEMORY_V1 = tuple(
+    "cache rss rss_huge mapped_file dirty writeback pgpgin pgpgout pgfault pgmajfault inactive_anon"
+    " active_anon inactive_file active_file unevictable hierarchical_memory_limit"
+    " hierarchical_memsw_limit total_cache total_rss total_rss_huge total_mapped_file total_dirty"
+    " total_writeback total_pgpgin total_pgpgout total_pgfault total_pgmajfault"
+    " total_inactive_anon total_active_anon total_inactive_file total_active_file"
+    " total_unevictable".split())
+STATS_MEMORY_V2 = tuple(
+    "anon file kernel_stack slab sock shmem file_mapped file_dirty file_writeback anon_thp"
+    " inactive_anon active_anon inactive_file active_file unevictable slab_reclaimable"
+    " slab_unreclaimable pgfault pgmajfault workingset_refault workingset_activate"
+    " workingset_nodereclaim pgrefill pgscan pgsteal pgactivate pgdeactivate pglazyfree pglazyfreed"
+    " thp_fault_alloc thp_collapse_alloc".split())
+STATS_BLOCK = (
+    "io_service_bytes_recursive", "io_serviced_recursive", "io_queue_recursive",
+    "io_service_time_recursive", "io_wait_time_recursive", "io_merged_recursive",
+    "io_time_recursive", "sectors_recursive")
+STATS_CPU = {
+    "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
+    "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0}}
+
+
+def stats_now(engine: Engine, ref: str, once: bool) -> dict:
+    """One sample of a container; unless `once` with the processor's times of a second before."""
+    c = engine.containers.find(ref)
+    sample = stats_sample(c)
+    if once or not c.is_running:
+        return sample
+    time.sleep(STATS_INTERVAL)
+    return stats_pair(stats_sample(engine.containers.find(c.id)), sample)
+
+
+def stats_stream(engine: Engine, ref: str) -> Iterator[bytes]:
+    """Lines of JSON, one a second, until the container is gone."""
+    c = engine.containers.find(ref)         # NotFound before the reply begins
+
+    def lines() -> Iterator[bytes]:
+        now, before = c, None
+        while True:
+            sample = stats_sample(now)
+            yield (json_text(stats_pair(sample, before) if before else sample) + "\n").encode()
+            before = sample
+            engine.store.release()          # a thread that sleeps needs no connection
+            time.sleep(STATS_INTERVAL)
+            try:
+                now = engine.containers.find(c.id)
+            except NotFound:
+                return
+    return lines()
+
+
+def stats_pair(sample: dict, before: dict) -> dict:
+    """A sample that also tells what the one before it was."""
+    return {**sample, "preread": before["read"], "precpu_stats": before["cpu_stats"]}
+
+
+def stats_sample(c: Container) -> dict:
+    """What a container uses now, as Docker's StatsResponse; zeros when it does not run."""
+    sample = {
+        "name": "/" + c.name, "id": c.id, "read": TIME_ZERO, "preread": TIME_ZERO,
+        "pids_stats": {}, "blkio_stats": dict.fromkeys(STATS_BLOCK), "num_procs": 0,
+        "storage_stats": {}, "cpu_stats": STATS_CPU, "precpu_stats": STATS_CPU, "memory_stats": {}}
+    if not c.is_running:
+        return sample
+    cgroup = cgroup_paths(cgroup_name(c))
+    used = cgroup.stats()
+    system, count = stats_system(file_read("/proc/stat").decode())
+    usage = used["cpu_stats"]["cpu_usage"]
+    if not usage.get("percpu_usage", True):
+        del usage["percpu_usage"]
+    sample.update(
+        read=time_rfc3339(time_now()), pids_stats=_without_zeros(used["pids_stats"]),
+        blkio_stats=_block_show(used["blkio_stats"], cgroup.v1("blkio") is not None),
+        cpu_stats={"cpu_usage": usage, "system_cpu_usage": system, "online_cpus": count,
+                   "throttling_data": used["cpu_stats"]["throttling_data"]},
+        memory_stats=_memory_show(used["memory_stats"], cgroup.v1("memory") is not None))
+    return sample
+
+
+def _without_zeros(values: dict) -> dict:
+    return {name: value for name, value in values.items() if value}
+
+
+def _block_show(used: dict, is_v1: bool) -> dict:
+    """All lists of Docker; those that v2 does not have, and an empty one there, are null."""
+    empty: list | None = [] if is_v1 else None
+    shown = {name: used.get(name) or empty for name in STATS_BLOCK}
+    if not is_v1:
+        shown["io_serviced_recursive"] = None
+    return shown
+
+
+def _memory_show(used: dict, is_v1: bool) -> dict:
+    """Docker's choice of the kernel's counters; no limit is the machine's memory."""
+    if not used:
+        return {}
+    names = STATS_MEMORY_V1 if is_v1 else STATS_MEMORY_V2
+    kernel = used["stats"]
+    machine = int(file_read("/proc/meminfo").split()[1]) * 1024
+    return _without_zeros({
+        "usage": used["usage"], "max_usage": used.get("max_usage", 0),
+        "stats": {name: kernel.get(name, 0) for name in sorted(names)},
+        "failcnt": used.get("failcnt", 0), "limit": min(used["limit"], machine)})
+
+
+def stats_system(text: str) -> tuple:
+    """(ns of all processors since boot, how many there are) from /proc/stat (proc(5))."""
+    total = count = 0
+    for line in text.split("\n"):
+        if line.startswith("cpu "):
+            ticks = sum(int(word) for word in line.split()[1:8])
+            total = ticks * (SECOND // os.sysconf("SC_CLK_TCK"))
+        elif line.startswith("cpu"):
+            count += 1
+        else:
+            break
+    return total, count
+
+
+# =============================================================================
 # engine -- wires the objects together; repair, info, version
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.51 /info and /version, moby daemon/info.go
@@ -18718,11 +18860,64 @@ def _security_show() -> list:
     return out
 
 
+# =============================================================================
+# policies -- restart policies at work: an update, the next start, a daemon's start
+# =============================================================================
+# Runs in: api, cli; role restart.   Refs: moby daemon/update.go, daemon/daemon.go restore
+#
+# What section restarts decides is done here, where all that a start needs is known. A monitor whose
+# container is to start again has a process forked (role restart) that prepares the start as a
+# command would, and then sends `start`. At its start a daemon starts what ended without it, be it
+# by a reboot; no other command does, so nothing comes back by itself on a host without a daemon,
+# and `ps` after a reboot only shows what has ended.
+
+def container_update(engine: Engine, ref: str, body: Any) -> dict:
+    """Change the restart policy of a container, running or not: {"Warnings": None}."""
+    policy = update_check(body)
+    store, c = engine.store, engine.containers.find(ref)
+    if policy["Name"]:
+        why = f"Cannot update container {c.id}: "
+        if c.state in ("removing", "dead"):
+            raise EngineError(why + 'container is marked for removal and cannot be "update"')
+        if c.auto_remove and policy["Name"] != "no":
+            raise Conflict(why + "Restart policy cannot be updated because AutoRemove is enabled"
+                           " for the container")
+        c.host["RestartPolicy"] = policy
+        record_host(store, c.id, c.host)
+        try:
+            monitor_call(store, c.id, {"verb": "update", "restart": policy})
+        except NoMonitor:
+            pass                            # it reads the row when there is one
+    container_event(store, c, "update")
+    return {"Warnings": None}
+
+
 @role("restart")
 def restart_main(request: dict, conn: Any, fds: list) -> None:
     """Start a container again for its monitor. What goes wrong is answered, and ends it there."""
     engine = Engine(Store(request["data"], request["run"]))
-    engine.containers.start_again(request["id"], request["again"])
+    c = record_get(engine.store, request["id"])
+    if c is not None and c.state == "restarting":
+        engine.containers.launch(c, request["again"])
+
+
+def containers_restore(engine: Engine) -> list:
+    """Start those that ended and whose policy wants them up, as a daemon does at its start.
+
+    Their names. `always` starts also those that a user had stopped, as Docker's daemon does; what
+    cannot be started is left for the user to see in `inspect`.
+    """
+    started = []
+    for c in engine.containers.all():
+        ran = c.state == "exited" and c.started
+        if ran and restart_wanted(c.host["RestartPolicy"], code=c.exit_code, count=c.restarts,
+                                  stopped=bool(c.stopped)):
+            try:
+                engine.containers.start(c.id)
+            except EngineError:
+                continue
+            started.append(c.name)
+    return started
 
 
 # =============================================================================
@@ -20160,8 +20355,6 @@ NOT_YET_ROUTES = (
     ("POST",   "/containers/{id}/checkpoints",              "checkpoints"),
     ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", "checkpoints"),
     ("GET",    "/containers/{id}/export",                   "exporting a container"),
-    ("GET",    "/containers/{id}/stats",                    "container statistics"),
-    ("POST",   "/containers/{id}/update",                   "updating a container's limits"),
     ("POST",   "/commit",                                   "committing a container"),
 )
 
@@ -20292,6 +20485,22 @@ def post_container_unpause(engine: Engine, request: Request) -> None:
 def post_container_rename(engine: Engine, request: Request) -> None:
     """Give a container another name."""
     engine.containers.rename(request.params["id"], request.arg("name"))
+
+
+@route("POST", "/containers/{id}/update")
+def post_container_update(engine: Engine, request: Request) -> dict:
+    """Change a container's restart policy."""
+    return container_update(engine, request.params["id"], request.json())
+
+
+@route("GET", "/containers/{id}/stats")
+def get_container_stats(engine: Engine, request: Request) -> Any:
+    """What a container uses, once or every second."""
+    ref = request.params["id"]
+    if request.flag("stream", True):
+        return Stream(stats_stream(engine, ref))
+    once = not _is_older(request, 1, 41) and request.flag("one-shot")
+    return stats_now(engine, ref, once)
 
 
 @route("POST", "/containers/{id}/resize")
@@ -26342,6 +26551,7 @@ class Daemon:
         pidfile_write(made["pidfile"])
         try:
             launcher_ensure(store)
+            containers_restore(self.engine)
             containers = self.engine.containers.all()
             notice("info", "Loading containers: done.", containers=len(containers))
             self._listen()

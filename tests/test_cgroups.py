@@ -163,6 +163,7 @@ def test_v2_figures(v2):
         "total_usage": 5000, "usage_in_kernelmode": 2000, "usage_in_usermode": 3000}
     assert stats["memory_stats"] == {
         "usage": 4096,
+        "failcnt": 3,
         "limit": 2**64 - 1,
         "stats": {"anon": 10, "inactive_file": 7},
     }
