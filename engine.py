@@ -285,7 +285,7 @@ NESTING_MAX = 256
 INT64_MAX = (1 << 63) - 1
 SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 SIZE_UNITS_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
-SIZE_SUFFIXES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+SIZE_SUFFIXES = "kmgtp"
 SIGRTMIN, SIGRTMAX = 34, 64     # as the C library numbers them; two below are its own
 
 # fmt: off
@@ -484,6 +484,14 @@ def _json_nesting_check(text: str) -> None:
 
 def size_parse(text: str) -> int:
     """Bytes from "64m", "1.5 GiB", "512"; units are binary (go-units RAMInBytes)."""
+    size = size_float(text)
+    if not size <= INT64_MAX:
+        raise InvalidParameter(f"invalid size: '{text}'")
+    return int(size)
+
+
+def size_float(text: str, base: int = 1024) -> float:
+    """The same as a number of any size; units of 1000 are go-units FromHumanSize."""
     cut = max(map(text.rfind, "0123456789. "))
     if cut < 0:
         raise InvalidParameter(f"invalid size: '{text}'")
@@ -497,10 +505,8 @@ def size_parse(text: str) -> int:
     if unit and unit != "b":
         if unit[0] not in SIZE_SUFFIXES:
             raise InvalidParameter(f"invalid suffix: '{unit}'")
-        size *= SIZE_SUFFIXES[unit[0]]
-    if not size <= INT64_MAX:
-        raise InvalidParameter(f"invalid size: '{text}'")
-    return int(size)
+        size *= base ** (SIZE_SUFFIXES.index(unit[0]) + 1)
+    return size
 
 
 def _size_number(text: str) -> float:
@@ -600,6 +606,15 @@ def signal_number(text: str) -> int:
 def signal_parse(text: str) -> int:
     """The same, but any number other than 0 will do, as moby's ParseSignal has it."""
     return go_int(text) or signal_number(text)
+
+
+def bool_parse(text: str) -> bool:
+    """Go's strconv.ParseBool."""
+    if text in ("1", "t", "T", "TRUE", "true", "True"):
+        return True
+    if text in ("0", "f", "F", "FALSE", "false", "False"):
+        return False
+    raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
 
 
 def go_int(text: str) -> int | None:
@@ -4440,7 +4455,7 @@ def process_title(words: list) -> None:
     # A mapping of its own: the kernel shows a command line only where it is memory of no file.
     start = sys_mmap(0, len(line), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     sys_memory(start, len(line)).raw = line
-    fields = [0, 0, 0, *file_read("/proc/self/stat").rpartition(b")")[2].split()]
+    fields = [b"", b"", b"", *file_read("/proc/self/stat").rpartition(b")")[2].split()]
     code_data_brk = [int(fields[number]) for number in (26, 27, 45, 46, 47)]
     stack, old_start, old_end, *env = (int(fields[number]) for number in (28, 48, 49, 50, 51))
     layout = struct.pack("@11QPIi0Q", *code_data_brk, sys_brk(0), stack, start, start + len(line),
@@ -7936,50 +7951,87 @@ def log_verify(log: dict) -> None:
     kind, options = log["Type"] or "json-file", log["Config"] or {}
     if kind == "none":
         return
-    if kind != "json-file":
-        raise InvalidParameter(f"logger: no log driver named '{kind}' is registered")
-    for name in options:
-        if name not in LOG_OPTIONS:
-            raise InvalidParameter(f"unknown log opt '{name}' for json-file log driver")
+    mode, size = options.get("mode", ""), options.get("max-buffer-size")
+    if mode not in ("", "blocking", LOG_LOSSY):
+        raise InvalidParameter(f"logger: logging mode not supported: {mode}")
+    if size is not None and mode != LOG_LOSSY:
+        raise InvalidParameter("logger: max-buffer-size option is only supported with"
+                               f" 'mode={LOG_LOSSY}'")
     try:
-        log_limits(options)
-    except ValueError as wrong:
+        size_parse(size or "0")
+    except InvalidParameter as wrong:
+        raise InvalidParameter(f"error parsing option max-buffer-size: {wrong}") from None
+    if kind not in LOG_DRIVERS:
+        raise InvalidParameter(f"logger: no log driver named '{kind}' is registered")
+    known, where = LOG_DRIVERS[kind][0], LOG_DRIVERS[kind][1]
+    for name in options:
+        if name not in known and name not in LOG_COMMON:
+            raise InvalidParameter(f"unknown log opt '{name}' for {where}")
+    try:
+        log_limits(log)
+    except (ValueError, InvalidParameter) as wrong:
         raise InvalidParameter(f"failed to initialize logging driver: {wrong}") from None
 
 
-LOG_OPTIONS = frozenset(("compress", "env", "env-regex", "labels", "labels-regex", "max-file",
-                         "max-size", "tag"))
+LOG_LOSSY = "non-blocking"
+LOG_COMMON = frozenset(("max-buffer-size", "mode"))
 LOG_SIZE, LOG_FILES = 10_000_000, 3     # a log can never fill the disk unless asked to
-_DECIMAL = {"": 1, "b": 1, "k": 10 ** 3, "m": 10 ** 6, "g": 10 ** 9, "t": 10 ** 12, "p": 10 ** 15}
+#: Driver: (its options, how an unknown one is told, bytes a file, files, whether it compresses).
+LOG_DRIVERS = {
+    "json-file": (frozenset(("compress", "env", "env-regex", "labels", "labels-regex", "max-file",
+                             "max-size", "tag")),
+                  "json-file log driver", LOG_SIZE, LOG_FILES, False),
+    "local":     (frozenset(("compress", "max-file", "max-size")), "log driver local",
+                  20 << 20, 5, True),
+}
+#: An option of driver local: what its mistakes are told with.
+_LOCAL_MISTAKES = {"max-size": "invalid value for max-size: {}: ",
+                   "max-file": "invalid value for max-file: {}: ",
+                   "compress": "error reading compress log option: "}
 
 
-def log_limits(options: dict) -> tuple:
-    """(bytes per file, number of files) of json-file options; ValueError with Docker's words."""
-    size, files = LOG_SIZE, LOG_FILES
+def log_limits(log: dict) -> tuple:
+    """(bytes per file, number of files, whether rotated ones are compressed) of a LogConfig;
+    ValueError or InvalidParameter with Docker's words.
+    """
+    options = log["Config"] or {}
+    is_local = log["Type"] == "local"
+    size, files, packed = LOG_DRIVERS[log["Type"] or "json-file"][2:]
+
+    def read(name: str, parse: Callable) -> Any:
+        try:
+            return parse(options[name])
+        except (ValueError, InvalidParameter) as wrong:
+            before = _LOCAL_MISTAKES[name].format(options[name]) if is_local else ""
+            raise ValueError(f"{before}{wrong}") from None
+
     if options.get("max-size") == "-1":
         size, files = 1 << 62, 1
     elif "max-size" in options:
-        text = options["max-size"].strip().lower()
-        number = text.rstrip("bkmgtp i")
-        unit = text[len(number):].strip()
-        try:
-            size = int(float(number) * _DECIMAL[unit[:1]])
-        except (ValueError, KeyError):
-            raise ValueError(f"invalid size: '{options['max-size']}'") from None
-        if size <= 0:
-            raise ValueError("max-size must be a positive number")
-        files = 1
+        size = read("max-size", lambda text: size_float(text, 1000))
+        if not 1 <= size <= INT64_MAX:      # Go's conversion makes what is too large negative
+            raise ValueError("max size should be a positive number" if is_local else
+                             "max-size must be a positive number")
+        size, files = int(size), files if is_local else 1
     if "max-file" in options:
-        try:
-            files = int(options["max-file"])
-        except ValueError:
-            raise ValueError(f'strconv.Atoi: parsing "{options["max-file"]}": invalid syntax') \
-                from None
+        files = read("max-file", _atoi)
         if files < 1:
-            raise ValueError("max-file cannot be less than 1")
-    if options.get("compress", "false").lower() not in ("0", "f", "false"):
-        raise ValueError("compress is not supported by this engine yet")
-    return size, files
+            raise ValueError("max file count cannot be less than 0" if is_local else
+                             "max-file cannot be less than 1")
+    if "compress" in options:
+        packed = read("compress", bool_parse)
+    if packed and files < 2:
+        raise ValueError("compression cannot be enabled when max file count is 1" if is_local else
+                         "compress cannot be true when max-file is less than 2 or max-size is not"
+                         " set")
+    return size, files, packed
+
+
+def _atoi(text: str) -> int:
+    number = go_int(text)
+    if number is None:
+        raise ValueError(f"strconv.Atoi: parsing {quote(text)}: invalid syntax")
+    return number
 
 
 # =============================================================================
@@ -10210,8 +10262,13 @@ def _born_drop(born: Born) -> None:
 # Rotation: x.log -> x.log.1 -> x.log.2, the oldest falls off. A file is full as soon as an entry
 # reaches the limit. A reader holds its file open, reads it to its end after it has seen that
 # another took its name, and then opens its successor, found by inode; so rotation loses nothing
-# unless more files than are kept were filled meanwhile.
+# unless more files than are kept were filled meanwhile. With `compress` a child of the writer makes
+# x.log.1.gz of x.log.1; the reader unpacks it into a file without a name. Driver `local` is these
+# same files with other limits.
 
+LOG_PACKED = ".gz"
+LOG_RING, LOG_RING_MIN = 1_000_000, 1 << 17     # bytes; the former is moby's defaultRingMaxSize
+SO_SNDBUFFORCE = 32                     # socket(7)
 LOG_PART = 16384                        # moby daemon/logger/copier.go defaultBufSize
 LOG_BLOCK = 1 << 18
 LOG_RUN = 1 << 15                       # bytes of lines that are taken at once
@@ -10233,18 +10290,21 @@ class LogWriter:
 
     `log` is the start plan's: {"Type", "Config", "path", "attrs"}. Type none drops everything. A
     disk that is full loses chunks, never the container. Nothing is imported after construction.
+    With `fork` a file is compressed by a child, else at once.
     """
 
-    __slots__ = ("_path", "_fd", "_size", "_limit", "_files", "_middle", "_pending", "_part_time")
+    __slots__ = ("_path", "_fd", "_size", "_limit", "_files", "_middle", "_pending", "_part_time",
+                 "_packs", "_fork", "_packer")
 
-    def __init__(self, log: dict) -> None:
+    def __init__(self, log: dict, fork: Callable | None = None) -> None:
         self._path = log["path"]
+        self._fork, self._packer = fork, 0
         self._fd = -1
         self._pending = [b"", b"", b""]
         self._part_time = [b"", b"", b""]       # of the line whose first parts are written
         if log["Type"] == "none":
             return
-        self._limit, self._files = log_limits(log["Config"])
+        self._limit, self._files, self._packs = log_limits(log)
         attrs = log.get("attrs")
         self._middle = b',"attrs":%b,"time":"' % attrs.encode() if attrs else b',"time":"'
         self._open()
@@ -10338,14 +10398,165 @@ class LogWriter:
         os.close(self._fd)
         if self._files == 1:
             os.unlink(self._path)       # not truncated: a reader may be at it
+        if self._packer:
+            child_await(self._packer)
         for number in range(self._files - 1, 0, -1):
-            older = f"{self._path}.{number}"
-            newer = f"{self._path}.{number - 1}" if number > 1 else self._path
-            try:
-                os.rename(newer, older)
-            except FileNotFoundError:
-                pass
+            for suffix in ("", LOG_PACKED):
+                older = f"{self._path}.{number}{suffix}"
+                newer = f"{self._path}.{number - 1}{suffix}" if number > 1 else self._path + suffix
+                try:
+                    # Of the oldest both may be there, where an earlier compression was killed.
+                    if number == self._files - 1:
+                        os.unlink(older)
+                except FileNotFoundError:
+                    pass
+                try:
+                    os.rename(newer, older)
+                except FileNotFoundError:
+                    pass
         self._open()
+        if self._packs:
+            path = self._path + ".1"
+            try:
+                self._packer = child_run(self._fork, lambda: log_pack(path))
+            except OSError:
+                self._packer = 0            # no process is to be had: it stays as it is
+
+
+def child_run(fork: Callable | None, function: Callable, kept: int = 2) -> int:
+    """Call the function in a child that has our descriptors 0 to 2 and `kept` and no others: its
+    pid. Without `fork` the function is called here, and the pid is 0.
+    """
+    pid = fork() if fork else 0
+    if pid:
+        return pid
+    try:
+        if fork:
+            sys.modules["_signal"].set_wakeup_fd(-1)
+            process_name("engine:log")
+            if kept > 3:
+                sys_close_range(3, kept - 1, 0)
+            sys_close_range(kept + 1, 0xFFFFFFFF, 0)
+        function()
+    except OSError as failure:
+        os.write(2, f"engine: log: {failure}\n".encode("utf-8", "surrogateescape"))
+    finally:
+        if fork:
+            os._exit(0)
+    return 0
+
+
+def child_await(pid: int) -> None:
+    """Wait for the end of a child that may have been waited for."""
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+
+
+def _log_identity(fd: int) -> bytes:
+    """What a full file is known by when it is compressed: its inode alone is soon another's."""
+    info = os.fstat(fd)
+    return b"%d:%d:%d:%d" % (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+
+
+def log_pack(path: str) -> None:
+    """Put path.gz in the place of a file; its header's comment says which file it was."""
+    import zlib
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    made = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    try:
+        # RFC 1952: deflate, with a comment; no time, made by Unix.
+        write_all(made, b"\x1f\x8b\x08\x10\0\0\0\0\0\x03" + _log_identity(source) + b"\0")
+        packer, check, size = zlib.compressobj(6, zlib.DEFLATED, -15), 0, 0
+        while True:
+            data = os.read(source, LOG_BLOCK)
+            if not data:
+                break
+            check, size = zlib.crc32(data, check), size + len(data)
+            write_all(made, packer.compress(data))
+        write_all(made, packer.flush() + struct.pack("<II", check, size & 0xFFFFFFFF))
+        os.rename(path + ".new", path + LOG_PACKED)
+        os.unlink(path)
+    except OSError:
+        os.unlink(path + ".new")
+        raise
+    finally:
+        os.close(source)
+        os.close(made)
+
+
+class LogSender:
+    """mode=non-blocking: another process writes the log, and what it cannot keep up with is lost.
+
+    The buffer of the socket between is Docker's ring of max-buffer-size bytes: whole lines go in,
+    and those for which there is no room are dropped, never waited for. Used as a LogWriter.
+    """
+
+    __slots__ = ("_pending", "_pid", "_sock")
+
+    def __init__(self, log: dict, fork: Callable) -> None:
+        size = log["Config"].get("max-buffer-size")
+        size = max(size_parse(size) if size else LOG_RING, LOG_RING_MIN)
+        self._sock, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        # The kernel doubles what it is given (socket(7)).
+        for option in (SO_SNDBUFFORCE, _socket.SO_SNDBUF):
+            try:
+                self._sock.setsockopt(_socket.SOL_SOCKET, option, min(size // 2, (1 << 30) - 1))
+                break
+            except OSError:
+                continue                    # no CAP_NET_ADMIN: as much as everybody gets
+        self._sock.setblocking(False)
+        self._pending = [b"", b"", b""]
+        self._pid = child_run(fork, lambda: _log_serve(log, theirs), theirs.fileno())
+        theirs.close()
+
+    def write(self, stream: int, chunk: bytes) -> None:
+        """Hand over the lines of a chunk, or drop them; an unfinished last line waits."""
+        data = self._pending[stream] + bytes(chunk)
+        while True:
+            end = data.rfind(b"\n", 0, LOG_RUN) + 1
+            if not end:
+                if len(data) < LOG_PART:
+                    break
+                end = LOG_PART
+            self._send(stream, data[:end])
+            data = data[end:]
+        self._pending[stream] = data
+
+    def _send(self, stream: int, data: bytes) -> None:
+        try:
+            self._sock.send(b"%c%b" % (stream, data), _socket.MSG_NOSIGNAL)
+        except OSError:
+            pass                            # the ring is full, or its reader was killed
+
+    def close(self) -> None:
+        """Hand over what is unfinished; returns when all of it is in the files."""
+        self._sock.setblocking(True)
+        for stream in (1, 2):
+            if self._pending[stream]:
+                self._send(stream, self._pending[stream])
+        self._sock.close()
+        child_await(self._pid)
+
+
+def _log_serve(log: dict, sock: _socket.socket) -> None:
+    writer = LogWriter(log)
+    while True:
+        data = sock.recv(LOG_RUN + 1)
+        if not data:
+            break
+        writer.write(data[0], data[1:])
+    writer.close()
+
+
+def log_open(log: dict, fork: Callable) -> LogWriter | LogSender:
+    """The writer of a start plan's "log"."""
+    is_lossy = log["Type"] != "none" and log["Config"].get("mode") == LOG_LOSSY
+    return LogSender(log, fork) if is_lossy else LogWriter(log, fork)
 
 
 def _escape(text: bytes) -> bytes:
@@ -10540,32 +10751,69 @@ def _lines_alike(data: bytes, at: int) -> tuple:
     return stream, _text_plain(text), len(data)
 
 
-def _log_open(path: str, known: tuple | None = None) -> list:
-    """Descriptors of a log's files, oldest first; only those newer than the one with inode `known`.
+def _log_open(path: str, known: int = -1) -> list:
+    """Descriptors of a log's files, oldest first; only those newer than the one that is `known`.
 
     Opened from the newest to the oldest: a rotation in between shows a file twice (left out by its
-    inode), it never hides one.
+    inode) or leaves a gap of one name, it never hides one.
     """
     fds: list = []
-    seen = set()
-    for number in range(1 << 16):
-        try:
-            fd = os.open(f"{path}.{number}" if number else path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if number:
-                break
-            continue                    # between two names of a rotation
-        inode = _inode(fd)
-        if inode == known:
+    number = missing = 0
+    while missing < 2:
+        fd, packed = _file_open(f"{path}.{number}" if number else path)
+        number += 1
+        if fd < 0:
+            missing += 1
+            continue
+        missing = 0
+        if known >= 0 and _is_same_file(fd, packed, known):
             os.close(fd)
             break
-        if inode in seen:
+        if any(_is_same_file(fd, packed, each) for each in fds):
             os.close(fd)
-            continue
-        seen.add(inode)
-        fds.append(fd)
+        else:
+            fds.append(_log_unpack(fd, path) if packed else fd)
     fds.reverse()
     return fds
+
+
+def _file_open(path: str) -> tuple:
+    """(descriptor, b"") of a file; of its compressed form with its identity; -1 without either."""
+    for name in (path, path + LOG_PACKED):
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        if name == path:
+            return fd, b""
+        head = os.pread(fd, 256, 0)
+        return fd, head[10:].partition(b"\0")[0] if head[3:4] == b"\x10" else b"?"
+    return -1, b""
+
+
+def _is_same_file(fd: int, packed: bytes, other: int) -> bool:
+    return packed == _log_identity(other) if packed else _inode(fd) == _inode(other)
+
+
+def _log_unpack(fd: int, path: str) -> int:
+    """The content of a compressed file as a descriptor in its place; it has no name."""
+    import zlib
+    try:
+        out = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        out = os.memfd_create("log", os.MFD_CLOEXEC)
+    unpacker = zlib.decompressobj(31)       # with the header of gzip
+    try:
+        while True:
+            data = os.read(fd, LOG_BLOCK)
+            if not data:
+                break
+            write_all(out, unpacker.decompress(data))
+    except zlib.error:
+        pass                                # damaged: what there is of it
+    os.close(fd)
+    os.lseek(out, 0, os.SEEK_SET)
+    return out
 
 
 def _inode(fd: int) -> tuple:
@@ -10632,7 +10880,7 @@ def log_read(path: str, *, stdout: bool = True, stderr: bool = True, tail: int =
             elif watch is None or not _log_wait(path, fds, watch, follow, until):
                 break
         if watch is not None and fds and not form.done:
-            fds += _log_open(path, _inode(fds[0]))
+            fds += _log_open(path, fds[0])
             for fd in fds:
                 rest = yield from _log_drain(fd, rest, form)
     finally:
@@ -10669,7 +10917,7 @@ def _log_wait(path: str, fds: list, watch: Watch, follow: int, until: int) -> bo
     except FileNotFoundError:
         moved = False
     if moved:
-        fds += _log_open(path, _inode(fds[0]))
+        fds += _log_open(path, fds[0])
         return True
     left = None if not until else (until - time.time_ns()) / 1e9
     if left is not None and left <= 0:
@@ -15573,8 +15821,7 @@ class Stdio:
         self.drain()
         self.pid = -1
         if self.log:
-            self.log.flush_partial(1)
-            self.log.flush_partial(2)
+            self.log.close()
             self.log = None
         for fd in {*self._outs, self.stdin, self.terminal}:
             if fd >= 0:
@@ -15696,7 +15943,7 @@ class HealthOutput:
         self._cut = self._cut or len(data) > room
         self._data += data[:room]
 
-    def flush_partial(self, stream: int) -> None:
+    def close(self) -> None:
         """Nothing is held back."""
 
     def text(self) -> str:
@@ -16307,7 +16554,7 @@ class Monitor(Loop):
             raise
         self._born, self._starter = born, starter
         self.user_stopped = self.paused = False
-        self.main.log = LogWriter(plan["log"])
+        self.main.log = log_open(plan["log"], ns_fork)
         self.main.started = time.time_ns()
         if again and self.restarts:
             self.restarts.pending = False
@@ -17287,7 +17534,7 @@ def container_show(store: Store, c: Container, size: bool = False) -> dict:
         "Args": c.document["Args"], "State": _state_show(store, c), "Image": c.image,
         "ResolvConfPath": names["resolv.conf"], "HostnamePath": names["hostname"],
         "HostsPath": names["hosts"],
-        "LogPath": f"{directory}/{c.id}-json.log" if host["LogConfig"]["Type"] != "none"
+        "LogPath": f"{directory}/{c.id}-json.log" if host["LogConfig"]["Type"] == "json-file"
                    and c.started else "",
         "Name": "/" + c.name, "RestartCount": c.restarts, "Driver": "overlay2",
         "Platform": c.document["Platform"], "MountLabel": "", "ProcessLabel": "",
@@ -18759,7 +19006,7 @@ class Engine:
                              ["Supports d_type", "true"], ["Using metacopy", "false"],
                              ["Native Overlay Diff", "true"], ["userxattr", "false"]],
             "Plugins": {"Volume": ["local"], "Network": ["host", "none"],
-                        "Authorization": None, "Log": ["json-file", "none"]},
+                        "Authorization": None, "Log": ["json-file", "local", "none"]},
             **limits, "IPv4Forwarding": _sysctl_on("net/ipv4/ip_forward"), "Debug": False,
             "NFd": len(os.listdir("/proc/self/fd")), "NGoroutines": 1,
             "SystemTime": time_rfc3339(time_now()), "LoggingDriver": "json-file",
@@ -22673,15 +22920,6 @@ class UsageError(EngineError):
         super().__init__(message)
         self.exit = exit_code
         self.trailer = trailer
-
-
-def bool_parse(text: str) -> bool:
-    """Go's strconv.ParseBool."""
-    if text in ("1", "t", "T", "TRUE", "true", "True"):
-        return True
-    if text in ("0", "f", "F", "FALSE", "false", "False"):
-        return False
-    raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
 
 
 def int_parse(text: str, bits: int = 64, signed: bool = True) -> int:

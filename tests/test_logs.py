@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import signal
+import socket
 import threading
 import time
 
@@ -332,3 +335,119 @@ def test_speed(path):
     assert size == len(data)
     # 50 MB must cost well under 0.5 s to write and 1 s to read; a loaded machine gets some room.
     assert written < 0.4 and time.process_time() - start < 0.8
+
+
+# ---- compressed files, and a writer that does not wait
+
+def packed(path):
+    return sorted(name.name.removeprefix(path.name) for name in path.parent.iterdir())
+
+
+@pytest.mark.parametrize("fork", [None, os.fork])
+def test_full_files_are_compressed_and_read_back(path, fork):
+    log = engine.LogWriter(
+        {"Type": "json-file", "path": str(path), "attrs": "",
+         "Config": {"max-size": "1k", "max-file": "3", "compress": "true"}}, fork
+    )  # fmt: skip
+    written = [b"line %04d\n" % number for number in range(100)]
+    for line in written:
+        log.write(1, line)
+    log.close()
+    engine.child_await(log._packer)
+    assert packed(path) == ["", ".1.gz", ".2.gz"]
+    kept = read(path)[0].splitlines(keepends=True)
+    assert kept == written[-len(kept):] and len(kept) > 20
+    assert gzip.decompress((path.parent / (path.name + ".1.gz")).read_bytes()).count(b"\n") > 9
+    assert read(path, tail=15)[0] == b"".join(written[-15:])
+
+
+def test_a_reader_crosses_compressed_files(path):
+    log = writer(path, max_size="2k", max_file="4", compress="true")
+    ours, theirs = socket.socketpair()
+    written = [b"line %04d\n" % number for number in range(60)]
+    log.write(1, written[0])
+    reader = engine.log_read(str(path), follow=theirs.fileno())
+    got = next(reader)[1]
+    for line in written[1:]:
+        log.write(1, line)          # goes over to another file twice, the first is compressed
+    log.close()
+    ours.close()
+    assert got + b"".join(data for _, data in reader) == b"".join(written)
+
+
+def test_what_a_killed_compression_leaves(path):
+    log = writer(path, max_size="1k", max_file="3", compress="true")
+    for number in range(20):
+        log.write(1, b"old %d\n" % number)
+    one = path.parent / (path.name + ".1")
+    (path.parent / (path.name + ".1.gz.new")).write_bytes(b"half")
+    one.write_bytes(gzip.decompress((path.parent / (path.name + ".1.gz")).read_bytes()))
+    assert read(path)[0].count(b"\n") == 20
+    for number in range(60):
+        log.write(1, b"new %d\n" % number)
+    assert read(path)[0].endswith(b"new 59\n") and not one.exists()
+
+
+def test_a_damaged_file_gives_what_it_holds(path):
+    log = writer(path, max_size="1k", max_file="2", compress="true")
+    for number in range(20):
+        log.write(1, b"%d\n" % number)
+    file = path.parent / (path.name + ".1.gz")
+    for data in (file.read_bytes()[:-20], b"", b"\x1f\x8b"):
+        file.write_bytes(data)
+        assert read(path)[0].endswith(b"19\n")
+
+
+def test_a_full_disk_leaves_a_file_uncompressed(path, monkeypatch):
+    def full(fd, data):
+        raise OSError(28, "No space left on device")
+
+    whole = engine.write_all
+    log = writer(path, max_size="1k", max_file="2", compress="true")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "write_all", full)
+        engine.child_run(None, lambda: engine.log_pack(str(path)))
+        patch.setattr(engine, "write_all", whole)
+        patch.setattr(engine, "log_pack", lambda path: full(0, b""))
+        log.write(1, b"x\n" * 20)
+        log.write(1, b"y\n")
+    assert packed(path) == ["", ".1"] and read(path)[0] == b"x\n" * 20 + b"y\n"
+
+
+def sender(path, **options):
+    config = {"mode": "non-blocking", **options}
+    log = {"Type": "json-file", "path": str(path), "attrs": "", "Config": config}
+    return engine.log_open(log, os.fork)
+
+
+def test_another_process_writes_whole_lines(path):
+    log = sender(path)
+    for chunk in (b"a", b"b\nc", b"d\n", b"x" * 40000, b"\nend"):
+        log.write(1, chunk)
+    log.write(2, b"err")
+    log.close()
+    assert read(path) == (b"ab\ncd\n" + b"x" * 40000 + b"\nend", b"err")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(log._pid, os.WNOHANG)
+
+
+def test_what_the_writer_cannot_keep_up_with_is_dropped(path):
+    log = sender(path)
+    os.kill(log._pid, signal.SIGSTOP)
+    before = time.monotonic()
+    for number in range(200):
+        log.write(1, b"%06d %s\n" % (number, b"x" * 20000))
+    assert time.monotonic() - before < 5
+    os.kill(log._pid, signal.SIGCONT)
+    log.close()
+    got = [int(line[:6]) for line in read(path)[0].splitlines()]
+    assert got == list(range(len(got))) and 5 < len(got) < 60
+
+
+def test_a_killed_writer_does_not_stop_anybody(path):
+    log = sender(path, **{"max-buffer-size": "1"})
+    os.kill(log._pid, signal.SIGKILL)
+    time.sleep(0.1)
+    log.write(1, b"x\n")
+    log.close()
+    assert read(path) == (b"", b"")

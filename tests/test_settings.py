@@ -323,24 +323,60 @@ def test_tmpfs_options():
 
 
 @pytest.mark.parametrize(
-    ("options", "limits"),
+    ("kind", "options", "limits"),
     [
-        ({}, (10_000_000, 3)),
-        ({"max-size": "1k"}, (1000, 1)),
-        ({"max-size": "1.5m", "max-file": "4"}, (1_500_000, 4)),
-        ({"max-size": "2gb"}, (2_000_000_000, 1)),
-        ({"max-file": "2"}, (10_000_000, 2)),
-        ({"max-size": "-1"}, (1 << 62, 1)),
+        ("", {}, (10_000_000, 3, False)),
+        ("json-file", {"max-size": "1k"}, (1000, 1, False)),
+        ("json-file", {"max-size": "1.5m", "max-file": "4"}, (1_500_000, 4, False)),
+        ("json-file", {"max-size": "2gb"}, (2_000_000_000, 1, False)),
+        ("json-file", {"max-size": "9000p"}, (9 * 10**18, 1, False)),
+        ("json-file", {"max-file": "2", "compress": "1"}, (10_000_000, 2, True)),
+        ("json-file", {"max-size": "-1"}, (1 << 62, 1, False)),
+        ("local", {}, (20 << 20, 5, True)),
+        ("local", {"max-size": "3 KiB", "compress": "false"}, (3000, 5, False)),
     ],
 )
-def test_log_limits(options, limits):
-    assert engine.log_limits(options) == limits
+def test_log_limits(kind, options, limits):
+    assert engine.log_limits({"Type": kind, "Config": options}) == limits
 
 
-def test_log_limits_refused():
-    for options in ({"max-size": "0"}, {"max-file": "0"}, {"max-file": "x"}, {"compress": "true"}):
-        with pytest.raises(ValueError):
-            engine.log_limits(options)
+@pytest.mark.parametrize(
+    ("kind", "options", "text"),
+    [
+        ("none", {"anything": "goes"}, None),
+        ("json-file", {"mode": "blocking"}, None),
+        ("local", {"mode": "non-blocking", "max-buffer-size": "4m"}, None),
+        ("json-file", {"mode": "x"}, "logger: logging mode not supported: x"),
+        ("json-file", {"max-buffer-size": "1m"},
+         "logger: max-buffer-size option is only supported with 'mode=non-blocking'"),
+        ("json-file", {"mode": "non-blocking", "max-buffer-size": "x"},
+         "error parsing option max-buffer-size: invalid size: 'x'"),
+        ("local", {"tag": "x"}, "unknown log opt 'tag' for log driver local"),
+        ("syslog", {}, "logger: no log driver named 'syslog' is registered"),
+        ("json-file", {"max-size": "0"}, "+max-size must be a positive number"),
+        ("json-file", {"max-size": "99999999999999g"}, "+max-size must be a positive number"),
+        ("json-file", {"max-size": "10x"}, "+invalid suffix: 'x'"),
+        ("json-file", {"max-file": "0"}, "+max-file cannot be less than 1"),
+        ("json-file", {"max-file": "x"}, '+strconv.Atoi: parsing "x": invalid syntax'),
+        ("json-file", {"compress": "x"}, '+strconv.ParseBool: parsing "x": invalid syntax'),
+        ("json-file", {"max-size": "1m", "compress": "true"},
+         "+compress cannot be true when max-file is less than 2 or max-size is not set"),
+        ("local", {"max-file": "1"},
+         "+compression cannot be enabled when max file count is 1"),
+        ("local", {"max-size": "x"}, "+invalid value for max-size: x: invalid size: 'x'"),
+        ("local", {"max-size": "0"}, "+max size should be a positive number"),
+        ("local", {"compress": "x"}, "+error reading compress log option: strconv.ParseBool:"
+         ' parsing "x": invalid syntax'),
+    ],
+)  # fmt: skip
+def test_log_options(kind, options, text):
+    log = {"Type": kind, "Config": options}
+    if text is None:
+        assert engine.log_verify(log) is None
+        return
+    with pytest.raises(engine.InvalidParameter) as refused:
+        engine.log_verify(log)
+    assert str(refused.value) == text.replace("+", "failed to initialize logging driver: ", 1)
 
 
 @pytest.mark.parametrize("endpoint, text", [
