@@ -73,7 +73,7 @@ def test_what_is_kept_of_output():
     out = engine.HealthOutput()
     out.write(1, b"a" * 4000)
     out.write(2, b"b" * 96)
-    out.flush_partial(1)
+    out.close()
     assert out.text() == "a" * 4000 + "b" * 96
     out.write(1, b"\xff")
     assert out.text().endswith("b...") and len(out.text()) == 4099
