@@ -15249,6 +15249,15 @@ class Container:
             self._document = json_parse(self._document)
         return self._document
 
+    def share(self, known: dict) -> None:
+        """Take the documents that an earlier reading of the same texts left in `known`, or leave
+        ours there: for who lists often and changes none of them."""
+        texts = self._config, self._host, self._document
+        kept = known.get(self.id)
+        if kept is None or kept[0] != texts:
+            kept = known[self.id] = texts, (self.config, self.host, self.document)
+        self._config, self._host, self._document = kept[1]
+
     @property
     def is_running(self) -> bool:
         """True with a process of its own, paused or not."""
@@ -17911,14 +17920,19 @@ START_PATIENCE = 10.0                   # s that a command waits while another s
 REMOVE_FILTERS = ("label", "label!", "until")
 
 
+KNOWN_MORE = 64                 # documents of containers that are gone, kept until the next list
+
+
 class Containers:
     """The containers of one store: every verb of the API, by what the user called the container."""
 
-    __slots__ = ("_engine", "_store")
+    __slots__ = ("_engine", "_store", "known")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._store = engine.store
+        #: in a process that lists often: documents as they were parsed, see Container.share
+        self.known: dict | None = None
 
     def find(self, ref: str) -> Container:
         """The container that a user means, its row true; NotFound when there is none.
@@ -18257,7 +18271,13 @@ class Containers:
             filters = {**filters, "network": [known.get(text, text) for text in filters["network"]]}
         if "ancestor" in filters:
             ancestors = {id for ref in filters["ancestor"] for id in images.ids_of(ref)}
-        chosen = list_select(self.all(), everything=everything, limit=limit, filters=filters,
+        containers = self.all()
+        if self.known is not None:
+            if len(self.known) > 2 * len(containers) + KNOWN_MORE:
+                self.known.clear()
+            for c in containers:
+                c.share(self.known)
+        chosen = list_select(containers, everything=everything, limit=limit, filters=filters,
                              ancestors=ancestors)
         now = time_now()
         out = []
@@ -21884,6 +21904,7 @@ class Server:
         self._headers = (0, {})  # type: tuple[int, dict]
         self._poll: Any = None
         self._handler = _handler_class(self._open)
+        engine.containers.known = {}
 
     def serve(self, stop_fd: int) -> None:
         """Serve until stop_fd is readable."""

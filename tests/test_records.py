@@ -170,3 +170,19 @@ def test_state_shown(store):
         "FinishedAt",
     ]
     assert shown["StartedAt"] == shown["FinishedAt"] == NEVER
+
+
+def test_documents_are_shared_while_their_texts_are_the_same():
+    def read(config):
+        return engine.Container((*["x"] * 17, config, '{"b": 2}', '{"c": 3}'))
+
+    known = {}
+    first, second, changed = read('{"a": 1}'), read('{"a": 1}'), read('{"a": 5}')
+    first.share(known)
+    second.share(known)
+    assert second.config is first.config and second.host is first.host
+    changed.share(known)
+    assert (changed.config, changed.document) == ({"a": 5}, {"c": 3})
+    again = read('{"a": 5}')
+    again.share(known)
+    assert again.config is changed.config and len(known) == 1

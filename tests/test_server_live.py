@@ -62,7 +62,8 @@ def test_attach_and_wait(door, client):
     waiter.send(f"POST /containers/{id}/wait?condition=next-exit HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"200 OK" in waiter.head()                   # it is noted before the start
     attach = client()
-    attach.send(f"POST /v1.42/containers/{id}/attach?stream=1&stdin=1&stdout=1&stderr=1 HTTP/1.1\r\n"
+    attach.send(f"POST /v1.42/containers/{id}/attach?stream=1&stdin=1&stdout=1&stderr=1 "
+                "HTTP/1.1\r\n"
                 "Host: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nhel")
     head = attach.head().decode()
     assert head.startswith("HTTP/1.1 101 UPGRADED\r\n")
