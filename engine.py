@@ -10290,15 +10290,15 @@ class LogWriter:
 
     `log` is the start plan's: {"Type", "Config", "path", "attrs"}. Type none drops everything. A
     disk that is full loses chunks, never the container. Nothing is imported after construction.
-    With `fork` a file is compressed by a child, else at once.
+    With `spawn` (ns_fork) a file is compressed by a child, else at once.
     """
 
     __slots__ = ("_path", "_fd", "_size", "_limit", "_files", "_middle", "_pending", "_part_time",
-                 "_packs", "_fork", "_packer")
+                 "_packs", "_spawn", "_packer")
 
-    def __init__(self, log: dict, fork: Callable | None = None) -> None:
+    def __init__(self, log: dict, spawn: Callable | None = None) -> None:
         self._path = log["path"]
-        self._fork, self._packer = fork, 0
+        self._spawn, self._packer = spawn, 0
         self._fd = -1
         self._pending = [b"", b"", b""]
         self._part_time = [b"", b"", b""]       # of the line whose first parts are written
@@ -10418,20 +10418,20 @@ class LogWriter:
         if self._packs:
             path = self._path + ".1"
             try:
-                self._packer = child_run(self._fork, lambda: log_pack(path))
+                self._packer = child_run(self._spawn, lambda: log_pack(path))
             except OSError:
                 self._packer = 0            # no process is to be had: it stays as it is
 
 
-def child_run(fork: Callable | None, function: Callable, kept: int = 2) -> int:
+def child_run(spawn: Callable | None, function: Callable, kept: int = 2) -> int:
     """Call the function in a child that has our descriptors 0 to 2 and `kept` and no others: its
-    pid. Without `fork` the function is called here, and the pid is 0.
+    pid. Without `spawn` the function is called here, and the pid is 0.
     """
-    pid = fork() if fork else 0
+    pid = spawn() if spawn else 0
     if pid:
         return pid
     try:
-        if fork:
+        if spawn:
             sys.modules["_signal"].set_wakeup_fd(-1)
             process_name("engine:log")
             if kept > 3:
@@ -10441,7 +10441,7 @@ def child_run(fork: Callable | None, function: Callable, kept: int = 2) -> int:
     except OSError as failure:
         os.write(2, f"engine: log: {failure}\n".encode("utf-8", "surrogateescape"))
     finally:
-        if fork:
+        if spawn:
             os._exit(0)
     return 0
 
@@ -10498,7 +10498,7 @@ class LogSender:
 
     __slots__ = ("_pending", "_pid", "_sock")
 
-    def __init__(self, log: dict, fork: Callable) -> None:
+    def __init__(self, log: dict, spawn: Callable) -> None:
         size = log["Config"].get("max-buffer-size")
         size = max(size_parse(size) if size else LOG_RING, LOG_RING_MIN)
         self._sock, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
@@ -10511,7 +10511,7 @@ class LogSender:
                 continue                    # no CAP_NET_ADMIN: as much as everybody gets
         self._sock.setblocking(False)
         self._pending = [b"", b"", b""]
-        self._pid = child_run(fork, lambda: _log_serve(log, theirs), theirs.fileno())
+        self._pid = child_run(spawn, lambda: _log_serve(log, theirs), theirs.fileno())
         theirs.close()
 
     def write(self, stream: int, chunk: bytes) -> None:
@@ -10553,10 +10553,10 @@ def _log_serve(log: dict, sock: _socket.socket) -> None:
     writer.close()
 
 
-def log_open(log: dict, fork: Callable) -> LogWriter | LogSender:
+def log_open(log: dict, spawn: Callable) -> LogWriter | LogSender:
     """The writer of a start plan's "log"."""
     is_lossy = log["Type"] != "none" and log["Config"].get("mode") == LOG_LOSSY
-    return LogSender(log, fork) if is_lossy else LogWriter(log, fork)
+    return LogSender(log, spawn) if is_lossy else LogWriter(log, spawn)
 
 
 def _escape(text: bytes) -> bytes:
