@@ -17923,6 +17923,16 @@ REMOVE_FILTERS = ("label", "label!", "until")
 KNOWN_MORE = 64                 # documents of containers that are gone, kept until the next list
 
 
+def _shared(containers: list, known: dict | None) -> list:
+    """The containers, with documents of an earlier list where `known` has them."""
+    if known is not None:
+        if len(known) > 2 * len(containers) + KNOWN_MORE:
+            known.clear()
+        for c in containers:
+            c.share(known)
+    return containers
+
+
 class Containers:
     """The containers of one store: every verb of the API, by what the user called the container."""
 
@@ -18271,14 +18281,8 @@ class Containers:
             filters = {**filters, "network": [known.get(text, text) for text in filters["network"]]}
         if "ancestor" in filters:
             ancestors = {id for ref in filters["ancestor"] for id in images.ids_of(ref)}
-        containers = self.all()
-        if self.known is not None:
-            if len(self.known) > 2 * len(containers) + KNOWN_MORE:
-                self.known.clear()
-            for c in containers:
-                c.share(self.known)
-        chosen = list_select(containers, everything=everything, limit=limit, filters=filters,
-                             ancestors=ancestors)
+        chosen = list_select(_shared(self.all(), self.known), everything=everything, limit=limit,
+                             filters=filters, ancestors=ancestors)
         now = time_now()
         out = []
         for c in chosen:
