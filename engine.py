@@ -76,6 +76,7 @@ DOORS       protocols coming in
     server          the API's connections: a thread each, framing, limits, hijack
 HANDS       the user's side
     client          speaks the API: JSON, streams, hijack; in this process
+    transport       the API over a connection: unix, tcp, TLS, ssh; keep-alive, bodies, hijack
     output          tables, progress, relative times, colours
     flags           flag tables: kinds of values, pflag's parsing rules, API bodies from flags
     cli             the command line: commands, help, errors, exit codes
@@ -19876,6 +19877,10 @@ class Stream:
         self.status = status
         self.headers = headers or {}
 
+    def read(self) -> Any:
+        """The whole of it."""
+        return b"".join(self.chunks)
+
 
 def route(method: str, pattern: str) -> Callable:
     """Registers a handler: @route("GET", "/containers/{id}/json")."""
@@ -22107,6 +22112,8 @@ class LocalTransport:
     """Carries requests to the router in this process."""
 
     __slots__ = ("_engine", "_make")
+    api_version = API_VERSION
+    context = "default"
 
     def __init__(self, make: Callable) -> None:
         self._make = make
@@ -22127,6 +22134,10 @@ class LocalTransport:
             return pair.near
         pair.close()
         return reply
+
+    def hijack(self, request: Request) -> Any:
+        """send(), for a request whose connection is to be given away."""
+        return self.send(request)
 
 
 class Waiter:
@@ -22172,6 +22183,24 @@ def _query_text(value: Any) -> list:
     return [json_text(value) if isinstance(value, dict) else str(value)]
 
 
+def _request(method: str, path: str, query: dict | None, body: Any,
+             headers: dict | None) -> Request:
+    return Request(
+        method, path, headers=headers,
+        body=Body(reader=body) if hasattr(body, "read") else Body(body),
+        query={name: _query_text(value) for name, value in (query or {}).items()
+               if value is not None})
+
+
+def _reply_check(reply: Any) -> Any:
+    if isinstance(reply, Response) and reply.status >= 400:
+        message = reply.value["message"] if reply.value else ""
+        error = reply.error or error_for(reply.status, message)
+        error.from_engine = True
+        raise error
+    return reply
+
+
 class ApiClient:
     """The API as methods; every one raises the EngineError that the engine answered with.
 
@@ -22187,17 +22216,7 @@ class ApiClient:
     def send(self, method: str, path: str, query: dict | None = None, body: Any = None,
              headers: dict | None = None) -> Any:
         """The transport's reply to a request; statuses from 400 are raised."""
-        carried = Body(reader=body) if hasattr(body, "read") else Body(body)
-        reply = self.transport.send(Request(
-            method, path, headers=headers, body=carried,
-            query={name: _query_text(value) for name, value in (query or {}).items()
-                   if value is not None}))
-        if isinstance(reply, Response) and reply.status >= 400:
-            message = reply.value["message"] if reply.value else ""
-            error = reply.error or error_for(reply.status, message)
-            error.from_engine = True
-            raise error
-        return reply
+        return _reply_check(self.transport.send(_request(method, path, query, body, headers)))
 
     def call(self, method: str, path: str, query: dict | None = None, body: Any = None) -> Any:
         """The value of the reply; text or bytes where it is no JSON."""
@@ -22207,7 +22226,7 @@ class ApiClient:
                 return None
             return reply.value if reply.value is not None else reply.body or None
         if isinstance(reply, Stream):
-            return b"".join(reply.chunks)
+            return reply.read()
         return Waiter(reply).result()
 
     def get(self, path: str, query: dict | None = None) -> Any:
@@ -22239,7 +22258,7 @@ class ApiClient:
 
     def hijack(self, path: str, query: dict | None = None, body: Any = None) -> Any:
         """The socket that carries the stream (attach, exec start), opened by a POST."""
-        reply = self.send("POST", path, query, body)
+        reply = _reply_check(self.transport.hijack(_request("POST", path, query, body, None)))
         if isinstance(reply, (Response, Stream)):
             raise EngineError("the engine did not give the connection away")
         return reply
@@ -22274,6 +22293,682 @@ def _json_lines(chunks: Iterable[bytes]) -> Iterator[Any]:
 def client_local(data: str | None = None, run: str | None = None) -> ApiClient:
     """A client of the engine in this process, on these roots (None or "": the default ones)."""
     return ApiClient(LocalTransport(lambda: Engine(Store(*roots_find(data or None, run or None)))))
+
+
+# =============================================================================
+# transport -- the API over a connection: unix, tcp, TLS, ssh; keep-alive, bodies, hijack
+# =============================================================================
+# Runs in: cli.   Refs: RFC 9112, moby client/request.go and hijack.go, docker/cli cli/connhelper
+#
+# What LocalTransport is for the engine in this process, SocketTransport is for one elsewhere: the
+# same methods, the same kinds of replies. Requests and heads are written and read by the wire
+# section; http.client costs 20 ms.
+#
+#   - A connection that gave its whole reply is kept for the next request; one that the other side
+#     ended in the meantime is noticed before it is used. Several threads may send at once.
+#   - A body that is a file or stdin goes out in chunks by a thread, so a reply that comes early (a
+#     refusal, progress) is read while it is still being sent.
+#   - A reply with a body is an Arriving: nothing is read ahead of who wants it.
+#   - A hijacked connection is a real socket: its head is read byte-exactly (MSG_PEEK), so nothing
+#     of the stream is in our memory. Under TLS it is the plain end of a TlsLink; ssh(1) has one end
+#     of a socketpair for its stdin and stdout.
+#   - The API version is the lower one of ours and what /_ping says, or DOCKER_API_VERSION.
+#
+# What fails is told in the docker CLI's words, with Go's URL in them where that one has it.
+
+CONNECT_TIME = 30               # seconds for one address to answer
+REPLY_PIECE = 64 * 1024
+MESSAGE_MAX = 1 << 20           # bytes of an error's body
+UPLOAD_PIECE = 64 * 1024
+USER_AGENT = f"Docker-Client/{DOCKER_VERSION} (linux)"
+URL_SAFE = "!$&'()*+,;=:[]<>\"@"
+#: an engine that says no version is as old as this, as Docker's client takes it
+API_VERSION_SILENT = "1.24"
+#: since this version the head of a reply to `wait` comes at once
+WAIT_VERSION = (1, 30)
+SSH_URL = "http://docker.example.com"
+SSH_COMMAND = ("docker", "system", "dial-stdio")
+SSH_OPTIONS = ("-o", "ConnectTimeout=30", "-T")
+SSH_REFUSED = "ssh host connection is not valid: invalid SSH URL: "
+#: what a failed start says of the program: (words of it, exit code), as the docker CLI reads them
+START_EXITS = (("executable file not found", 127), ("no such file or directory", 127),
+               ("system cannot find the file specified", 127), ("permission denied", 126),
+               ("is a directory", 126))
+
+
+
+class Endpoint:
+    """Where an engine is: the context's name, the host as text, the files for tls_client_context
+    (or None), further headers of each request."""
+
+    __slots__ = ("context", "headers", "host", "tls")
+
+    def __init__(self, host: str, *, context: str = "default", tls: dict | None = None,
+                 headers: dict | None = None) -> None:
+        self.host = host
+        self.context = context
+        self.tls = tls
+        self.headers = headers or {}
+
+
+class ConnectFailed(EngineError):
+    """No engine could be reached, or what answered is none; the message is Docker's."""
+
+
+def query_encode(query: dict) -> str:
+    """{name: [values]} as Go's url.Values writes it: names sorted, a space is a plus."""
+    return "&".join(
+        f"{percent_encode(name, '')}={percent_encode(value, ' ').replace(' ', '+')}"
+        for name in sorted(query) for value in query[name])
+
+
+class _Upload:
+    """A body on its way: `failure` is what its reader raised."""
+
+    __slots__ = ("_line", "_reader", "failure", "is_done")
+
+    def __init__(self, line: _Line, reader: Any) -> None:
+        from _thread import start_new_thread
+        self._line = line
+        self._reader = reader
+        self.failure: Exception | None = None
+        self.is_done = False
+        start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        try:
+            while True:
+                data = self._reader.read(UPLOAD_PIECE)
+                self._line.sock.sendall(chunk_encode(data) or CHUNK_END)
+                if not data:
+                    self.is_done = True
+                    return
+        except Exception as failure:
+            if not isinstance(failure, (BrokenPipeError, ConnectionResetError)):
+                self.failure = failure
+                self._line.end()
+
+
+class _Line:
+    """One connection: a socket, what was read of it too early, and what stands behind it."""
+
+    __slots__ = ("_child", "_told", "link", "rest", "sock", "upload", "used")
+
+    def __init__(self, sock: Any, link: TlsLink | None = None, child: int = 0,
+                 told: int = -1) -> None:
+        self.sock = sock
+        self.link = link
+        self._child = child             # pid of ssh, and a file with what it said
+        self._told = told
+        self.rest = b""
+        self.upload: _Upload | None = None
+        self.used = False
+
+    def receive(self) -> bytes:
+        """The next bytes, b"" at the end."""
+        if self.rest:
+            data, self.rest = self.rest, b""
+            return data
+        return self.sock.recv(REPLY_PIECE)
+
+    def is_stale(self) -> bool:
+        """True when the other side ended it, or says what nobody asked for."""
+        if self.rest:
+            return True
+        try:
+            self.sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+            return True
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def end(self) -> None:
+        """Nothing is sent or received any more; who waits for it wakes up."""
+        try:
+            self.sock.shutdown(_socket.SHUT_RDWR)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """The end of it here."""
+        self.sock.close()
+        if self._told >= 0:
+            os.close(self._told)
+            self._told = -1
+
+    def reason(self) -> str:
+        """Why it ended when it should not have, "" where nobody said."""
+        if self.link is not None:
+            return self.link.error
+        if not self._child:
+            return ""
+        _, status = os.waitpid(self._child, 0)
+        self._child = 0
+        code = os.waitstatus_to_exitcode(status)
+        how = f"exit status {code}" if code >= 0 else f"signal: {signal_name(-code)}"
+        os.lseek(self._told, 0, os.SEEK_SET)
+        said = os.read(self._told, 4096).decode("utf-8", "replace")
+        return (f"has exited with {how}, make sure the URL is valid, and Docker 18.09 or later is "
+                f"installed on the remote host: stderr={said}") if code else ""
+
+
+class Arriving(Stream):
+    """A reply whose body is still coming. `recv` gives its pieces, b"" at the end; `read()` the
+    value of the whole: what JSON says, or bytes. `fileno()` becomes readable with more; -1: some is
+    here.
+    """
+
+    __slots__ = ("_chunked", "_head", "_left", "_line", "_transport", "_what")
+
+    def __init__(self, transport: SocketTransport, line: _Line, what: tuple,
+                 head: Head | None) -> None:
+        self._transport = transport
+        self._what = what
+        self._line: _Line | None = line
+        self._head: Head | None = None
+        self._chunked: ChunkDecoder | None = None
+        self._left: int | None = None
+        super().__init__(self._pieces())
+        if head is not None:
+            self._begin(head)
+
+    def _begin(self, head: Head) -> None:
+        self._head = head
+        self.status, self.headers = head.status, head.headers
+        self.content_type = head.headers.get("content-type", "")
+        self._chunked = ChunkDecoder() if head.length == -1 else None
+        self._left = head.length
+
+    def _pieces(self) -> Iterator[bytes]:
+        try:
+            while True:
+                piece = self.recv(REPLY_PIECE)
+                if not piece:
+                    return
+                yield piece
+        finally:
+            self.close()
+
+    def recv(self, size: int) -> bytes:
+        """The next piece of the body, whatever its size; EngineError when it breaks off."""
+        if self._line is None:
+            return b""
+        if self._head is None:
+            head = self._transport.head_read(self._line, self._what)
+            self._transport.status_check(head, self._line, self._what)
+            self._begin(head)
+        if self._left == 0:
+            return self._finish()
+        while True:
+            try:
+                data = self._line.receive()
+            except OSError:
+                data = b""
+            if not data:
+                return self._broken()
+            if self._chunked is not None:
+                data = self._chunked.feed(data)
+                if data:
+                    return data
+                if self._chunked.done:
+                    self._line.rest = self._chunked.rest
+                    return self._finish()
+                continue
+            if self._left is not None:
+                self._line.rest = data[self._left:]
+                data = data[:self._left]
+                self._left -= len(data)
+            return data
+
+    def _finish(self) -> bytes:
+        line, self._line = self._line, None
+        if line is not None and self._head is not None:
+            self._transport.release(line, self._head)
+        return b""
+
+    def _broken(self) -> bytes:
+        line = self._line
+        self.close()
+        if line is not None and line.upload is not None and line.upload.failure is not None:
+            raise line.upload.failure
+        if self._chunked is None and self._left is None:
+            return b""                  # a body that lasts as long as the connection
+        raise EngineError("unexpected EOF")
+
+    def read(self) -> Any:
+        """The whole body: the value where it is JSON, else bytes; None for null."""
+        data = b"".join(self.chunks)
+        if not self.content_type.startswith("application/json"):
+            return data
+        if not data.strip():
+            raise EngineError("EOF")
+        try:
+            return json_parse(data)
+        except ValueError as wrong:
+            raise EngineError(str(wrong)) from None
+
+    def fileno(self) -> int:
+        """What to poll; -1 when there is something to read already."""
+        if self._line is None or self._line.rest or self._left == 0:
+            return -1
+        return self._line.sock.fileno()
+
+    def close(self) -> None:
+        """Stops reading; a connection in the middle of a body is of no further use."""
+        line, self._line = self._line, None
+        if line is not None:
+            if self._chunked is not None and self._chunked.done and self._head is not None:
+                line.rest = self._chunked.rest
+                self._transport.release(line, self._head)
+            else:
+                line.close()
+
+
+def ssh_words(text: str) -> tuple:
+    """The arguments of ssh(1) for what stands behind ssh://, as the docker CLI makes them.
+
+    InvalidParameter in its words for a password, a query, a fragment, and no name.
+    """
+    address, hash_sign, fragment = text.partition("#")
+    address, question, query = address.partition("?")
+    authority, slash, path = address.partition("/")
+    user, at, host = authority.rpartition("@")
+    name, colon, port = host.rpartition(":")
+    if not colon or "]" in port:
+        name, port = host, ""
+    refused = ""
+    if ":" in user:
+        refused = "plain-text password is not supported"
+    elif not name.strip("[]"):
+        refused = "hostname is empty"
+    elif query:
+        refused = f"query parameters are not allowed: {quote(query)}"
+    elif fragment:
+        refused = f"fragments are not allowed: {quote(fragment)}"
+    if refused:
+        raise InvalidParameter(SSH_REFUSED + refused)
+    words = list(SSH_OPTIONS)
+    if at:
+        words += ["-l", percent_decode(user)]
+    if port:
+        words += ["-p", port]
+    command = list(SSH_COMMAND)
+    if path.strip("/"):
+        command[1:1] = ["--host", _shell_word("unix:///" + percent_decode(path))]
+    return (*words, "--", percent_decode(name.strip("[]")), *command)
+
+
+def _shell_word(text: str) -> str:
+    """The text as one word of the shell that ssh starts over there."""
+    if text.strip(LETTERS + DIGITS + "-_./:@%+,="):
+        return "'" + text.replace("'", "'\\''") + "'"
+    return text
+
+
+def _ssh_dial(words: tuple) -> _Line:
+    """A connection through ssh(1), which ends when our end is closed."""
+    near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
+    told = os.memfd_create("ssh", os.MFD_CLOEXEC)
+    actions = [(os.POSIX_SPAWN_DUP2, far.fileno(), 0), (os.POSIX_SPAWN_DUP2, far.fileno(), 1),
+               (os.POSIX_SPAWN_DUP2, told, 2)]
+    argv = ("ssh", *words)
+    try:
+        try:
+            child = os.posix_spawnp("ssh", argv, os.environ, file_actions=actions, setsid=True)
+        except NotImplementedError:     # a libc without POSIX_SPAWN_SETSID
+            child = os.posix_spawnp("ssh", argv, os.environ, file_actions=actions)
+    except FileNotFoundError:
+        raise ConnectFailed('exec: "ssh": executable file not found in $PATH') from None
+    finally:
+        far.close()
+    return _Line(near, None, child, told)
+
+
+class SocketTransport:
+    """Carries requests to an engine behind a connection; see `transport_open`."""
+
+    __slots__ = ("_address", "_idle", "_kind", "_tls", "_version", "base", "context", "headers",
+                 "host", "server", "url")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.context = endpoint.context
+        self.headers = endpoint.headers
+        self._kind, self._address = host_parse(endpoint.host, client=True)
+        self.base = ""
+        self.host = host_text(self._kind, self._address)
+        #: what /_ping called itself in its Server header
+        self.server = ""
+        self._tls: Any = None
+        self._idle: list = []
+        self._version = os.environ.get("DOCKER_API_VERSION", "").removeprefix("v")
+        where = ""
+        if self._kind == "tcp":
+            self.base = "".join(endpoint.host.partition("://")[2].partition("/")[1:]).rstrip("/")
+            where = self.host.partition("://")[2]
+            self.host += self.base
+            if endpoint.tls is not None:
+                self._tls = tls_client_context(**endpoint.tls)
+        elif self._kind == "unix":
+            where = percent_encode(self._address, URL_SAFE)
+        elif self._kind == "ssh":
+            self._address = ssh_words(self._address)
+        else:
+            raise InvalidParameter(f"unable to parse docker host `{endpoint.host}`")
+        scheme = "https" if self._tls else "http"
+        self.url = SSH_URL if self._kind == "ssh" else f"{scheme}://{where}"
+
+    # -- connections ------------------------------------------------------------
+
+    def dial(self, what: tuple = ("GET", "/")) -> _Line:
+        """A new connection; ConnectFailed in Docker's words for `what`, (method, target)."""
+        try:
+            if self._kind == "ssh":
+                return _ssh_dial(self._address)
+            if self._kind == "unix":
+                return _Line(self._unix_dial())
+            sock = self._tcp_dial()
+            if self._tls is None:
+                return _Line(sock)
+            link = tls_connect(sock, self._tls, self._address[0])
+            return _Line(link.near, link)
+        except TlsError as wrong:
+            raise self._failed(what, str(wrong)) from None
+        except _socket.gaierror:
+            name = self._address[0]
+            raise self._failed(what, f"dial tcp: lookup {name}: no such host") from None
+        except OSError as wrong:
+            raise self._unreachable(what, wrong) from None
+
+    def _unix_dial(self) -> Any:
+        directory, name = os.path.split(self._address)
+        sock = unix_connect(directory, name, _socket.SOCK_STREAM)
+        if sock is None:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+        return sock
+
+    def _tcp_dial(self) -> Any:
+        host, port = self._address
+        wrong: OSError = ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+        for family, kind, proto, _, where in _socket.getaddrinfo(host, port, 0,
+                                                                 _socket.SOCK_STREAM):
+            sock = _socket.socket(family, kind | _socket.SOCK_CLOEXEC, proto)
+            try:
+                sock.settimeout(CONNECT_TIME)
+                sock.connect(where)
+            except OSError as failure:
+                wrong = failure
+                sock.close()
+                continue
+            sock.settimeout(None)
+            # what ends without a word (a host that died) is noticed in a quiet stream, too
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            return sock
+        raise wrong
+
+    def _unreachable(self, what: tuple, wrong: OSError) -> EngineError:
+        kind = "unix" if self._kind == "unix" else "tcp"
+        where = self._address if kind == "unix" else self.url.partition("://")[2]
+        text = f"dial {kind} {where}: connect: {errno_text(wrong)}"
+        if isinstance(wrong, PermissionError):
+            return ConnectFailed("permission denied while trying to connect to the Docker daemon "
+                                 f"socket at {self.host}: {self._asked(what)}: {text}")
+        if kind == "unix" or isinstance(wrong, (ConnectionRefusedError, TimeoutError)):
+            return ConnectFailed(f"Cannot connect to the Docker daemon at {self.host}. Is the "
+                                 "docker daemon running?")
+        return self._failed(what, text)
+
+    def _asked(self, what: tuple) -> str:
+        return f'{what[0].capitalize()} "{self.url + what[1]}"'
+
+    def _failed(self, what: tuple, text: str) -> ConnectFailed:
+        if text.startswith("has exited with"):
+            text = f"command [ssh {' '.join(self._address)}] {text}"
+        return ConnectFailed(f"error during connect: {self._asked(what)}: {text}")
+
+    def _line(self, what: tuple) -> _Line:
+        while self._idle:
+            line = self._idle.pop()
+            if not line.is_stale():
+                line.used = True
+                return line
+            line.close()
+        return self.dial(what)
+
+    def release(self, line: _Line, head: Head) -> None:
+        """Keeps a connection whose reply was read to its end, where it may be used again."""
+        done = line.upload is None or line.upload.is_done
+        line.upload = None
+        if done and head.keeps_alive and head.length is not None and not line.rest:
+            self._idle.append(line)
+        else:
+            line.close()
+
+    # -- versions ---------------------------------------------------------------
+
+    @property
+    def api_version(self) -> str:
+        """The version that is spoken; asked for at the first use. ConnectFailed as in `send`."""
+        if not self._version:
+            self._version = API_VERSION
+            head = self.ping()
+            if head is not None:
+                theirs = head.headers.get("api-version", "") or API_VERSION_SILENT
+                if version_tuple(theirs) < version_tuple(API_VERSION):
+                    self._version = theirs
+        return self._version
+
+    def ping(self) -> Head | None:
+        """The head of a reply to /_ping; None where something answers, but not so."""
+        for method in ("HEAD", "GET"):
+            what = (method, self.base + "/_ping")
+            line = self._line(what)
+            try:
+                line.sock.sendall(self._head_text(what, {}))
+                head = self.head_read(line, what)
+            except (EngineError, OSError):
+                line.close()
+                return None         # what the command itself meets is the better error
+            if method == "GET":
+                line.close()
+            else:
+                head.length = head.length or 0
+                self.release(line, head)
+            if head.status == 200:
+                self.server = head.headers.get("server", "")
+                return head
+        return None
+
+    # -- requests ---------------------------------------------------------------
+
+    def _target(self, request: Request) -> str:
+        path = request.path if request.path == "/_ping" else (
+            f"/v{self.api_version}{request.path}")
+        query = query_encode(request.query)
+        return self.base + percent_encode(path, "/" + URL_SAFE) + ("?" + query if query else "")
+
+    def _head_text(self, what: tuple, headers: dict) -> bytes:
+        host = self.url.partition("://")[2] if self._kind == "tcp" else "api.moby.localhost"
+        return request_head(*what, {"Host": host, **self.headers, "User-Agent": USER_AGENT,
+                                    **headers})
+
+    def _send(self, line: _Line, what: tuple, request: Request, more: dict) -> None:
+        headers = {name.title(): value for name, value in request.headers.items()}
+        data = b""
+        if request.body.reader is not None:
+            headers.setdefault("Content-Type", "application/x-tar")
+            headers["Transfer-Encoding"] = "chunked"
+        elif request.body.value is not None:
+            data = json_text(request.body.value).encode("utf-8", "surrogateescape") + b"\n"
+            headers["Content-Type"] = "application/json"
+            headers["Content-Length"] = str(len(data))
+        elif request.method in ("POST", "PUT"):
+            headers["Content-Length"] = "0"
+        try:
+            line.sock.sendall(self._head_text(what, {**headers, **more}) + data)
+        except (BrokenPipeError, ConnectionResetError):
+            return              # it may have answered before it went
+        if request.body.reader is not None:
+            line.upload = _Upload(line, request.body.reader)
+
+    def head_read(self, line: _Line, what: tuple, exact: bool = False) -> Head:
+        """The head of the reply to `what`; with `exact` no byte behind it is read.
+
+        ConnectFailed in Docker's words when the connection ends or something else than HTTP comes.
+        """
+        data = b""
+        try:
+            while True:
+                end = head_end(data)
+                while end < 0:
+                    piece = line.receive() if not exact else self._peeked(line, data)
+                    if not piece:
+                        raise self._ended(line, what, data)
+                    data += piece
+                    end = head_end(data)
+                head = head_parse(data[:end])
+                data = data[end:]
+                if head.status >= 200 or head.status == 101:
+                    line.rest = data
+                    return head
+        except InvalidParameter as wrong:
+            raise self._malformed(what, data, str(wrong)) from None
+        except OSError as wrong:
+            raise self._ended(line, what, data, errno_text(wrong)) from None
+
+    def _peeked(self, line: _Line, before: bytes) -> bytes:
+        """The next bytes of a head, and none of what follows it."""
+        data = line.sock.recv(REPLY_PIECE, _socket.MSG_PEEK)
+        end = (before + data).find(b"\r\n\r\n")
+        return line.sock.recv(end + 4 - len(before) if end >= 0 else len(data)) if data else b""
+
+    def _ended(self, line: _Line, what: tuple, data: bytes, text: str = "") -> EngineError:
+        if line.upload is not None and line.upload.failure is not None:
+            failure = line.upload.failure
+            return failure if isinstance(failure, EngineError) else EngineError(
+                error_text(failure))
+        reason = line.reason()
+        if data and not reason:
+            return self._malformed(what, data, "unexpected EOF")
+        return self._failed(what, reason or text or "EOF")
+
+    def _malformed(self, what: tuple, data: bytes, text: str) -> EngineError:
+        first = data.split(b"\r\n", 1)[0][:64]
+        if first.startswith(b"HTTP/"):
+            reason = f"net/http: HTTP/1.x transport connection broken: {text}"
+        else:
+            shown = "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in first)
+            reason = ("net/http: HTTP/1.x transport connection broken: malformed HTTP response "
+                      f'"{shown}"')
+            if self._tls is None:
+                return ConnectFailed(f"{self._asked(what)}: {reason}.\n* Are you trying to connect "
+                                     "to a TLS-enabled daemon without TLS?")
+        return self._failed(what, reason)
+
+    def status_check(self, head: Head, line: _Line, what: tuple) -> None:
+        """Raises the EngineError that a status from 400 stands for, and closes the connection."""
+        if 200 <= head.status < 400 and head.status not in (301, 302, 307, 308):
+            return
+        if head.status < 400:
+            if what[0] == "GET":
+                return
+            line.close()
+            raise self._failed((what[0], head.headers.get("location", "")),
+                               "unexpected redirect in response")
+        body = Arriving(self, line, what, head)
+        data = b""
+        if what[0] != "HEAD":
+            for piece in body.chunks:
+                data += piece
+                if len(data) > MESSAGE_MAX:
+                    break
+        body.close()
+        raise self._refused(head, what, data)
+
+    def _refused(self, head: Head, what: tuple, data: bytes) -> EngineError:
+        reason = head.reason or HTTP_REASONS.get(head.status, "")
+        if not data:
+            return error_for(head.status, f"request returned {head.status} {reason} for API route "
+                             f"and version {self.url + what[1]}, check if the server supports "
+                             "the requested API version")
+        text = data.decode("utf-8", "replace").strip()
+        if head.headers.get("content-type", "").startswith("application/json"):
+            try:
+                document = json_parse(data)
+            except ValueError as wrong:
+                return error_for(head.status, f"Error reading JSON: {wrong}")
+            text = str((document.get("message") if isinstance(document, dict) else "") or "")
+            text = text.strip() or (f"API returned a {head.status} ({reason}) but provided no "
+                                    "error-message")
+        code = None
+        if what[0] == "POST" and what[1].partition("?")[0].endswith("/start"):
+            code = next((exit for words, exit in START_EXITS if words in text), None)
+        error = error_for(head.status, text, code)
+        error.from_engine = True
+        return error
+
+    def _exchange(self, request: Request, what: tuple, *, exact: bool = False,
+                  more: dict | None = None) -> tuple:
+        """(connection, head of the reply); one that was kept and died meanwhile is tried again."""
+        while True:
+            line = self.dial(what) if exact else self._line(what)
+            try:
+                self._send(line, what, request, more or {})
+                return line, self.head_read(line, what, exact)
+            except (ConnectFailed, OSError) as wrong:
+                again = line.used and request.body.reader is None
+                line.close()
+                if again:
+                    continue
+                if isinstance(wrong, OSError):
+                    raise self._failed(what, errno_text(wrong)) from None
+                raise
+
+    def send(self, request: Request) -> Any:
+        """Response for a reply without a body, else an Arriving; EngineError from status 400."""
+        what = (request.method, self._target(request))
+        if request.path.endswith("/wait") and version_tuple(self.api_version) < WAIT_VERSION:
+            line = self._line(what)
+            self._send(line, what, request, {})
+            return Arriving(self, line, what, None)
+        line, head = self._exchange(request, what)
+        self.status_check(head, line, what)
+        if request.method == "HEAD" or head.status in (204, 304) or head.length == 0:
+            head.length = 0
+            self.release(line, head)
+            return Response(head.status, head.headers)
+        return Arriving(self, line, what, head)
+
+    def hijack(self, request: Request) -> Any:
+        """The socket of a connection that the engine gave away."""
+        what = (request.method, self._target(request))
+        more = {"Connection": "Upgrade", "Upgrade": "tcp"}
+        line, head = self._exchange(request, what, exact=True, more=more)
+        self.status_check(head, line, what)
+        if head.status not in (101, 200) or head.length is not None and head.status == 200:
+            line.close()
+            raise EngineError(f"unable to upgrade to tcp, received {head.status}")
+        return line.sock
+
+
+def transport_open(endpoint: Endpoint) -> SocketTransport:
+    """A transport to the engine there; nothing is connected yet. InvalidParameter and TlsError in
+    Docker's words for an address or TLS files that cannot be used."""
+    return SocketTransport(endpoint)
+
+
+def transport_beside(path: str) -> SocketTransport | None:
+    """A transport to the engine behind our own socket; None when nobody, or somebody else, answers.
+
+    A foreign engine is not driven by accident: only what names itself ours in /_ping is believed.
+    """
+    transport = SocketTransport(Endpoint("unix://" + path))
+    try:
+        transport.ping()
+    except EngineError:
+        return None
+    return transport if "engine.pyz/" in transport.server else None
 
 
 # =============================================================================
