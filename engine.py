@@ -79,6 +79,7 @@ HANDS       the user's side
     transport       the API over a connection: unix, tcp, TLS, ssh; keep-alive, bodies, hijack
     output          tables, progress, relative times, colours
     flags           flag tables: kinds of values, pflag's parsing rules, API bodies from flags
+    contexts        which engine a command talks to: flags, environment, the docker CLI's contexts
     cli             the command line: commands, help, errors, exit codes
     cli_streams     the user's terminal and a container's streams: pump, signals, detach keys
     values          values of container flags: mounts, networks, devices, limits, ports
@@ -88,6 +89,7 @@ HANDS       the user's side
     cli_system      version, info, events and the rest
     daemon_config   the daemon's flags and daemon.json: what works, what is refused, how they merge
     daemon          the API process: start, configuration, reload, drain
+    cli_contexts    context commands, and the engine's API on stdin and stdout
     main            one program, five roles: cli, launcher, monitor, init, worker
 """
 
@@ -22114,6 +22116,7 @@ class LocalTransport:
     __slots__ = ("_engine", "_make")
     api_version = API_VERSION
     context = "default"
+    is_local = True
 
     def __init__(self, make: Callable) -> None:
         self._make = make
@@ -22630,6 +22633,7 @@ class SocketTransport:
 
     __slots__ = ("_address", "_idle", "_kind", "_tls", "_version", "base", "context", "headers",
                  "host", "server", "url")
+    is_local = False
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.context = endpoint.context
@@ -23285,7 +23289,7 @@ class Listing:
         if quiet and self.quiet_wins:
             return self._ids(items, show)
         if format in ("json", "{{json .}}"):
-            return "".join(_json_go(self._values(item, show)) + "\n" for item in items)
+            return "".join(json_go(self._values(item, show)) + "\n" for item in items)
         out: list = []
         format_rows(format, (self._row(item, show) for item in items),
                     {name: header for name, header, _ in self.columns}, out.append,
@@ -23327,7 +23331,7 @@ class Listing:
         return row
 
 
-def _json_go(value: object) -> str:
+def json_go(value: object) -> str:
     """JSON as Go's json.Marshal writes what implements Marshaler: <, > and & are escaped."""
     text = json_text(value)
     for char in "<>&\u2028\u2029":
@@ -23621,6 +23625,7 @@ class Args:
         self.seen: set = set()
         self.help = False
         self.warnings: list = []
+        self.config_file: dict | None = None
 
     if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
@@ -23904,6 +23909,393 @@ def help_flags(flags: Iterable[Flag], width: int) -> str:
 
 
 # =============================================================================
+# contexts -- which engine a command talks to: flags, environment, the docker CLI's contexts
+# =============================================================================
+# Runs in: cli.   Refs: docker/cli cli/context/store, cli/command/cli.go, cli/flags/options.go
+#
+# The order is Docker's: --context, -H, DOCKER_HOST, DOCKER_CONTEXT, currentContext of config.json,
+# and then the context called "default". That one is, in this program, the engine in this process,
+# unless a host or TLS is asked for; it is shown as Docker shows it, by the address at which a
+# daemon is found. --data-root and --run-root ask for the engine in this process and win over
+# environment and configuration; with -H or -c they are a contradiction.
+#
+# Contexts are the docker CLI's own files, so each of the two programs uses what the other made:
+#   contexts/meta/<sha256 of the name>/meta.json    {"Name", "Metadata", "Endpoints": {"docker": ..}}
+#   contexts/tls/<sha256 of the name>/docker/{ca,cert,key}.pem
+# An export is a tar of meta.json and tls/docker/*. What comes in is untrusted: its size is bounded,
+# and of its names only the two levels below tls/ are taken.
+
+CONTEXT_DEFAULT = "default"
+CONTEXT_NAME_RULE = "^[a-zA-Z0-9][a-zA-Z0-9_.+-]+$"
+CONTEXT_DESCRIPTION = "Current DOCKER_HOST based configuration"
+CONTEXT_IMPORT_MAX = 10 << 20
+IN_MEMORY = "<IN MEMORY>"
+#: names of the files of a TLS endpoint: key of --docker, flag, file
+TLS_FILES = (("ca", "tlscacert", "ca.pem"), ("cert", "tlscert", "cert.pem"),
+             ("key", "tlskey", "key.pem"))
+RESOLVE_FAILED = "unable to resolve docker endpoint: "
+
+
+def config_directory(top: Args) -> str:
+    """Where the client's configuration is: --config, DOCKER_CONFIG, ~/.docker."""
+    return (top.config if top.given("config") else "") or _config_default()
+
+
+def _config_default() -> str:
+    return os.environ.get("DOCKER_CONFIG") or os.environ.get("HOME", "/root") + "/.docker"
+
+
+def _file_text(path: str) -> bytes:
+    """A file that has to be there; EngineError in the words of Go's os.Open."""
+    try:
+        return file_read(path)
+    except OSError as wrong:
+        raise EngineError(f"open {path}: {errno_text(wrong)}") from None
+
+
+class ContextMissing(NotFound):
+    """No context of that name."""
+
+
+def context_name_check(name: str) -> None:
+    """EngineError, in Docker's words, for what is no name of a context that can be made."""
+    if not name:
+        raise InvalidParameter("context name cannot be empty")
+    if name == CONTEXT_DEFAULT:
+        raise InvalidParameter('"default" is a reserved context name')
+    first, rest = name[0], name[1:]
+    if (first not in LETTERS + DIGITS or not rest or rest.strip(LETTERS + DIGITS + "_.+-")):
+        raise InvalidParameter(f"context name {quote(name)} is invalid, names are validated "
+                               f"against regexp {quote(CONTEXT_NAME_RULE)}")
+
+
+def natural_key(text: str) -> list:
+    """Sorts so that "a9" comes before "a10"."""
+    parts: list = []
+    for char in text:
+        if parts and parts[-1][0] == char.isdigit():
+            parts[-1][1] += char
+        else:
+            parts.append([char.isdigit(), char])
+    return [(0, int(word), "") if digits else (1, 0, word) for digits, word in parts]
+
+
+def context_parse(text: bytes) -> dict:
+    """A context's document out of its JSON; ValueError for what is none."""
+    document = json_parse(text)
+    if not isinstance(document, dict):
+        raise ValueError("a context is an object")
+    known = {key.lower(): value for key, value in document.items()}
+    found = {"Name": known.get("name") or "", "Metadata": known.get("metadata") or {},
+             "Endpoints": known.get("endpoints") or {}}
+    if not isinstance(found["Metadata"], dict) or not isinstance(found["Endpoints"], dict):
+        raise ValueError("a context's Metadata and Endpoints are objects")
+    return found
+
+
+class ContextStore:
+    """The contexts in a configuration directory; a document is {"Name", "Metadata", "Endpoints"}.
+
+    `default` is the document of the context of that name, or a function that makes it.
+    """
+
+    __slots__ = ("_root", "default", "default_tls")
+
+    def __init__(self, directory: str, default: Callable, default_tls: dict | None) -> None:
+        self._root = os.path.join(directory, "contexts")
+        self.default = default
+        #: {file name: path} of the default context's TLS files
+        self.default_tls = default_tls or {}
+
+    def _directory(self, kind: str, name: str) -> str:
+        return os.path.join(self._root, kind, sha256(os.fsencode(name)).hexdigest())
+
+    def storage(self, name: str) -> dict:
+        """{"MetadataPath", "TLSPath"} of a context."""
+        if name == CONTEXT_DEFAULT:
+            return {"MetadataPath": IN_MEMORY, "TLSPath": IN_MEMORY}
+        return {"MetadataPath": self._directory("meta", name),
+                "TLSPath": self._directory("tls", name)}
+
+    def get(self, name: str) -> dict:
+        """A context's document; ContextMissing."""
+        if name == CONTEXT_DEFAULT:
+            return self.default()
+        path = self._directory("meta", name) + "/meta.json"
+        try:
+            return context_parse(file_read(path))
+        except (FileNotFoundError, NotADirectoryError) as wrong:
+            raise ContextMissing(f"context {quote(name)}: context not found: open {path}: "
+                                 f"{errno_text(wrong)}") from None
+        except (OSError, ValueError) as wrong:
+            raise EngineError(f"context {quote(name)}: {error_text(wrong)}") from None
+
+    def all(self) -> list:
+        """The documents of all contexts, sorted by name, the default one among them."""
+        try:
+            names = os.listdir(self._root + "/meta")
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
+        found = [self.default()]
+        for name in names:
+            try:
+                found.append(context_parse(file_read(f"{self._root}/meta/{name}/meta.json")))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (OSError, ValueError) as wrong:
+                raise EngineError(f"failed to read metadata: {error_text(wrong)}") from None
+        return sorted(found, key=lambda document: natural_key(document["Name"]))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is one of that name."""
+        return os.path.exists(self._directory("meta", name))
+
+    def put(self, document: dict) -> None:
+        """Makes a context, or replaces what is said of it; its TLS files stay."""
+        directory = self._directory("meta", document["Name"])
+        os.makedirs(directory, 0o755, exist_ok=True)
+        shown = {"Name": document["Name"], "Metadata": document["Metadata"],
+                 "Endpoints": document["Endpoints"]}
+        file_write(directory + "/meta.json", json_go(shown).encode("utf-8", "surrogateescape"))
+
+    def remove(self, name: str) -> None:
+        """Removes a context; one that is not there is no error."""
+        for kind in ("meta", "tls"):
+            tree_remove(self._directory(kind, name))
+
+    def tls_files(self, name: str) -> dict:
+        """{"docker": ["ca.pem", ...]}: the endpoints that have TLS files, and their names."""
+        if name == CONTEXT_DEFAULT:
+            return {"docker": sorted(self.default_tls)} if self.default_tls else {}
+        directory = self._directory("tls", name)
+        found = {}
+        for endpoint in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
+            if os.path.isdir(f"{directory}/{endpoint}"):
+                found[endpoint] = sorted(os.listdir(f"{directory}/{endpoint}"))
+        return found
+
+    def tls_path(self, name: str, endpoint: str, file: str) -> str:
+        """Where one of them is."""
+        if name == CONTEXT_DEFAULT:
+            return self.default_tls[file]
+        return f"{self._directory('tls', name)}/{endpoint}/{file}"
+
+    def tls_put(self, name: str, endpoints: dict, only: str = "") -> None:
+        """Replaces the TLS files of a context, or of one endpoint: {"docker": {"ca.pem": bytes}}.
+        """
+        tree_remove(self._directory("tls", name) + ("/" + only if only else ""))
+        for endpoint, files in endpoints.items():
+            for file, data in files.items():
+                path = self.tls_path(name, endpoint, file)
+                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+                file_write(path, data, 0o600)
+
+
+def context_export(store: ContextStore, name: str) -> Iterator[bytes]:
+    """The pieces of a tar that holds a context."""
+    def entry(path: str, data: bytes | None) -> bytes:
+        if data is None:
+            return tar_header(TarEntry(path.encode(), TAR_DIR, mode=0o700))
+        mode = 0o644 if path == "meta.json" else 0o600
+        return (tar_header(TarEntry(path.encode(), mode=mode, size=len(data))) + data
+                + tar_padding(len(data)))
+    yield entry("meta.json", json_go(store.get(name)).encode("utf-8", "surrogateescape"))
+    yield entry("tls", None)
+    for endpoint, files in store.tls_files(name).items():
+        yield entry("tls/" + endpoint, None)
+        for file in files:
+            yield entry(f"tls/{endpoint}/{file}", _file_text(store.tls_path(name, endpoint, file)))
+    yield bytes(1024)
+
+
+def context_import(store: ContextStore, name: str, data: bytes) -> None:
+    """Makes a context of an export (tar or zip); InvalidParameter in Docker's words."""
+    files = _import_zip(data) if data[:4] == b"PK\x03\x04" else _import_tar(data)
+    if "meta.json" not in files:
+        raise InvalidParameter("invalid context: no metadata found")
+    try:
+        document = context_parse(files.pop("meta.json"))
+    except (ValueError, AttributeError) as wrong:
+        raise InvalidParameter(str(wrong)) from None
+    endpoints: dict = {}
+    for path, content in files.items():
+        endpoint, slash, file = path[len("tls/"):].partition("/")
+        if not slash or not file or "/" in file or endpoint in ("", ".", "..") or (
+                file in (".", "..")):
+            raise InvalidParameter("archive format is invalid")
+        endpoints.setdefault(endpoint, {})[file] = content
+    context_name_check(name)
+    store.put({**document, "Name": name})
+    store.tls_put(name, endpoints)
+
+
+def _import_path_check(path: str) -> None:
+    if path != "meta.json" and not path.startswith("tls/"):
+        raise InvalidParameter(f"{path}: unexpected context file")
+    if os.path.normpath(path) != path:
+        raise InvalidParameter(f"{path}: unexpected path format")
+    if "\\" in path:
+        raise InvalidParameter(f"{path}: unexpected '\\' in path")
+
+
+def _import_tar(data: bytes) -> dict:
+    rest = memoryview(data)
+
+    def read(size: int) -> bytes:
+        nonlocal rest
+        piece, rest = bytes(rest[:size]), rest[size:]
+        return piece
+    reader = TarReader(read)
+    files = {}
+    for entry in reader.entries():
+        if entry.kind == TAR_FILE:
+            path = entry.name.decode("utf-8", "surrogateescape")
+            _import_path_check(path)
+            files[path] = b"".join(piece for _, piece in reader.pieces(entry))
+    return files
+
+
+def _import_zip(data: bytes) -> dict:
+    import io
+    from zipfile import BadZipFile, ZipFile
+    files = {}
+    left = CONTEXT_IMPORT_MAX
+    try:
+        with ZipFile(io.BytesIO(data)) as archive:
+            for info in archive.infolist():
+                if info.is_dir():
+                    continue
+                _import_path_check(info.filename)
+                with archive.open(info) as member:
+                    files[info.filename] = member.read(left + 1)
+                left -= len(files[info.filename])
+                if left < 0:
+                    raise InvalidParameter("read exceeds the defined limit")
+    except BadZipFile:
+        raise InvalidParameter("zip: not a valid zip file") from None
+    return files
+
+
+# -- which one --------------------------------------------------------------------
+
+def context_current(top: Args, config: dict) -> str:
+    """The name of the context that a command uses, whether or not there is one of that name."""
+    if top.context:
+        return top.context
+    if top.host or os.environ.get("DOCKER_HOST"):
+        return CONTEXT_DEFAULT
+    return os.environ.get("DOCKER_CONTEXT") or config.get("currentContext") or CONTEXT_DEFAULT
+
+
+def _tls_asked(top: Args) -> tuple:
+    """(TLS is wanted, the engine is verified), by flags and environment."""
+    verify = top.tlsverify if top.given("tlsverify") else bool(os.environ.get("DOCKER_TLS_VERIFY"))
+    wanted = top.tls if top.given("tls") else bool(os.environ.get("DOCKER_TLS"))
+    return wanted or verify or top.given("tlsverify"), verify
+
+
+def _tls_files(top: Args) -> dict:
+    """{"ca": path, "cert": path, "key": path} of the default context; missing ones of the user's
+    own naming are an error, missing ones of the default names are "" but for the CA."""
+    directory = os.environ.get("DOCKER_CERT_PATH") or _config_default()
+    files = {}
+    for key, flag, name in TLS_FILES:
+        path = getattr(top, flag) if top.given(flag) else os.path.join(directory, name)
+        if key != "ca" and not top.given(flag) and not os.path.exists(path):
+            path = ""
+        if path:
+            _file_text(path)
+        files[key] = path
+    return files
+
+
+def _default_endpoint(top: Args) -> tuple:
+    """(host as Docker writes it, whether one was asked for, TLS or None) without a context."""
+    if len(top.host) > 1:
+        raise EngineError("Specify only one -H")
+    asked = top.host[0] if top.host else os.environ.get("DOCKER_HOST", "")
+    wanted, verify = _tls_asked(top)
+    kind, address = host_parse(asked, tls=wanted, client=True)
+    host = host_text(kind, address)
+    if kind == "tcp":
+        host += "".join(asked.strip().partition("://")[2].partition("/")[1:]).rstrip("/")
+    tls = {**_tls_files(top), "verify": verify} if wanted else None
+    return host, bool(asked.strip() or wanted), tls
+
+
+def contexts_open(top: Args) -> ContextStore:
+    """The contexts of the configuration directory; the default one is as flags and environment
+    say."""
+    host, _, tls = _default_endpoint(top)
+
+    def default() -> dict:
+        return {"Name": CONTEXT_DEFAULT, "Metadata": {}, "Endpoints": {
+            "docker": {"Host": host, "SkipTLSVerify": bool(tls and not tls["verify"])}}}
+    files = {name: tls[key] for key, _, name in TLS_FILES if tls[key]} if tls else {}
+    return ContextStore(config_directory(top), default, files)
+
+
+def endpoint_of(store: ContextStore, name: str) -> Endpoint:
+    """The Endpoint that a context names; EngineError in Docker's words."""
+    document = store.get(name)
+    meta = document["Endpoints"].get("docker")
+    if not isinstance(meta, dict):
+        raise EngineError("cannot find docker endpoint in context")
+    skip = bool(meta.get("SkipTLSVerify"))
+    files = store.tls_files(name).get("docker", ())
+    tls = None
+    if files or skip:
+        tls = {key: store.tls_path(name, "docker", file) if file in files else ""
+               for key, _, file in TLS_FILES}
+        tls["verify"] = not skip
+    return Endpoint(str(meta.get("Host") or "unix://"), context=name, tls=tls)
+
+
+def endpoint_find(top: Args, config: dict) -> Endpoint | None:
+    """Where the engine is that a command talks to; None for the one in this process."""
+    if top.context and top.host:
+        raise EngineError("conflicting options: cannot specify both --host and --context")
+    for flag, value in (("--host", top.host), ("--context", top.context)):
+        for root in ("data_root", "run_root"):
+            if value and getattr(top, root):
+                raise EngineError(f"conflicting options: cannot specify both {flag} and "
+                                  f"--{root.replace('_', '-')}")
+    if top.data_root or top.run_root:
+        return None
+    name = context_current(top, config)
+    try:
+        if name != CONTEXT_DEFAULT:
+            found: Endpoint | None = endpoint_of(contexts_open(top), name)
+        else:
+            host, is_asked, tls = _default_endpoint(top)
+            found = Endpoint(host, tls=tls) if is_asked else None
+    except EngineError as wrong:
+        raise EngineError(f"Failed to initialize: {RESOLVE_FAILED}{wrong}") from None
+    if found is not None:
+        found.headers = _headers(config)
+    return found
+
+
+def _headers(config: dict) -> dict:
+    """HttpHeaders of config.json, and DOCKER_CUSTOM_HEADERS (name=value,...)."""
+    headers = config.get("HttpHeaders")
+    headers = dict(headers) if isinstance(headers, dict) else {}
+    for pair in comma_split(os.environ.get("DOCKER_CUSTOM_HEADERS", "")):
+        name, equals, value = pair.partition("=")
+        if equals and name.strip():
+            headers[name.strip()] = value
+    return headers
+
+
+def client_remote(endpoint: Endpoint) -> ApiClient:
+    """A client of the engine there; EngineError where the address or its TLS files are wrong."""
+    try:
+        return ApiClient(transport_open(endpoint))
+    except (InvalidParameter, TlsError) as wrong:
+        raise EngineError(f"Failed to initialize: {wrong}") from None
+
+
+# =============================================================================
 # cli -- the command line: commands, help, errors, exit codes
 # =============================================================================
 # Runs in: cli.   Refs: spf13/cobra (help layout), docker/cli cli/cobra.go
@@ -23941,8 +24333,8 @@ HELP_WIDTH = 80                     # where no terminal tells its own
 class Command:
     """A command's row: what help shows and the parser needs, and the function that does it."""
 
-    __slots__ = ("aliases", "error_exit", "flags", "handler", "help", "hidden", "interspersed",
-                 "name", "nargs", "usage")
+    __slots__ = ("aliases", "clientless", "error_exit", "flags", "handler", "help", "hidden",
+                 "interspersed", "name", "nargs", "usage")
 
     def __init__(self, name: str, handler: Callable, options: dict) -> None:
         self.name = name
@@ -23955,6 +24347,7 @@ class Command:
         self.hidden = options.pop("hidden", False)
         self.interspersed = options.pop("interspersed", True)
         self.error_exit = options.pop("error_exit", 1)
+        self.clientless = options.pop("clientless", False)
         if options:
             raise TypeError(f"command {name}: unknown options {sorted(options)}")
 
@@ -23964,7 +24357,8 @@ def command(name: str, **options: Any) -> Callable:
 
     @command("container ls", aliases=("ps",), usage="[OPTIONS]", flags=PS_FLAGS, nargs=(0, 0)):
     nargs is (least, most or None); interspersed=False ends flags at the first argument; error_exit
-    is the exit code of errors that carry none; help is a line that says what the command does.
+    is the exit code of errors that carry none; help is a line that says what the command does; a
+    clientless command talks to no engine, and its client is None.
     """
     def register(handler: Callable) -> Callable:
         row = Command(name, handler, dict(options))
@@ -24117,6 +24511,9 @@ CONFIG_DEFAULTS = (
     ("imagesFormat", "format",      ("image ls",)),
     ("psFormat",     "format",      ("container ls",)),
 )
+CONFIG_TEXTS = ("currentContext", *(key for key, _, _ in CONFIG_DEFAULTS))
+#: what makes a command look for another engine than the one in this process
+ENGINE_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY")
 
 
 def _command_find(words: list) -> tuple:
@@ -24193,18 +24590,35 @@ def _help_run(words: list) -> int:
 
 
 def _top_check(top: Args) -> None:
-    """Refuses what asks for another engine than the one in this process; never ignores it."""
     if top.debug:
         os.environ["ENGINE_DEBUG"] = os.environ.get("ENGINE_DEBUG") or "1"
     if top.log_level.lower() not in LOG_LEVELS:
-        raise UsageError(f"unable to parse logging level: {top.log_level}", 125)
-    host = (top.host or [os.environ.get("DOCKER_HOST", "")])[-1]
-    context = top.context or os.environ.get("DOCKER_CONTEXT", "")
-    if host:
-        raise Unsupported(f"cannot connect to {host}: only the engine in this process can be used")
-    if context not in ("", "default"):
-        raise Unsupported(f"cannot use context {context}: only the engine in this process can be "
-                          "used")
+        raise UsageError(f"Unable to parse logging level: {top.log_level}")
+
+
+def _client_make(top: Args) -> ApiClient:
+    """The client of the engine that flags, environment or configuration name; nearly always it is
+    the one in this process, and nothing but config.json is looked at."""
+    asked = top.host or top.context or top.tls or top.tlsverify or any(
+        os.environ.get(name) for name in ENGINE_VARIABLES)
+    if asked or not (top.data_root or top.run_root) and config_read(top).get("currentContext"):
+        endpoint = endpoint_find(top, config_read(top))
+        if endpoint is not None:
+            return client_remote(endpoint)
+    if os.geteuid():
+        beside = _client_beside(top)
+        if beside is not None:
+            return beside
+    return client_local(top.data_root, top.run_root)
+
+
+def _client_beside(top: Args) -> ApiClient | None:
+    """A client of our own daemon, for a caller who may not open its data root; else None."""
+    data, run = roots_find(top.data_root or None, top.run_root or None)
+    if not os.path.exists(data) or os.access(data, os.R_OK | os.W_OK | os.X_OK):
+        return None
+    transport = transport_beside(run + "/engine.sock")
+    return None if transport is None else ApiClient(transport)
 
 
 def _run(words: list) -> int:
@@ -24236,15 +24650,19 @@ def _run(words: list) -> int:
     return _handler_run(row, args)
 
 
-def _config_read(top: Args) -> dict:
-    """The client's config.json; {} where there is none. One that is damaged is told, as in Docker.
-    """
-    directory = top.config if top.given("config") else os.environ.get("DOCKER_CONFIG")
-    path = (directory or os.environ.get("HOME", "/root") + "/.docker") + "/config.json"
+def config_read(top: Args) -> dict:
+    """The client's config.json, read once; {} where there is none. One that is damaged is told, as
+    in Docker."""
+    if top.config_file is None:
+        top.config_file = _config_load(config_directory(top) + "/config.json")
+    return top.config_file
+
+
+def _config_load(path: str) -> dict:
     try:
         config = json_parse(file_read(path))
         if isinstance(config, dict) and all(isinstance(config.get(key, ""), str)
-                                            for key, _, _ in CONFIG_DEFAULTS):
+                                            for key in CONFIG_TEXTS):
             return config
         reason = "not an object whose formats and keys are texts"
     except (FileNotFoundError, NotADirectoryError):
@@ -24255,16 +24673,31 @@ def _config_read(top: Args) -> dict:
     return {}
 
 
+def config_change(top: Args, key: str, value: str) -> None:
+    """Sets a key of config.json, or takes it out; what else is there stays as it is."""
+    config = config_read(top)
+    if config.get(key, "") == value:
+        return
+    changed = {"auths": {}, **config, key: value}
+    if not value:
+        del changed[key]
+    directory = config_directory(top)
+    os.makedirs(directory, 0o700, exist_ok=True)
+    path = os.path.realpath(directory + "/config.json")     # a link stays one, as in Docker
+    file_write(path, json_pretty(changed, "\t").encode("utf-8", "surrogateescape"), 0o600)
+    top.config_file = changed
+
+
 def _config_apply(row: Command, args: Args) -> None:
     """Let config.json stand in for the flags that were not given; the file is read for those only.
     """
     for key, flag, names in CONFIG_DEFAULTS:
         if row.name in names and getattr(args, flag, None) == "" and not getattr(args, "quiet", 0):
-            setattr(args, flag, _config_read(args.top).get(key, ""))
+            setattr(args, flag, config_read(args.top).get(key, ""))
 
 
 def _handler_run(row: Command, args: Args) -> int:
-    client = client_local(args.top.data_root, args.top.run_root)
+    client: Any = None if row.clientless else _client_make(args.top)
     try:
         try:
             return row.handler(client, args) or 0
@@ -26628,25 +27061,29 @@ def _build_time(text: str) -> str:
     return time.asctime(time.gmtime(seconds))
 
 
-def client_version(server: dict | None) -> dict:
+def client_version(server: dict | None, transport: Any = LocalTransport) -> dict:
     """What this client is, in the shape of the `Client` part of `version --format json`.
 
     Client and engine are one file, so what the engine says of itself holds for the client too.
     """
-    known = server or {}
+    known = server or {} if transport.is_local else {}
     return {
         "Platform": {"Name": f"engine.pyz {VERSION}"},
-        "Version": DOCKER_VERSION, "ApiVersion": API_VERSION, "DefaultAPIVersion": API_VERSION,
+        "Version": DOCKER_VERSION,
+        "ApiVersion": transport.api_version, "DefaultAPIVersion": API_VERSION,
         "GitCommit": "", "GoVersion": "",
         "Os": "linux", "Arch": platform_host()["architecture"],
-        "BuildTime": _build_time(known.get("BuildTime", "")), "Context": "default",
+        "BuildTime": _build_time(known.get("BuildTime", "")), "Context": transport.context,
     }
 
 
 def version_text(client: dict, server: dict | None) -> str:
     """The layout of `version`; what has no value (a Go version) has no line."""
     lines = [f"Client: {client['Platform']['Name']}"]
-    lines.extend(f" {label}:\t{client[key]}" for label, key in _CLIENT_LINES if client[key])
+    spoken, ours = client["ApiVersion"], client["DefaultAPIVersion"]
+    shown = {**client, "ApiVersion": spoken if spoken == ours else
+             f"{spoken} (downgraded from {ours})"}
+    lines.extend(f" {label}:\t{shown[key]}" for label, key in _CLIENT_LINES if client[key])
     lines.append(f" OS/Arch:\t{client['Os']}/{client['Arch']}")
     lines.append(f" Context:\t{client['Context']}")
     if server is not None:
@@ -26688,7 +27125,7 @@ def cmd_version(client: Any, args: Any) -> int:
         server = _server_version(client.get("/version"))
     except EngineError as error:
         failure = error
-    ours = client_version(server)
+    ours = client_version(server, client.transport)
     if args.format:
         template_show(template, {"Client": ours, "Server": server},
                       {"Client": _go_names(ours), "Server": server and _go_names(server)},
@@ -26815,8 +27252,9 @@ def info_text(client: dict, info: dict | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _client_info() -> dict:
-    return {"Debug": False, **client_version(None), "Plugins": [], "Warnings": None}
+def _client_info(client: Any, args: Any) -> dict:
+    return {"Debug": args.top.debug, **client_version(None, client.transport), "Plugins": [],
+            "Warnings": None}
 
 
 def _info_failed_show(template: Template, ours: dict, failure: EngineError) -> None:
@@ -26839,7 +27277,7 @@ def cmd_info(client: Any, args: Any) -> int:
         info = client.get("/info")
     except EngineError as error:
         failure = error
-    ours = _client_info()
+    ours = _client_info(client, args)
     if not args.format:
         output_write(info_text(ours, info))
         for warning in (info or {}).get("Warnings") or ():
@@ -27845,11 +28283,365 @@ def daemon_main(args: Args) -> int:
     return code
 
 
-@command("daemon", flags=daemon_flags(), help="Serve the API to other programs",
+@command("daemon", flags=daemon_flags(), help="Serve the API to other programs", clientless=True,
          usage="[OPTIONS]")
 def cmd_daemon(client: ApiClient, args: Args) -> int:
     """`daemon`: serve until a signal ends it."""
     return daemon_main(args)
+
+
+# =============================================================================
+# cli_contexts -- context commands, and the engine's API on stdin and stdout
+# =============================================================================
+# Runs in: cli.   Refs: docker context --help, docker/cli cli/command/context, system/dial_stdio.go
+#
+# Contexts are files of the user's; no engine is asked. Names go to stdout, so that scripts can
+# use them, sentences to stderr, as Docker does.
+#
+# `system dial-stdio` is what ssh:// runs on the far side, by Docker's CLI and by ours, where this
+# program is called docker there. It joins stdin and stdout to the engine's socket. For the engine
+# in this process that is its daemon's socket, if one is served; else this process serves the one
+# connection itself, so an engine can be reached over ssh with nothing running on its host.
+
+CONTEXT_LIST_FLAGS = (Flag("--format", "string", help=HELP_FORMAT_LIST),
+                      Flag("-q --quiet", help="Show only the names"))
+CONTEXT_ENDPOINT_FLAGS = (
+    Flag("--description", "string", help="What the context is for"),
+    Flag("--docker", "stringToString", help="Where the engine is: host=, ca=, cert=, key=, "
+         "skip-tls-verify=, or from= another context"),
+)
+CONTEXT_ERROR_WIDTH = 45
+CONTEXT_COLUMNS = (
+    ("Name",           "NAME",            lambda row, show: row["Name"]),
+    ("Description",    "DESCRIPTION",     lambda row, show: row["Description"]),
+    ("DockerEndpoint", "DOCKER ENDPOINT", lambda row, show: row["DockerEndpoint"]),
+    ("Current",        "Current",         lambda row, show: row["Current"]),
+    ("Error",          "ERROR",
+     lambda row, show: ellipsis(row["Error"], CONTEXT_ERROR_WIDTH)),
+)
+CONTEXT_TABLE = ("table {{.Name}}{{if .Current}} *{{end}}\t{{.Description}}\t{{.DockerEndpoint}}\t"
+                 "{{.Error}}")
+DOCKER_KEYS = ("from", "host", "ca", "cert", "key", "skip-tls-verify")
+HOST_WARNING = "Warning: DOCKER_HOST environment variable overrides the active context. To use "
+HOST_WARNING_END = ", either set the global --context flag, or unset DOCKER_HOST environment "
+ENDPOINT_FAILED = "unable to create docker endpoint config: "
+
+
+@flag_kind("stringToString", start=dict, shown="[]")
+def string_map_add(values: dict, text: str) -> None:
+    """pflag's stringToString: a=1,b=2."""
+    for pair in comma_split(text) if text.count("=") != 1 else [text]:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"{pair} must be formatted as key=value")
+        values[name] = value
+
+
+def _host_warn(what: str) -> None:
+    if os.environ.get("DOCKER_HOST"):
+        print_error(f"{HOST_WARNING}{what}{HOST_WARNING_END}variable.")
+
+
+def _context_row(document: dict, current: str) -> dict:
+    name, endpoint = document["Name"], document["Endpoints"].get("docker")
+    return {"Name": name, "Current": name == current,
+            "Description": (CONTEXT_DESCRIPTION if name == CONTEXT_DEFAULT
+                            else str(document["Metadata"].get("Description") or "")),
+            "DockerEndpoint": str((endpoint or {}).get("Host") or ""),
+            "Error": "" if endpoint else "cannot find docker endpoint in context"}
+
+
+@command("context ls", aliases=("context list",), flags=CONTEXT_LIST_FLAGS, clientless=True,
+         help="List contexts")
+def cmd_context_ls(client: None, args: Args) -> None:
+    """Prints the listing; the one in use has a star."""
+    store, current = contexts_open(args.top), context_current(args.top, config_read(args.top))
+    rows = [_context_row(document, current) for document in store.all()]
+    if not any(row["Current"] for row in rows):
+        try:
+            store.get(current)
+            text = ""
+        except EngineError as wrong:
+            text = str(wrong)
+        rows.append({"Name": current, "Current": True, "Description": "", "DockerEndpoint": "",
+                     "Error": text})
+        rows.sort(key=lambda row: natural_key(row["Name"]))
+    format = "{{.Name}}" if args.quiet else args.format
+    listing = Listing(CONTEXT_COLUMNS, (), "*formatter.clientContextContext")
+    output_write(listing.text(rows, show=Show(), format=(
+        CONTEXT_TABLE if format in ("", "table") else format)))
+    if os.environ.get("DOCKER_HOST"):
+        _host_warn("a context")
+
+
+@command("context show", usage="", clientless=True, help="Print the name of the context in use")
+def cmd_context_show(client: None, args: Args) -> None:
+    """Prints it."""
+    print(context_current(args.top, config_read(args.top)))
+
+
+@command("context inspect", usage="[OPTIONS] [CONTEXT] [CONTEXT...]", nargs=(0, None),
+         flags=(Flag("-f --format", "string", help=HELP_FORMAT),), clientless=True,
+         help="Show all about contexts")
+def cmd_context_inspect(client: None, args: Args) -> int:
+    """Prints a JSON array, or the template's lines."""
+    store = contexts_open(args.top)
+
+    def fetch(name: str) -> dict:
+        document = store.get(name)
+        return {**document, "TLSMaterial": store.tls_files(name), "Storage": store.storage(name)}
+    names = args.rest or [context_current(args.top, config_read(args.top))]
+    if args.format:
+        errors = inspect_show(names, fetch, args.format)
+    else:
+        found, errors = [], []
+        for name in names:
+            try:
+                found.append(fetch(name))
+            except EngineError as wrong:
+                errors.append(wrong)
+        text = json_pretty(found)
+        for char in "<>&":              # Go escapes what a page could be broken with
+            text = text.replace(char, f"\\u{ord(char):04x}")
+        output_write(text + "\n")
+    for error in errors:
+        print_error(error_line(error))
+    return 1 if errors else 0
+
+
+def _endpoint_make(store: ContextStore, given: dict) -> tuple:
+    """({"Host", "SkipTLSVerify"}, {file: bytes}) of a --docker; EngineError in Docker's words."""
+    wrong = [f"unrecognized config key: {key}" for key in given if key not in DOCKER_KEYS]
+    if wrong:
+        raise EngineError(ENDPOINT_FAILED + "\n".join(wrong))
+    try:
+        if "from" in given:
+            meta = store.get(given["from"])["Endpoints"].get("docker")
+            if not isinstance(meta, dict):
+                raise EngineError(f"unable to get endpoint from context {quote(given['from'])}")
+            return meta, {}
+        files = {name: _pem_file(given[key]) for key, _, name in TLS_FILES if given.get(key)}
+        skip = _skip_parse(given.get("skip-tls-verify"))
+        host = given.get("host", "")
+        if host.startswith("ssh://"):
+            try:
+                ssh_words(host[len("ssh://"):])
+            except InvalidParameter as bad:
+                raise EngineError(f"invalid docker endpoint options: {bad}") from None
+        elif files and host.partition("://")[0] not in ("unix", "npipe", "fd"):
+            _pair_check(given, skip)
+        return {"Host": host, "SkipTLSVerify": skip}, files
+    except EngineError as bad:
+        raise EngineError(ENDPOINT_FAILED + str(bad)) from None
+
+
+def _pem_file(path: str) -> bytes:
+    try:
+        return file_read(path)
+    except OSError as wrong:
+        raise EngineError(f"open {path}: {errno_text(wrong)}") from None
+
+
+def _skip_parse(text: str | None) -> bool:
+    if text is None:
+        return False
+    try:
+        return bool_parse(text)
+    except ValueError:
+        raise EngineError(f"skip-tls-verify: parsing {quote(text)}: invalid syntax") from None
+
+
+def _pair_check(given: dict, skip: bool) -> None:
+    try:
+        tls_client_context(ca=given.get("ca", ""), cert=given.get("cert", ""),
+                           key=given.get("key", ""), verify=not skip)
+    except TlsError as bad:
+        raise EngineError(f"invalid docker endpoint options: {bad}") from None
+
+
+def _name_free_check(store: ContextStore, name: str) -> None:
+    context_name_check(name)
+    try:
+        store.get(name)
+    except ContextMissing:
+        return
+    except EngineError as wrong:
+        raise EngineError(f"error while getting existing contexts: {wrong}") from None
+    raise Conflict(f"context {quote(name)} already exists")
+
+
+@command("context create", usage="[OPTIONS] CONTEXT", nargs=(1, 1), clientless=True,
+         flags=(*CONTEXT_ENDPOINT_FLAGS, Flag("--from", "string", help="Begin with a copy of this "
+                                              "context")), help="Make a context")
+def cmd_context_create(client: None, args: Args) -> None:
+    """Prints the name."""
+    store, name = contexts_open(args.top), args.rest[0]
+    _name_free_check(store, name)
+    source = getattr(args, "from")
+    if source or not args.given("docker"):
+        if args.docker:
+            raise EngineError("cannot use --docker flag when --from is set")
+        source = source or context_current(args.top, config_read(args.top))
+        document = store.get(source)
+        said = dict(document["Metadata"])
+        if source == CONTEXT_DEFAULT:
+            said["Description"] = CONTEXT_DESCRIPTION
+        files = {endpoint: {file: _pem_file(store.tls_path(source, endpoint, file))
+                            for file in names}
+                 for endpoint, names in store.tls_files(source).items()}
+    else:
+        meta, pems = _endpoint_make(store, args.docker)
+        document, said = {"Endpoints": {"docker": meta}}, {}
+        files = {"docker": pems} if pems else {}
+    if args.description:
+        said["Description"] = args.description
+    store.put({**document, "Name": name, "Metadata": said})
+    store.tls_put(name, files)
+    print(name)
+    print_error(f"Successfully created context {quote(name)}")
+
+
+@command("context update", usage="[OPTIONS] CONTEXT", flags=CONTEXT_ENDPOINT_FLAGS, nargs=(1, 1),
+         clientless=True, help="Change a context")
+def cmd_context_update(client: None, args: Args) -> None:
+    """Prints the name."""
+    store, name = contexts_open(args.top), args.rest[0]
+    context_name_check(name)
+    document = store.get(name)
+    if args.description:
+        document["Metadata"] = {**document["Metadata"], "Description": args.description}
+    files = None
+    if args.given("docker"):
+        document["Endpoints"] = dict(document["Endpoints"])
+        document["Endpoints"]["docker"], files = _endpoint_make(store, args.docker)
+    store.put(document)
+    if files is not None:
+        store.tls_put(name, {"docker": files} if files else {}, only="docker")
+    print(name)
+    print_error(f"Successfully updated context {quote(name)}")
+
+
+@command("context use", usage="CONTEXT", nargs=(1, 1), clientless=True,
+         help="Choose the context that commands use from now on")
+def cmd_context_use(client: None, args: Args) -> None:
+    """Prints the name."""
+    name = args.rest[0]
+    if name != CONTEXT_DEFAULT:
+        context_name_check(name)
+        contexts_open(args.top).get(name)
+    config_change(args.top, "currentContext", "" if name == CONTEXT_DEFAULT else name)
+    print(name)
+    print_error(f"Current context is now {quote(name)}")
+    if name != CONTEXT_DEFAULT:
+        _host_warn(quote(name))
+
+
+@command("context rm", aliases=("context remove",), usage="CONTEXT [CONTEXT...]",
+         flags=(Flag("-f --force", help="Also the one in use"),), nargs=(1, None), clientless=True,
+         help="Remove contexts")
+def cmd_context_rm(client: None, args: Args) -> int:
+    """Prints the names."""
+    store, current = contexts_open(args.top), context_current(args.top, config_read(args.top))
+
+    def remove(name: str) -> None:
+        if name == CONTEXT_DEFAULT:
+            raise InvalidParameter('context "default" cannot be removed')
+        if name == current:
+            if not args.force:
+                raise Conflict(f"context {quote(name)} is in use, set -f flag to force remove")
+            config_change(args.top, "currentContext", "")
+        if not args.force and not store.exists(name):
+            raise NotFound(f"context {quote(name)} does not exist")
+        store.remove(name)
+    return for_each(args.rest, remove)
+
+
+@command("context export", usage="[OPTIONS] CONTEXT [FILE|-]", nargs=(1, 2), clientless=True,
+         help="Write a context into a tar")
+def cmd_context_export(client: None, args: Args) -> None:
+    """Writes to the file, or to stdout."""
+    name = args.rest[0]
+    target = args.rest[1] if len(args.rest) > 1 else name + ".dockercontext"
+    if name != CONTEXT_DEFAULT:
+        context_name_check(name)
+    if target == "-" and os.isatty(1):
+        raise EngineError("cowardly refusing to export to a terminal, specify a file path")
+    data = b"".join(context_export(contexts_open(args.top), name))
+    if target == "-":
+        flush_output()
+        write_all(1, data)
+        return
+    try:
+        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as wrong:
+        raise EngineError(f"open {target}: {errno_text(wrong)}") from None
+    try:
+        write_all(fd, data)
+    finally:
+        os.close(fd)
+    print_error(f"Written file {quote(target)}")
+
+
+@command("context import", usage="CONTEXT FILE|-", nargs=(2, 2), clientless=True,
+         help="Make a context of a tar or zip that `export` wrote")
+def cmd_context_import(client: None, args: Args) -> None:
+    """Prints the name."""
+    name, source = args.rest
+    store = contexts_open(args.top)
+    _name_free_check(store, name)
+    try:
+        with open(0 if source == "-" else source, "rb", closefd=source != "-") as file:
+            data = file.read(CONTEXT_IMPORT_MAX + 1)
+    except OSError as wrong:
+        raise EngineError(f"open {source}: {errno_text(wrong)}") from None
+    if len(data) > CONTEXT_IMPORT_MAX:
+        raise InvalidParameter("read exceeds the defined limit")
+    context_import(store, name, data)
+    print(name)
+    print_error(f"Successfully imported context {quote(name)}")
+
+
+# -- stdin and stdout ---------------------------------------------------------------
+
+def _copy_all(read: Callable, write: Callable, done: Callable) -> None:
+    try:
+        while True:
+            data = read()
+            if not data:
+                return
+            write(data)
+    except OSError:
+        return                          # the other side is gone
+    finally:
+        try:
+            done()
+        except OSError:
+            pass
+
+
+def _serve_here(client: ApiClient) -> Any:
+    """A socket whose other end is served by this process, on the engine in it."""
+    near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
+    server_connection(client.transport.engine(), far)
+    return near
+
+
+@command("system dial-stdio", usage="", hidden=True, help="Join stdin and stdout to the engine's "
+         "API")
+def cmd_dial_stdio(client: ApiClient, args: Args) -> int:
+    """Copies both ways until the engine ends the connection."""
+    from _thread import start_new_thread
+    if client.transport.is_local:
+        _, run = roots_find(args.top.data_root or None, args.top.run_root or None)
+        beside = transport_beside(run + "/engine.sock")
+        sock = beside.dial().sock if beside is not None else _serve_here(client)
+    else:
+        sock = client.transport.dial().sock
+    flush_output()
+    start_new_thread(_copy_all, (lambda: os.read(0, STREAM_PIECE), sock.sendall,
+                                 lambda: sock.shutdown(_socket.SHUT_WR)))
+    _copy_all(lambda: sock.recv(STREAM_PIECE), lambda data: write_all(1, data), lambda: None)
+    return 0
 
 
 # =============================================================================

@@ -152,13 +152,18 @@ def test_exit_codes(run):
             'invalid argument "x" for "-n, --last" flag: '
             'strconv.ParseInt: parsing "x": invalid syntax\n',
         ),
-        (["-l", "loud", "ps"], 125, "unable to parse logging level: loud\n"),
+        (["-l", "loud", "ps"], 1, "Unable to parse logging level: loud\n"),
         (["help", "xyz"], 1, "unknown help topic: xyz\n"),
         (["help", "container", "xyz"], 1, "unknown help topic: xyz\n"),
         (
-            ["-H", "tcp://x:1", "ps"],
+            ["-H", "tcp://x:1", "-c", "y", "ps"],
             1,
-            "cannot connect to tcp://x:1: only the engine in this process can be used\n",
+            "conflicting options: cannot specify both --host and --context\n",
+        ),
+        (
+            ["-H", "tcp://x:1", "--data-root", "/x", "ps"],
+            1,
+            "conflicting options: cannot specify both --host and --data-root\n",
         ),
     ],
 )

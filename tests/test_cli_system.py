@@ -85,6 +85,8 @@ INFO = {
 class Fake:
     """A client that answers from a table, or refuses."""
 
+    transport = engine.LocalTransport
+
     def __init__(self, answers):
         self.answers = answers
         self.asked = []
