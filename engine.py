@@ -21933,6 +21933,12 @@ class Server:
         waiter.poll()
         self.is_ending = True
 
+    def serve_one(self, sock: _socket.socket) -> None:
+        """Serve, in a thread, a connection that is there already; nothing but its client ends it.
+        """
+        self.stop_fd, _ = os.pipe2(os.O_CLOEXEC)
+        self._start(self._serve, sock, Listener("", "fd", sock))
+
     def headers(self) -> dict:
         """The headers of every reply; the same object for a second."""
         now = int(time.time())
@@ -28315,7 +28321,7 @@ CONTEXT_COLUMNS = (
     ("Name",           "NAME",            lambda row, show: row["Name"]),
     ("Description",    "DESCRIPTION",     lambda row, show: row["Description"]),
     ("DockerEndpoint", "DOCKER ENDPOINT", lambda row, show: row["DockerEndpoint"]),
-    ("Current",        "Current",         lambda row, show: row["Current"]),
+    ("Current",        "",                lambda row, show: row["Current"]),
     ("Error",          "ERROR",
      lambda row, show: ellipsis(row["Error"], CONTEXT_ERROR_WIDTH)),
 )
@@ -28622,7 +28628,7 @@ def _copy_all(read: Callable, write: Callable, done: Callable) -> None:
 def _serve_here(client: ApiClient) -> Any:
     """A socket whose other end is served by this process, on the engine in it."""
     near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
-    server_connection(client.transport.engine(), far)
+    Server(client.transport.engine(), []).serve_one(far)
     return near
 
 
