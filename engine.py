@@ -19239,6 +19239,8 @@ def host_parse(text: str, *, tls: bool = False, client: bool = False) -> tuple:
 def _tcp_parse(text: str, rest: str, client: bool) -> tuple:
     """(host, port) of what stands behind tcp://."""
     def refuse(reason: str) -> InvalidParameter:
+        if client and reason.startswith("parse "):
+            return InvalidParameter(reason)
         return InvalidParameter(f"invalid bind address format: {rest}" if client else
                                 f"invalid bind address ({text}): {reason}")
 
@@ -22364,6 +22366,11 @@ class ConnectFailed(EngineError):
     """No engine could be reached, or what answered is none; the message is Docker's."""
 
 
+def host_base(text: str) -> str:
+    """The path behind a tcp address, without its last slash: "/base" of "tcp://host:1/base"."""
+    return "".join(text.strip().rpartition("://")[2].partition("/")[1:]).rstrip("/")
+
+
 def query_encode(query: dict) -> str:
     """{name: [values]} as Go's url.Values writes it: names sorted, a space is a plus."""
     return "&".join(
@@ -22507,9 +22514,9 @@ class Arriving(Stream):
             head = self._transport.head_read(self._line, self._what)
             self._transport.status_check(head, self._line, self._what)
             self._begin(head)
-        if self._left == 0:
-            return self._finish()
         while True:
+            if self._left == 0 or self._chunked is not None and self._chunked.done:
+                return self._finish()
             try:
                 data = self._line.receive()
             except OSError:
@@ -22520,9 +22527,6 @@ class Arriving(Stream):
                 data = self._chunked.feed(data)
                 if data:
                     return data
-                if self._chunked.done:
-                    self._line.rest = self._chunked.rest
-                    return self._finish()
                 continue
             if self._left is not None:
                 self._line.rest = data[self._left:]
@@ -22533,6 +22537,8 @@ class Arriving(Stream):
     def _finish(self) -> bytes:
         line, self._line = self._line, None
         if line is not None and self._head is not None:
+            if self._chunked is not None:
+                line.rest = self._chunked.rest
             self._transport.release(line, self._head)
         return b""
 
@@ -22559,19 +22565,18 @@ class Arriving(Stream):
 
     def fileno(self) -> int:
         """What to poll; -1 when there is something to read already."""
-        if self._line is None or self._line.rest or self._left == 0:
+        if self._line is None or self._line.rest or self._left == 0 or (
+                self._chunked is not None and self._chunked.done):
             return -1
         return self._line.sock.fileno()
 
     def close(self) -> None:
         """Stops reading; a connection in the middle of a body is of no further use."""
-        line, self._line = self._line, None
-        if line is not None:
-            if self._chunked is not None and self._chunked.done and self._head is not None:
-                line.rest = self._chunked.rest
-                self._transport.release(line, self._head)
-            else:
-                line.close()
+        if self._left == 0 or self._chunked is not None and self._chunked.done:
+            self._finish()
+        elif self._line is not None:
+            self._line.close()
+            self._line = None
 
 
 def ssh_words(text: str) -> tuple:
@@ -22654,7 +22659,7 @@ class SocketTransport:
         self._version = os.environ.get("DOCKER_API_VERSION", "").removeprefix("v")
         where = ""
         if self._kind == "tcp":
-            self.base = "".join(endpoint.host.partition("://")[2].partition("/")[1:]).rstrip("/")
+            self.base = host_base(endpoint.host)
             where = self.host.partition("://")[2]
             self.host += self.base
             if endpoint.tls is not None:
@@ -22828,24 +22833,25 @@ class SocketTransport:
         ConnectFailed in Docker's words when the connection ends or something else than HTTP comes.
         """
         data = b""
-        try:
-            while True:
+        while True:
+            try:
                 end = head_end(data)
-                while end < 0:
-                    piece = line.receive() if not exact else self._peeked(line, data)
-                    if not piece:
-                        raise self._ended(line, what, data)
-                    data += piece
-                    end = head_end(data)
-                head = head_parse(data[:end])
+                head = head_parse(data[:end]) if end >= 0 else None
+            except EngineError as wrong:
+                raise self._malformed(what, data, str(wrong)) from None
+            if head is not None:
                 data = data[end:]
                 if head.status >= 200 or head.status == 101:
                     line.rest = data
                     return head
-        except InvalidParameter as wrong:
-            raise self._malformed(what, data, str(wrong)) from None
-        except OSError as wrong:
-            raise self._ended(line, what, data, errno_text(wrong)) from None
+                continue
+            try:
+                piece = self._peeked(line, data) if exact else line.receive()
+            except OSError as wrong:
+                raise self._ended(line, what, data, errno_text(wrong)) from None
+            if not piece:
+                raise self._ended(line, what, data)
+            data += piece
 
     def _peeked(self, line: _Line, before: bytes) -> bytes:
         """The next bytes of a head, and none of what follows it."""
@@ -22878,7 +22884,7 @@ class SocketTransport:
 
     def status_check(self, head: Head, line: _Line, what: tuple) -> None:
         """Raises the EngineError that a status from 400 stands for, and closes the connection."""
-        if 200 <= head.status < 400 and head.status not in (301, 302, 307, 308):
+        if head.status == 101 or 200 <= head.status < 300 or head.status == 304:
             return
         if head.status < 400:
             if what[0] == "GET":
@@ -23580,8 +23586,7 @@ def output_write(text: str) -> None:
 # off (run, exec), the first argument ends flags. A single value given twice: the last one holds. A
 # repeating one starts from nothing when it is first given, whatever its default.
 # Texts of errors are pflag's and strconv's, as people and scripts know them.
-# A wrong value is told in one line; a wrong form (unknown flag, value missing) asks for the usage
-# to be shown after it, which the cli section does.
+# What is wrong with a flag asks for the usage to be shown after it, which the cli section does.
 
 class Flag:
     """One row of a flag table: Flag("-m --memory", "bytes", target="HostConfig.Memory", help=...).
@@ -23759,7 +23764,7 @@ def flag_kind(name: str, start: Any = None, shown: str = "") -> Callable:
     return register
 
 
-def _flag_set(args: Args, flag: Flag, text: str, problem: list) -> None:
+def _flag_set(args: Args, flag: Flag, text: str) -> None:
     start, function, _ = FLAG_KINDS[flag.kind]
     attribute = flag.long.replace("-", "_")
     try:
@@ -23771,14 +23776,13 @@ def _flag_set(args: Args, flag: Flag, text: str, problem: list) -> None:
             setattr(args, attribute, function(text))
     except (ValueError, InvalidParameter) as exc:
         shown = f"-{flag.short}, --{flag.long}" if flag.short else f"--{flag.long}"
-        problem.append("value")
         raise ValueError(f'invalid argument "{text}" for "{shown}" flag: {exc}') from None
     if flag.deprecated:
         args.warnings.append(f"Flag --{flag.long} has been deprecated, {flag.deprecated}")
     args.seen.add(flag.long)
 
 
-def _take_long(args: Args, table: dict, word: str, queue: list, problem: list) -> None:
+def _take_long(args: Args, table: dict, word: str, queue: list) -> None:
     name, equals, value = word[2:].partition("=")
     if not name or name[0] == "-":
         raise ValueError(f"bad flag syntax: {word}")
@@ -23795,10 +23799,10 @@ def _take_long(args: Args, table: dict, word: str, queue: list, problem: list) -
             value = queue.pop(0)
         else:
             raise ValueError(f"flag needs an argument: --{name}")
-    _flag_set(args, flag, value, problem)
+    _flag_set(args, flag, value)
 
 
-def _take_cluster(args: Args, table: dict, word: str, queue: list, problem: list) -> None:
+def _take_cluster(args: Args, table: dict, word: str, queue: list) -> None:
     letters = word[1:]
     while letters:
         letter, letters = letters[0], letters[1:]
@@ -23818,7 +23822,7 @@ def _take_cluster(args: Args, table: dict, word: str, queue: list, problem: list
             value = queue.pop(0)
         else:
             raise ValueError(f"flag needs an argument: '{letter}' in {word}")
-        _flag_set(args, flag, value, problem)
+        _flag_set(args, flag, value)
 
 
 def _flags_table(flags: Iterable[Flag]) -> dict:
@@ -23828,17 +23832,13 @@ def _flags_table(flags: Iterable[Flag]) -> dict:
 
 def flags_parse(flags: Iterable[Flag], words: list, *, name: str = "", interspersed: bool = True,
                 top: Args | None = None) -> Args:
-    """The flags and arguments of `words`; raises UsageError with pflag's texts.
-
-    Its trailer is "" when a value is wrong and "usage" when the form is.
-    """
+    """The flags and arguments of `words`; raises UsageError with pflag's texts."""
     args = Args(name, top)
     for flag in flags:
         start = FLAG_KINDS[flag.kind][0]
         value = start() if callable(start) else start
         setattr(args, flag.long.replace("-", "_"), value if flag.default is None else flag.default)
     table, queue = _flags_table(flags), list(words)
-    problem: list = []
     try:
         while queue:
             word = queue.pop(0)
@@ -23851,11 +23851,11 @@ def flags_parse(flags: Iterable[Flag], words: list, *, name: str = "", intersper
                     args.rest += queue
                     break
             elif word[1] == "-":
-                _take_long(args, table, word, queue, problem)
+                _take_long(args, table, word, queue)
             else:
-                _take_cluster(args, table, word, queue, problem)
+                _take_cluster(args, table, word, queue)
     except ValueError as exc:
-        raise UsageError(str(exc), 125, "" if problem else "usage") from None
+        raise UsageError(str(exc), 125, "usage") from None
     return args
 
 
@@ -24145,7 +24145,8 @@ def _import_path_check(path: str) -> None:
 
 
 def _import_tar(data: bytes) -> dict:
-    rest = memoryview(data)
+    # Docker's export stops after the last byte of the last file, and its import knows that
+    rest = memoryview(data + bytes(-len(data) % 512 + 1024))
 
     def read(size: int) -> bytes:
         nonlocal rest
@@ -24224,7 +24225,7 @@ def _default_endpoint(top: Args) -> tuple:
     kind, address = host_parse(asked, tls=wanted, client=True)
     host = host_text(kind, address)
     if kind == "tcp":
-        host += "".join(asked.strip().partition("://")[2].partition("/")[1:]).rstrip("/")
+        host += host_base(asked)
     tls = {**_tls_files(top), "verify": verify} if wanted else None
     return host, bool(asked.strip() or wanted), tls
 
@@ -24312,9 +24313,9 @@ def client_remote(endpoint: Endpoint) -> ApiClient:
 # wrong into a line on stderr and Docker's exit code.
 #
 # Errors: what the engine refused reads "Error response from daemon: ...", what the client found
-# itself has no prefix. A wrong value is told in one line. A wrong form (unknown command or flag,
-# wrong number of arguments) is followed by the usage, as Docker does. The error itself names the
-# command `docker`, because scripts match these texts; the usage names the program as it was called.
+# itself has no prefix. A wrong form (unknown command or flag, its value, wrong number of arguments)
+# is followed by the usage, as Docker does. The error itself names the command `docker`, because
+# scripts match these texts; the usage names the program as it was called.
 #
 # Writing to a closed pipe ends the process by SIGPIPE, quietly; an interrupt is 130.
 # This section never prints tables and knows no single command.
@@ -28318,12 +28319,12 @@ CONTEXT_ENDPOINT_FLAGS = (
 )
 CONTEXT_ERROR_WIDTH = 45
 CONTEXT_COLUMNS = (
-    ("Name",           "NAME",            lambda row, show: row["Name"]),
+    ("Current",        "",                lambda row, show: row["Current"]),
     ("Description",    "DESCRIPTION",     lambda row, show: row["Description"]),
     ("DockerEndpoint", "DOCKER ENDPOINT", lambda row, show: row["DockerEndpoint"]),
-    ("Current",        "",                lambda row, show: row["Current"]),
     ("Error",          "ERROR",
      lambda row, show: ellipsis(row["Error"], CONTEXT_ERROR_WIDTH)),
+    ("Name",           "NAME",            lambda row, show: row["Name"]),
 )
 CONTEXT_TABLE = ("table {{.Name}}{{if .Current}} *{{end}}\t{{.Description}}\t{{.DockerEndpoint}}\t"
                  "{{.Error}}")
@@ -28397,7 +28398,7 @@ def cmd_context_inspect(client: None, args: Args) -> int:
         document = store.get(name)
         return {**document, "TLSMaterial": store.tls_files(name), "Storage": store.storage(name)}
     names = args.rest or [context_current(args.top, config_read(args.top))]
-    if args.format:
+    if args.format not in ("", "json"):
         errors = inspect_show(names, fetch, args.format)
     else:
         found, errors = [], []
@@ -28406,7 +28407,7 @@ def cmd_context_inspect(client: None, args: Args) -> int:
                 found.append(fetch(name))
             except EngineError as wrong:
                 errors.append(wrong)
-        text = json_pretty(found)
+        text = json_text(found) if args.format and found else json_pretty(found)
         for char in "<>&":              # Go escapes what a page could be broken with
             text = text.replace(char, f"\\u{ord(char):04x}")
         output_write(text + "\n")

@@ -1,155 +1,129 @@
-"""A server in this process on sockets of its own, and a raw client for it."""
+"""A server that answers requests as a test says, byte by byte."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
-import time
 
-import engine
+PING = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nServer: Docker/20.10 (linux)\r\n"
+PING += b"Content-Length: 0\r\n\r\n"
 
 
-class Reply:
-    """A reply as it came over the wire: `.status`, `.headers` (lower case), `.body`, `.raw`."""
+def reply(status="200 OK", body=b"", kind="application/json", more=""):
+    """The bytes of a reply with a length."""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
-    def __init__(self, head, body):
-        self.raw = head
-        lines = head.decode("latin-1").split("\r\n")
-        self.version, self.status, self.reason = (
-            lines[0].split(" ", 2)[0],
-            int(lines[0].split(" ")[1]),
-            lines[0].split(" ", 2)[2],
-        )
-        self.headers = {
-            name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])
-        }
-        self.body = body
 
-    def json(self):
-        return engine.json_parse(self.body)
+def chunked(*pieces, kind="application/json", end=b"0\r\n\r\n"):
+    """The bytes of a reply in chunks."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces) + end
+
+
+class Seen:
+    """A request as it came: .method, .target, .headers (lower case), .body, and the socket."""
+
+    def __init__(self, sock, line, headers, body, rest):
+        self.method, self.target = line.decode().split(" ")[:2]
+        self.sock, self.headers, self.body, self.rest = sock, headers, body, rest
 
     @property
-    def message(self):
-        return self.json()["message"]
+    def line(self):
+        return f"{self.method} {self.target}"
 
 
-class Raw:
-    """One connection, read by the byte."""
+class Fake:
+    """Listens; `answer(seen)` returns the bytes of a reply, or None: it did what was to be done, and
+    the connection ends. `.seen` are the requests, `.connections` how many connections there were.
+    """
 
-    def __init__(self, address, timeout=10, tls=None):
-        kind = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-        self.sock = socket.socket(kind, socket.SOCK_STREAM)
-        self.sock.settimeout(timeout)
-        self.sock.connect(address)
-        if tls is not None:
-            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
-        self.held = b""
-
-    def send(self, data):
-        self.sock.sendall(data.encode() if isinstance(data, str) else data)
-        return self
-
-    def more(self):
-        data = self.sock.recv(65536)
-        self.held += data
-        return bool(data)
-
-    def head(self):
-        while b"\r\n\r\n" not in self.held:
-            assert self.more(), f"ended within a head: {self.held!r}"
-        head, _, self.held = self.held.partition(b"\r\n\r\n")
-        return head
-
-    def take(self, size):
-        while len(self.held) < size:
-            assert self.more(), f"ended within a body: {self.held!r}"
-        data, self.held = self.held[:size], self.held[size:]
-        return data
-
-    def rest(self):
-        while self.more():
-            pass
-        data, self.held = self.held, b""
-        return data
-
-    def reply(self, method="GET"):
-        """The next reply, its body read by its framing."""
-        reply = Reply(self.head(), b"")
-        if method == "HEAD" or reply.status in (100, 101, 204, 304):
-            return reply
-        if reply.headers.get("transfer-encoding") == "chunked":
-            decoder = engine.ChunkDecoder()
-            reply.body += decoder.feed(self.held)
-            while not decoder.done:
-                data = self.sock.recv(65536)
-                assert data, "ended within chunks"
-                reply.body += decoder.feed(data)
-            self.held = decoder.rest
-        elif "content-length" in reply.headers:
-            reply.body = self.take(int(reply.headers["content-length"]))
+    def __init__(self, answer, *, path=None, tls=None, ping=PING):
+        self.answer, self.tls, self.ping = answer, tls, ping
+        self.seen, self.connections = [], 0
+        self.reads_body = True
+        if path:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.bind(path)
+            self.host = "unix://" + path
         else:
-            reply.body = self.rest()
-        return reply
+            self.sock = socket.socket()
+            self.sock.bind(("127.0.0.1", 0))
+            self.host = "tcp://127.0.0.1:%d" % self.sock.getsockname()[1]
+        self.sock.listen(20)
+        threading.Thread(target=self.run, daemon=True).start()
 
-    def ask(self, target, method="GET", body=None, **headers):
-        """Send a request, return the reply."""
-        lines = [f"{method} {target} HTTP/1.1", "Host: x"]
-        if body is not None:
-            lines.append(f"Content-Length: {len(body)}")
-            headers.setdefault("content_type", "application/json")
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + (body or b""))
-        return self.reply(method)
+    def run(self):
+        while True:
+            try:
+                sock, _ = self.sock.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
+
+    def serve(self, sock):
+        try:
+            if self.tls:
+                sock = self.tls.wrap_socket(sock, server_side=True)
+            with sock:
+                while self.one(sock):
+                    pass
+        except OSError:
+            sock.close()
+
+    def one(self, sock):
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = sock.recv(65536)
+            if not more:
+                return False
+            data += more
+        head, _, rest = data.partition(b"\r\n\r\n")
+        line, *fields = head.split(b"\r\n")
+        pairs = (field.decode().partition(": ") for field in fields)
+        headers = {name.lower(): value for name, _, value in pairs}
+        body = b""
+        if self.reads_body or b"load" not in line:
+            body, rest = self.body(sock, headers, rest)
+        seen = Seen(sock, line, headers, body, rest)
+        if seen.target.endswith("/_ping") and self.ping is not None:
+            sock.sendall(self.ping)
+            return True
+        self.seen.append(seen)
+        answer = self.answer(seen)
+        if answer is None:
+            return False
+        sock.sendall(answer)
+        return True
+
+    def body(self, sock, headers, data):
+        if headers.get("transfer-encoding") == "chunked":
+            out = b""
+            while True:
+                while b"\r\n" not in data:
+                    data += sock.recv(65536)
+                size, _, data = data.partition(b"\r\n")
+                size = int(size, 16)
+                while len(data) < size + 2:
+                    data += sock.recv(65536)
+                out, data = out + data[:size], data[size + 2:]
+                if not size:
+                    return out, data
+        length = int(headers.get("content-length", 0))
+        while len(data) < length:
+            data += sock.recv(65536)
+        return data[:length], data[length:]
 
     def close(self):
         self.sock.close()
 
 
-class Door:
-    """A running server: `.unix` and `.tcp` are its addresses, `.raw()` makes clients."""
-
-    def __init__(self, roots, eng, tls=None):
-        os.makedirs(roots.base, exist_ok=True)
-        self.unix = os.path.join(roots.base, "s.sock")
-        self.tcp = ("127.0.0.1", free_port())
-        hosts = ["unix://" + self.unix, f"tcp://127.0.0.1:{self.tcp[1]}"]
-        self.listeners = engine.listeners_open(hosts, tls=tls)
-        self.server = engine.Server(eng, self.listeners)
-        self.stop, self.stop_in = os.pipe()
-        self.thread = threading.Thread(target=self.server.serve, args=(self.stop,))
-        self.thread.start()
-        self.clients = []
-
-    def raw(self, address=None, **more):
-        client = Raw(address or self.unix, **more)
-        self.clients.append(client)
-        return client
-
-    def close(self):
-        for client in self.clients:
-            client.close()
-        os.write(self.stop_in, b"x")
-        self.thread.join(10)
-        for listener in self.listeners:
-            listener.close()
-        assert self.server.drain(10), "a connection stayed open"
-        deadline = time.monotonic() + 5
-        while self.server.threads and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not self.server.threads, "a thread stayed"
-        os.close(self.stop_in)
-        os.close(self.stop)
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def empty_engine(roots):
-    """An engine that has nothing."""
-    store = engine.Store(roots.data, roots.run)
-    store.roots_make()
-    return engine.Engine(store)
+def put_program(directory, name, text):
+    """An executable file; its path."""
+    path = os.path.join(str(directory), name)
+    with open(path, "w") as file:
+        file.write(text)
+    os.chmod(path, 0o755)
+    return path

@@ -150,7 +150,8 @@ def test_exit_codes(run):
             ["ps", "-n", "x"],
             125,
             'invalid argument "x" for "-n, --last" flag: '
-            'strconv.ParseInt: parsing "x": invalid syntax\n',
+            'strconv.ParseInt: parsing "x": invalid syntax\n\n'
+            "Usage:  engine.pyz ps [OPTIONS]\n\nRun 'engine.pyz ps --help' for more information\n",
         ),
         (["-l", "loud", "ps"], 1, "Unable to parse logging level: loud\n"),
         (["help", "xyz"], 1, "unknown help topic: xyz\n"),

@@ -21,6 +21,9 @@ class FakeTransport:
         self.asked = []
         self.lock = threading.Lock()
 
+    def hijack(self, request):
+        return self.send(request)
+
     def send(self, request):
         with self.lock:
             self.asked.append(
@@ -211,7 +214,8 @@ def test_run_without_image(fake, run, tmp_path):
 )
 def test_one_line_for_each_mistake(run, words, code, text):
     got = run(*words)
-    assert (got[0], got[1], got[2].splitlines()[-1]) == (code, "", text)
+    told = got[2].partition("\n\nUsage:  ")[0].splitlines()[-1]
+    assert (got[0], got[1], told) == (code, "", text)
 
 
 def test_input_that_is_no_terminal(run, monkeypatch):

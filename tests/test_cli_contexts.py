@@ -151,8 +151,11 @@ def test_each_uses_what_the_other_made(ours, docker):
             assert path.stat().st_mode & 0o777 == 0o600
         exported = maker("context", "export", "made", "moved.tar")
         assert exported[0] == 0
-        assert user("context", "import", "moved", maker.base + "/work/moved.tar")[0] == 0
-        assert user("context", "rm", "moved", "made", "-f", DOCKER_CONFIG=maker.config)[0] == 0
+        tar = maker.base + "/work/moved.tar"
+        assert user("context", "import", "moved", tar)[1:] == (
+            "moved\n", 'Successfully imported context "moved"\n')
+        assert user("context", "rm", "moved")[0] == 0
+        assert user("context", "rm", "made", "-f", DOCKER_CONFIG=maker.config)[0] == 0
         assert maker("context", "ls", "-q")[1] == "default\n"
         assert maker("context", "show")[1] == "default\n"
 
