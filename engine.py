@@ -22395,9 +22395,9 @@ class _Upload:
         try:
             while True:
                 data = self._reader.read(UPLOAD_PIECE)
+                self.is_done = not data     # before its last byte: then the reply may come
                 self._line.sock.sendall(chunk_encode(data) or CHUNK_END)
                 if not data:
-                    self.is_done = True
                     return
         except Exception as failure:
             if not isinstance(failure, (BrokenPipeError, ConnectionResetError)):
@@ -22584,9 +22584,9 @@ def ssh_words(text: str) -> tuple:
 
     InvalidParameter in its words for a password, a query, a fragment, and no name.
     """
-    address, hash_sign, fragment = text.partition("#")
-    address, question, query = address.partition("?")
-    authority, slash, path = address.partition("/")
+    address, _, fragment = text.partition("#")
+    address, _, query = address.partition("?")
+    authority, _, path = address.partition("/")
     user, at, host = authority.rpartition("@")
     name, colon, port = host.rpartition(":")
     if not colon or "]" in port:
@@ -22805,8 +22805,8 @@ class SocketTransport:
 
     def _head_text(self, what: tuple, headers: dict) -> bytes:
         host = self.url.partition("://")[2] if self._kind == "tcp" else "api.moby.localhost"
-        return request_head(*what, {"Host": host, **self.headers, "User-Agent": USER_AGENT,
-                                    **headers})
+        return request_head(what[0], what[1], {
+            "Host": host, **self.headers, "User-Agent": USER_AGENT, **headers})
 
     def _send(self, line: _Line, what: tuple, request: Request, more: dict) -> None:
         headers = {name.title(): value for name, value in request.headers.items()}
@@ -23926,7 +23926,7 @@ def help_flags(flags: Iterable[Flag], width: int) -> str:
 # environment and configuration; with -H or -c they are a contradiction.
 #
 # Contexts are the docker CLI's own files, so each of the two programs uses what the other made:
-#   contexts/meta/<sha256 of the name>/meta.json    {"Name", "Metadata", "Endpoints": {"docker": ..}}
+#   contexts/meta/<sha256 of the name>/meta.json    {"Name", "Metadata", "Endpoints"}
 #   contexts/tls/<sha256 of the name>/docker/{ca,cert,key}.pem
 # An export is a tar of meta.json and tls/docker/*. What comes in is untrusted: its size is bounded,
 # and of its names only the two levels below tls/ are taken.
@@ -24252,9 +24252,9 @@ def endpoint_of(store: ContextStore, name: str) -> Endpoint:
     files = store.tls_files(name).get("docker", ())
     tls = None
     if files or skip:
-        tls = {key: store.tls_path(name, "docker", file) if file in files else ""
-               for key, _, file in TLS_FILES}
-        tls["verify"] = not skip
+        paths = {key: store.tls_path(name, "docker", file) if file in files else ""
+                 for key, _, file in TLS_FILES}
+        tls = {**paths, "verify": not skip}
     return Endpoint(str(meta.get("Host") or "unix://"), context=name, tls=tls)
 
 

@@ -35,8 +35,8 @@ class Seen:
 
 
 class Fake:
-    """Listens; `answer(seen)` returns the bytes of a reply, or None: it did what was to be done, and
-    the connection ends. `.seen` are the requests, `.connections` how many connections there were.
+    """Listens; `answer(seen)` returns the bytes of a reply, or None: it did what was to be done,
+    and the connection ends. `.seen` are the requests, `.connections` says how many came.
     """
 
     def __init__(self, answer, *, path=None, tls=None, ping=PING):

@@ -75,7 +75,7 @@ def test_refusals(text, words):
     "text, words",
     [
         ("http://x", "invalid bind address format: http://x"),
-        ("tcp://x:abc", "invalid bind address format: x:abc"),
+        ("tcp://x:abc", 'parse "tcp://x:abc": invalid port ":abc" after host'),
         ("fd2://", "invalid bind address format: fd2://"),
         ("tcp://tcp://x", "invalid proto, expected tcp: tcp://x"),
         ("unix://a://b", "invalid proto, expected unix: a://b"),

@@ -48,12 +48,12 @@ def authority(name="ca"):
     return _made(name)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _made(name):
     return Authority(tempfile.mkdtemp(prefix="engine-test-pki-"), name)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def issued(kind, ca="ca"):
     """(certificate, key) of a kind: "server", "client", "names", "address", "bare", ..."""
     rows = {
