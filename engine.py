@@ -1492,8 +1492,23 @@ def _dict_text(value: dict[str, Any], style: str) -> str:
     return "{" + (", " if style == "#v" else " ").join(f"{key}:{text}" for key, text in texts) + "}"
 
 
+class GoStruct(dict):
+    """A document with the name of its Go type, for %T and for complaints about unknown fields.
+
+    Fields named in `unset` are there for templates and left out of JSON, as nil with omitempty.
+    """
+
+    __slots__ = ("go_name", "unset")
+
+    def __init__(self, document: dict, go_name: str, unset: tuple = ()) -> None:
+        super().__init__(document)
+        self.go_name, self.unset = go_name, unset
+
+
 def go_type(value: Any) -> str:
     """The name of the value's type, as Go's error texts tell it."""
+    if isinstance(value, GoStruct):
+        return value.go_name
     for kind, name in ((str, "string"), (bool, "bool"), (int, "int"), (float, "float64"),
                        (dict, "map[string]interface {}"), (list, "[]interface {}")):
         if isinstance(value, kind):
@@ -2723,10 +2738,12 @@ class _Rendering:
         if isinstance(value, dict):
             if name in value:
                 return field_value(name, value[name])
+            if isinstance(value, GoStruct):
+                if name in value.unset:
+                    return NIL_LIST
+                self.fail(f"can't evaluate field {name} in type {value.go_name}")
             if is_map(value):
                 return NO_VALUE
-            if value is self.root and self.type_name:
-                self.fail(f"can't evaluate field {name} in type {self.type_name}")
             if name in UNSET_FIELDS:
                 return UNSET_FIELDS[name]
             self.fail(f"map has no entry for key {quote(name)}")
@@ -2758,7 +2775,7 @@ class _Rendering:
         if final is not ABSENT:
             values.append(self.checked(kinds[count - 1], final))
         if self.is_header and name.text in FUNCTIONS_HEADER:
-            return values[0]
+            return "" if isinstance(values[0], dict) else values[0]
         if name.text == "call":
             values.insert(0, node_text(arguments[0]) if arguments else "value")
         try:
@@ -2845,6 +2862,8 @@ class Template:
         """
         if header:
             value = MapValue(value, Label=_header_label)
+        elif type_name and type(value) is dict:
+            value = GoStruct(value, type_name)
         run = _Rendering(self, value, type_name, header)
         try:
             run.walk(value, self.nodes)
@@ -23369,14 +23388,15 @@ def containers_format_check(format: str) -> bool:
     """
     row: dict = {name: "" for name, _, _ in CONTAINER_COLUMNS}
     row["Label"] = lambda name: ""
+    row["Size"] = mark = "the size is asked for"
     doing = "parse"
     try:
         template = Template(format)
         doing = "execute"
-        template.render(row, type_name="*formatter.ContainerContext")
+        text = template.render(row, type_name="*formatter.ContainerContext")
     except TemplateError as error:
         raise EngineError(f"failed to {doing} template: {template_words(error)}") from None
-    return ".Size" in format
+    return ".Size" in format or mark in text            # {{json .}} shows it too
 
 
 def images_text(images: list, *, show: Show, format: str = "", quiet: bool = False,
@@ -27135,7 +27155,8 @@ def cmd_version(client: Any, args: Any) -> int:
     ours = client_version(server, client.transport)
     if args.format:
         template_show(template, {"Client": ours, "Server": server},
-                      {"Client": _go_names(ours), "Server": server and _go_names(server)},
+                      {"Client": GoStruct(_go_names(ours), "system.clientVersion"),
+                       "Server": server and GoStruct(_go_names(server), "*types.Version")},
                       name="version", type_name="system.versionInfo")
     else:
         output_write(version_text(ours, server))
@@ -27264,12 +27285,22 @@ def _client_info(client: Any, args: Any) -> dict:
             "Warnings": None}
 
 
+def _info_struct(document: dict) -> GoStruct:
+    """The document as templates see it: with Go's types where scripts may look."""
+    types = {"ClientInfo": "*system.clientInfo", "Plugins": "system.PluginsInfo",
+             "Swarm": "swarm.Info"}
+    parts = {name: GoStruct(document[name], go_name) for name, go_name in types.items()
+             if name in document}
+    return GoStruct({**_go_names(document), **parts}, "system.dockerInfo",
+                    ("ClientErrors", "ServerErrors"))
+
+
 def _info_failed_show(template: Template, ours: dict, failure: EngineError) -> None:
     """What a template makes of the client alone; where it asks for more, `failure` is the answer.
     """
     document = {"ServerErrors": [str(failure)], "ClientInfo": ours}
     try:
-        template_show(template, document, _go_names(document), type_name="system.dockerInfo")
+        template_show(template, document, _info_struct(document))
     except EngineError:
         raise failure from None
 
@@ -27294,7 +27325,7 @@ def cmd_info(client: Any, args: Any) -> int:
     else:
         errors = {"ServerErrors": [str(failure)]} if failure else {}
         document = {**(info or {}), **errors, "ClientInfo": ours}
-        template_show(template, document, _go_names(document), type_name="system.dockerInfo")
+        template_show(template, document, _info_struct(document))
     if failure is not None:
         raise failure
     return 0

@@ -148,6 +148,11 @@ def test_version_json(run):
         ("{{.Client.APIVersion}} {{.Server.MinAPIVersion}}", "1.51 1.24"),
         ("{{range .Server.Components}}{{.Name}},{{end}}", "Engine,runc,"),
         ("{{(index .Server.Components 0).Details.GitCommit}}", "abc"),
+        (
+            '{{printf "%T %T %T" . .Client .Server}}',
+            "system.versionInfo system.clientVersion *types.Version",
+        ),
+        ("Bogus", "Bogus"),
     ],
 )
 def test_version_templates(run, format, text):
@@ -161,6 +166,12 @@ def test_version_templates(run, format, text):
             ("version", "-f", "{{.X"),
             64,
             "template parsing error: template: version:1: unclosed action",
+        ),
+        (
+            ("version", "-f", "{{.Server.X}}"),
+            1,
+            'template: version:1:9: executing "version" at <.Server.X>: can\'t evaluate field X in '
+            "type *types.Version",
         ),
         (
             ("version", "-f", "{{.X}}"),
@@ -255,6 +266,15 @@ def test_info_json(run):
     document = engine.json_parse(run("system", "info", "--format", "json")[1])
     assert document["Containers"] == 3
     assert document["ClientInfo"]["Plugins"] == []
+
+
+def test_info_errors_are_there_for_templates_only(run):
+    format = "{{.ServerErrors}} {{json .ClientErrors}} {{len .ServerErrors}}"
+    assert run("info", "-f", format)[:2] == (0, "[] null 0\n")
+    assert "Errors" not in run("info", "-f", "{{json .}}")[1]
+    assert run("info", "-f", '{{printf "%T %T" . .Swarm}}')[1] == "system.dockerInfo swarm.Info\n"
+    failed = run("info", "-f", "{{.Plugins.Nope}}")
+    assert "<.Plugins.Nope>: can't evaluate field Nope in type system.PluginsInfo" in failed[2]
 
 
 def test_info_templates(run):

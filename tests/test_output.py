@@ -244,6 +244,9 @@ def test_ps_format_is_checked_first(format, message):
 
 def test_ps_format_tells_about_sizes():
     assert engine.containers_format_check("table {{.Size}}") is True
+    assert engine.containers_format_check("{{json .}}") is True
+    assert engine.containers_format_check("{{json .ID}}") is False
+    assert engine.containers_format_check("json") is False
     assert engine.containers_format_check("{{.ID}} {{range 3}}x{{end}}") is False
 
 
