@@ -14504,7 +14504,10 @@ def _save_choose(store: Store, refs: list, platform: dict | None) -> dict:
         except InvalidParameter:
             pass  # a full id is no name
         for name in names or [ref]:
-            image = image_get(store, name)
+            try:
+                image = image_get(store, name)
+            except NotFound:
+                raise NotFound("No such image: " + ref) from None
             if platform and not platform_rank(image.platform, platform):
                 raise NotFound(
                     f"no suitable export target found for platform {platform_text(platform)}"
