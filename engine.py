@@ -85,6 +85,7 @@ HANDS       the user's side
     values          values of container flags: mounts, networks, devices, limits, ports
     cli_create      the flags of create and run, and the API body that they make
     cli_containers  commands on containers
+    cli_stats       stats: a table of what containers use, once or as it changes; update
     cli_images      commands on images
     cli_system      version, info, events and the rest
     daemon_config   the daemon's flags and daemon.json: what works, what is refused, how they merge
@@ -24540,6 +24541,7 @@ CONFIG_DEFAULTS = (
                                      "container start")),
     ("imagesFormat", "format",      ("image ls",)),
     ("psFormat",     "format",      ("container ls",)),
+    ("statsFormat",  "format",      ("container stats",)),
 )
 CONFIG_TEXTS = ("currentContext", *(key for key, _, _ in CONFIG_DEFAULTS))
 #: what makes a command look for another engine than the one in this process
@@ -25756,16 +25758,21 @@ def _body_health(body: dict, args: Args) -> None:
         body["Healthcheck"] = {"Test": test, **values}
 
 
-def _body_restart(body: dict, args: Args) -> None:
-    name, colon, count = args.restart.partition(":")
+def restart_parse(text: str) -> dict:
+    """The RestartPolicy of a --restart; InvalidParameter in the words of Docker's client."""
+    name, colon, count = text.partition(":")
     if colon and not name:
         raise InvalidParameter("invalid restart policy format: no policy provided before colon")
     try:
-        policy = {"Name": name, "MaximumRetryCount": int(count) if count else 0}
+        return {"Name": name, "MaximumRetryCount": int(count) if count else 0}
     except ValueError:
         raise InvalidParameter("invalid restart policy format: maximum retry count must be an "
                                "integer") from None
-    if args.rm and name not in ("", "no"):
+
+
+def _body_restart(body: dict, args: Args) -> None:
+    policy = restart_parse(args.restart)
+    if args.rm and policy["Name"] not in ("", "no"):
         raise InvalidParameter("conflicting options: cannot specify both --restart and --rm")
     body["HostConfig"]["RestartPolicy"] = policy
 
@@ -26649,6 +26656,233 @@ def cmd_inspect(client: ApiClient, args: Args) -> int:
         raise Unsupported(f"--type {kind} is not supported by this engine")
     return inspect_run(client, (kind,) if kind else tuple(INSPECT_PATHS), args.rest,
                        format=args.format, size=args.size)
+
+
+# =============================================================================
+# cli_stats -- stats: a table of what containers use, once or as it changes; update
+# =============================================================================
+# Runs in: cli.   Refs: docker/cli command/container/stats.go, stats_helpers.go, update.go
+#
+# One thread a container asks for its samples; the main thread shows the last ones, twice a second.
+# Without names the containers are those that run, and the journal tells who comes and goes.
+# Percentages are made here, as in Docker's client: of one processor, between a sample and the one
+# before it; memory without what the page cache could give back.
+# A frame is drawn over the one before it; Docker's client writes its lines twice, once to measure
+# and once with the rest of the line erased, and what reads its output may know it so.
+
+STATS_FLAGS = (
+    Flag("-a --all", help="Also those that do not run (default shows just running)"),
+    Flag("--format", "string", help="How to print: table, json or a Go template"),
+    Flag("--no-stream", help="Print the first result and leave"),
+    Flag("--no-trunc", help="Do not cut the output"),
+)
+#: Those of `create` that an update may ask for.
+UPDATE_FLAGS = (
+    *(flag for flag in CREATE_FLAGS if flag.long in (
+        "blkio-weight", "cpu-period", "cpu-quota", "cpu-rt-period", "cpu-rt-runtime", "cpu-shares",
+        "cpus", "cpuset-cpus", "cpuset-mems", "memory", "memory-reservation", "memory-swap",
+        "pids-limit")),
+    Flag("--restart", "string", help="When to restart from now on"),
+)
+STATS_PATIENCE = 5.0        # seconds that a first sample may take
+STATS_PERIOD = 0.5          # seconds between two frames
+STATS_UNKNOWN = "--"
+
+
+def cpu_percent(sample: dict) -> float:
+    """Percent of one processor that a container used between a sample and the one before it."""
+    now, before = sample["cpu_stats"], sample["precpu_stats"]
+    used = now["cpu_usage"]["total_usage"] - before["cpu_usage"]["total_usage"]
+    system = now.get("system_cpu_usage", 0) - before.get("system_cpu_usage", 0)
+    count = now.get("online_cpus") or len(now["cpu_usage"].get("percpu_usage") or ())
+    return used / system * count * 100 if used > 0 and system > 0 else 0.0
+
+
+def memory_used(memory: dict) -> int:
+    """Bytes in use but for page cache that has not been used for long."""
+    usage, counters = memory.get("usage", 0), memory.get("stats") or {}
+    for name in ("total_inactive_file", "inactive_file"):       # v1, v2
+        if name in counters and counters[name] < usage:
+            return usage - counters[name]
+    return usage
+
+
+def block_bytes(sample: dict) -> tuple:
+    """(bytes read, bytes written) on block devices."""
+    out = {"r": 0, "w": 0}
+    for row in sample["blkio_stats"]["io_service_bytes_recursive"] or ():
+        letter = row["op"][:1].lower()
+        if letter in out:
+            out[letter] += row["value"]
+    return out["r"], out["w"]
+
+
+def _pair(one: float, other: float) -> str:
+    return f"{size_human_short(one)} / {size_human_short(other)}"
+
+
+def _stats_values(sample: dict) -> dict:
+    memory = sample["memory_stats"]
+    used, limit = memory_used(memory), memory.get("limit", 0)
+    networks = (sample.get("networks") or {}).values()
+    return {
+        "BlockIO": _pair(*block_bytes(sample)), "CPUPerc": f"{cpu_percent(sample):.2f}%",
+        "MemPerc": f"{used / limit * 100 if limit else 0:.2f}%",
+        "MemUsage": f"{size_human_binary(used)} / {size_human_binary(limit)}",
+        "NetIO": _pair(sum(row["rx_bytes"] for row in networks),
+                       sum(row["tx_bytes"] for row in networks)),
+        "PIDs": str(sample["pids_stats"].get("current", 0))}
+
+
+#: What is shown before the first sample.
+_STATS_NONE = {"BlockIO": "0B / 0B", "CPUPerc": "0.00%", "MemPerc": "0.00%", "MemUsage": "0B / 0B",
+               "NetIO": "0B / 0B", "PIDs": "0"}
+
+
+class Watched:
+    """A container whose samples are followed: what is shown of it, and what went wrong."""
+
+    __slots__ = ("_client", "_is_invalid", "_sample", "error", "name", "ready")
+
+    def __init__(self, client: ApiClient, name: str, stream: bool) -> None:
+        import threading
+        self._client = client
+        self._sample: dict = {}
+        self._is_invalid = False
+        self.name = name
+        self.error = ""
+        self.ready = threading.Event()
+        threading.Thread(target=self._follow, args=(stream,), daemon=True).start()
+
+    def _follow(self, stream: bool) -> None:
+        path = f"/containers/{self.name}/stats"
+        try:
+            if stream:
+                for sample in self._client.lines("GET", path, {"stream": 1}):
+                    self._sample, self._is_invalid = sample, False
+                    self.ready.set()
+            else:
+                self._sample = self._client.get(path, {"stream": 0})
+        except EngineError as failure:
+            self.error = error_line(failure)
+        except OSError as failure:
+            self.error = str(failure)
+        self._is_invalid = stream or bool(self.error)
+        self.ready.set()
+
+    def wait(self) -> None:
+        """Until there is a sample or a failure; not for ever."""
+        if not self.ready.wait(STATS_PATIENCE):
+            self.error, self._is_invalid = "timeout waiting for stats", True
+
+    def value(self, name: str, show: Show) -> str:
+        """A column of its row."""
+        if name == "Container":
+            return self.name
+        if name == "ID":
+            id = self._sample.get("id", "")
+            return id_short(id) if show.truncate else id
+        if name == "Name":
+            return self._sample.get("name", "").removeprefix("/") or STATS_UNKNOWN
+        if self._is_invalid:
+            return "-- / --" if name == "MemUsage" else STATS_UNKNOWN
+        return (_stats_values(self._sample) if self._sample else _STATS_NONE)[name]
+
+
+def _stats_column(name: str) -> Callable:
+    return lambda watched, show: watched.value(name, show)
+
+
+STATS_COLUMNS = tuple((name, header, _stats_column(name)) for name, header in (
+    ("BlockIO",   "BLOCK I/O"),
+    ("CPUPerc",   "CPU %"),
+    ("Container", "CONTAINER"),
+    ("ID",        "CONTAINER ID"),
+    ("MemPerc",   "MEM %"),
+    ("MemUsage",  "MEM USAGE / LIMIT"),
+    ("Name",      "NAME"),
+    ("NetIO",     "NET I/O"),
+    ("PIDs",      "PIDS"),
+))
+STATS_TABLE = ("ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs")
+
+
+def stats_text(watched: list, *, show: Show, format: str = "") -> str:
+    """The table, or what --format asks for, of Watched ones."""
+    listing = Listing(STATS_COLUMNS, STATS_TABLE, "*container.statsContext")
+    return listing.text(watched, show=show, format=format)
+
+
+def stats_frame(text: str) -> str:
+    """A text as it is drawn over the one before it."""
+    text = "\033[H" + text
+    return text + "".join(line + " \033[K\n" for line in text.split("\n")) + "\033[J"
+
+
+def _stats_changes(client: ApiClient, follow: Callable, watched: list, everything: bool) -> None:
+    """Keep the list as the journal tells, in a thread of its own."""
+    comes = ("start", "create") if everything else ("start",)
+    goes = ("destroy",) if everything else ("destroy", "die")
+    try:
+        for event in client.lines("GET", "/events", {"filters": {"type": {"container": True}}}):
+            id = id_short(event["Actor"]["ID"])
+            known = [one for one in watched if one.name == id]
+            if event["Action"] in comes and not known:
+                watched.append(follow(id))
+            elif event["Action"] in goes and known:
+                watched.remove(known[0])
+    except (EngineError, OSError):
+        return                              # the table stays as it is
+
+
+@command("container stats", aliases=("stats",), usage="[OPTIONS] [CONTAINER...]", flags=STATS_FLAGS,
+         nargs=(0, None), help="Show what containers use, as it changes")
+def cmd_stats(client: ApiClient, args: Args) -> int:
+    """Prints the table once, or over and over until an interrupt."""
+    import threading
+    show = Show(truncate=not args.no_trunc)
+
+    def follow(name: str) -> Watched:
+        return Watched(client, name, not args.no_stream)
+    names = list(dict.fromkeys(args.rest)) or [
+        id_short(c["Id"]) for c in client.get("/containers/json", {"all": args.all or None})]
+    watched = [follow(name) for name in names]
+    for one in watched:
+        one.wait()
+    errors = [one.error for one in watched if one.error and args.rest]
+    if errors:
+        for line in errors:
+            print_error(line)
+        return 1
+    if args.no_stream:
+        if watched:
+            output_write(stats_text(watched, show=show, format=args.format))
+        return 0
+    if not args.rest:
+        threading.Thread(target=_stats_changes, args=(client, follow, watched, args.all),
+                         daemon=True).start()
+    while True:
+        time.sleep(STATS_PERIOD)
+        output_write(stats_frame(stats_text(list(watched), show=show, format=args.format)))
+
+
+@command("container update", aliases=("update",), usage="[OPTIONS] CONTAINER [CONTAINER...]",
+         flags=UPDATE_FLAGS, nargs=(1, None), help="Change the restart policy of containers")
+def cmd_update(client: ApiClient, args: Args) -> int:
+    """Prints the names."""
+    if not any(args.given(flag.long) for flag in UPDATE_FLAGS):
+        raise EngineError("you must provide one or more flags when using this command")
+    body = body_fill({}, args, UPDATE_FLAGS).get("HostConfig", {})
+    if args.restart:
+        body["RestartPolicy"] = restart_parse(args.restart)
+
+    def update(name: str) -> None:
+        warnings.extend(client.post(f"/containers/{name}/update", {}, body)["Warnings"] or ())
+    warnings: list = []
+    code = for_each(args.rest, update)
+    if warnings:
+        print("\n".join(warnings))
+    return code
 
 
 # =============================================================================
