@@ -19262,10 +19262,8 @@ def host_parse(text: str, *, tls: bool = False, client: bool = False) -> tuple:
 def _tcp_parse(text: str, rest: str, client: bool) -> tuple:
     """(host, port) of what stands behind tcp://."""
     def refuse(reason: str) -> InvalidParameter:
-        if client and reason.startswith("parse "):
-            return InvalidParameter(reason)
-        return InvalidParameter(f"invalid bind address format: {rest}" if client else
-                                f"invalid bind address ({text}): {reason}")
+        told = reason if reason[:6] == "parse " else f"invalid bind address format: {rest}"
+        return InvalidParameter(told if client else f"invalid bind address ({text}): {reason}")
 
     if "://" in rest:
         raise (InvalidParameter(f"invalid proto, expected tcp: {rest}") if client

@@ -69,8 +69,8 @@ def test_roots_ask_for_the_engine_in_this_process(find):
 def test_what_is_wrong_is_told_as_docker_does(find, tmp_path):
     lead = "Failed to initialize: unable to resolve docker endpoint: "
     missing = engine.sha256(b"nope").hexdigest()
-    gone = (f'context "nope": context not found: open {tmp_path}/contexts/meta/{missing}/meta.json: '
-            "no such file or directory")
+    path = f"{tmp_path}/contexts/meta/{missing}/meta.json"
+    gone = f'context "nope": context not found: open {path}: no such file or directory'
     assert find("-c", "nope") == find(DOCKER_CONTEXT="nope") == lead + gone
     assert find("-H", "a:1", "-H", "b:1") == lead + "Specify only one -H"
     assert find("-H", "foo://x") == lead + "invalid bind address format: foo://x"
