@@ -26400,15 +26400,19 @@ def cmd_exec(client: ApiClient, args: Args) -> int:
         return exc.exit
 
 
-def _when(text: str, name: str) -> str | None:
+def when_text(text: str) -> str | None:
     """A time as the API takes it, seconds and nanoseconds; ages count back from now."""
     if not text:
         return None
+    ns = time_parse(text, time_now())
+    return f"{ns // 10**9}.{ns % 10**9:09d}"
+
+
+def _when(text: str, name: str) -> str | None:
     try:
-        ns = time_parse(text, time_now())
+        return when_text(text)
     except (ValueError, InvalidParameter) as exc:
         raise InvalidParameter(f'invalid value for "{name}": {exc}') from None
-    return f"{ns // 10**9}.{ns % 10**9:09d}"
 
 
 @command("container logs", aliases=("logs",), usage="[OPTIONS] CONTAINER", flags=LOGS_FLAGS,
@@ -27617,7 +27621,7 @@ def _event_template(format: str) -> Template | None:
 def cmd_events(client: Any, args: Any) -> int:
     """Prints events until `--until` or an interrupt."""
     template = _event_template(args.format) if args.format else None
-    query = {"since": args.since or None, "until": args.until or None,
+    query = {"since": when_text(args.since), "until": when_text(args.until),
              "filters": args.filter or None}
     for event in client.lines("GET", "/events", query):
         if args.format:
