@@ -4182,6 +4182,7 @@ sys_sethostname       = Call("sethostname", "sL")                         # seth
 sys_setdomainname     = Call("setdomainname", "sL")                       # setdomainname(2)
 sys_personality       = Call("personality", "L")                          # personality(2)
 sys_malloc_trim       = Call("malloc_trim", "L")                          # malloc_trim(3), glibc
+sys_mallopt           = Call("mallopt", "ii")                             # mallopt(3), glibc
 sys_syncfs            = Call("syncfs", "i")                               # syncfs(2)
 sys_statfs            = Call("statfs", "sp")                              # statfs(2)
 sys_fstatfs           = Call("fstatfs", "ip")                             # statfs(2)
@@ -21504,6 +21505,8 @@ SEND_STALL = 120                # s without a byte taken of a whole reply
 DRAIN_SIZE = 1 << 18            # bytes of a body that nobody wanted, read to keep the connection
 LINGER_TIME = 0.5               # s that a client's last bytes are waited for before a close
 LINGER_SIZE = 1 << 22
+M_ARENA_MAX = -8
+CROWD = 64                      # threads at once after which memory is given back in the end
 STACK_SIZE = 1 << 19            # bytes of a thread: the nesting of JSON is bounded (formats)
 EPOLL_EDGE = 1 << 31            # EPOLLET
 HTTP_ON_TLS = (b"HTTP/1.0 400 Bad Request\r\n\r\n"
@@ -21931,6 +21934,7 @@ class Server:
         self.is_ending = False
         self.stop_fd = -1
         self.threads = 0                #: threads of ours that live
+        self._crowd = 0                 # the most there were since memory was given back
         self._listeners = {each.sock.fileno(): each for each in listeners}
         self._lock = _thread_module().allocate_lock()
         self._idle = 0
@@ -21945,6 +21949,11 @@ class Server:
         import select
         self.stop_fd = stop_fd
         _thread_module().stack_size(STACK_SIZE)
+        try:
+            # A heap for each thread would keep what a busy moment took, in pieces, for ever.
+            sys_mallopt(M_ARENA_MAX, 1)
+        except AttributeError:
+            pass                            # glibc only
         self._poll = select.epoll()
         for fd, listener in self._listeners.items():
             listener.sock.setblocking(False)
@@ -21990,6 +21999,7 @@ class Server:
         """A thread that runs the function; False when there can be no more."""
         with self._lock:
             self.threads += 1
+            self._crowd = max(self._crowd, self.threads)
         try:
             _thread_module().start_new_thread(self._live, (function, args))
             return True
@@ -22005,6 +22015,11 @@ class Server:
         finally:
             with self._lock:
                 self.threads -= 1
+                is_over = self._crowd > CROWD and self.threads <= 2 * ACCEPT_IDLE
+                if is_over:
+                    self._crowd = 0
+            if is_over:
+                memory_return()
 
     def _wait(self) -> None:
         """A thread's life: wait for connections, serve one, wait again unless enough others do."""
