@@ -19672,7 +19672,7 @@ JSON_WORDS = (
     ("Expecting value",         "looking for beginning of value"),
     ("Expecting property name", "looking for beginning of object key string"),
     ("Expecting ':'",           "after object key"),
-    ("Expecting ','",           "after object key:value pair or array element"),
+    ("Expecting ','",           "after"),
     ("Illegal trailing comma",  "looking for beginning of value"),
     ("Invalid control",         "in string literal"),
     ("Invalid \\",              "in string escape code"),
@@ -19752,15 +19752,37 @@ def _json_read(text: bytes) -> Any:
         return json_parse(text)
     except ValueError as exc:
         told = str(exc)
+    if told == "invalid JSON":              # the scanner tells more once its errors' class is there
+        import json.decoder  # noqa: F401
+        return _json_read(text)
     if "more text after" in told:
         raise InvalidParameter("unexpected content after JSON")
     at = told.rpartition("character ")[2] if "at character" in told else \
         told.rpartition("(char ")[2].rstrip(")")
     if at.isdigit():
-        char = text.decode("utf-8", "replace").strip(" \t\r\n")[int(at):][:1]
-        where = next((words for start, words in JSON_WORDS if told.startswith(start)), "")
-        told = f"invalid character {_go_char(char)} {where}" if char and where else "unexpected EOF"
+        told = _json_trouble(text.decode("utf-8", "replace").strip(" \t\r\n"), int(at), told)
     raise InvalidParameter(f"invalid JSON: {told}")
+
+
+def _json_trouble(text: str, at: int, told: str) -> str:
+    """Go's words for what Python's scanner told of the character at that place."""
+    words = next((words for start, words in JSON_WORDS if told.startswith(start)), "")
+    at += words.endswith("escape code")
+    for literal in ("true", "false", "null"):
+        if text[at:at + 1] == literal[0] and words.startswith("looking for beginning of v"):
+            same = len(os.path.commonprefix((literal, text[at:at + 5])))
+            at += same
+            words = f"in literal {literal} (expecting '{literal[same]}')"
+            break
+    if at >= len(text) or not words:
+        return "unexpected EOF"
+    if words == "after":                    # which of the two it is stands before it
+        bare = "".join(text[max(0, at - 65536):at].split('"')[::2])
+        fewer = "".join(char for char in bare if char in "[]{}")
+        while fewer != bare:
+            bare, fewer = fewer, fewer.replace("[]", "").replace("{}", "")
+        words += " array element" if bare[-1:] == "[" else " object key:value pair"
+    return f"invalid character {_go_char(text[at])} {words}"
 
 
 def _go_char(char: str) -> str:
@@ -20050,7 +20072,12 @@ def http_dispatch(engine: Any, request: Request) -> Any:
     if "//" in path or "/." in path:
         clean = path_clean(path)
         if clean != path:
-            return Response(301, {"Location": percent_encode(clean, "/:@")})
+            query = "&".join(f"{percent_encode(name, '')}={percent_encode(value, '')}"
+                             for name, values in request.query.items() for value in values)
+            return Response(301, {"Location": percent_encode(clean, "/:@") + "?" * bool(query)
+                                  + query})
+    if request.method == "OPTIONS":
+        return Response(200)
     try:
         parts = path[1:].split("/")
         if _is_version(parts[0]) and len(parts) > 1:
@@ -20059,7 +20086,8 @@ def http_dispatch(engine: Any, request: Request) -> Any:
             asked = version_tuple(version)
             if asked < version_tuple(API_VERSION_MIN):
                 # So old a client shows what it gets: moby answers it without JSON.
-                return Response(400, {"Content-Type": "text/plain; charset=utf-8"},
+                return Response(400, {"Content-Type": "text/plain; charset=utf-8",
+                                      "X-Content-Type-Options": "nosniff"},
                                 TOO_OLD.format(version).encode() + b"\n")
             if asked > version_tuple(API_VERSION):
                 raise InvalidParameter(f"client version {version} is too new. "
@@ -20840,7 +20868,12 @@ def post_container_attach(engine: Engine, request: Request) -> Any:
     asked: dict = {name: request.flag(name)
                    for name in ("stdin", "stdout", "stderr", "logs", "stream")}
     asked["detach_keys"] = request.arg("detachKeys")
-    container_attach(engine, request.params["id"], asked, _hijacker(request))
+    try:
+        container_attach(engine, request.params["id"], asked, _hijacker(request))
+    except EngineError as refused:          # where a stream was expected, moby answers without JSON
+        return Response(refused.status, {"Content-Type": "application/vnd.docker.raw-stream",
+                                         "Connection": "close"},
+                        f"{refused}\r\n".encode("utf-8", "surrogateescape"), error=refused)
     return HIJACKED
 
 
@@ -20964,16 +20997,16 @@ def websocket_accept(key: str) -> str:
 
 
 def websocket_upgrade(head: Head) -> bytes:
-    """The reply to a handshake; InvalidParameter when it is none (426 for another version)."""
+    """The reply to a handshake; InvalidParameter, with the words of Go's, when it is none."""
     fields = head.headers
     tokens = [token.strip().lower() for token in fields.get("connection", "").split(",")]
     if fields.get("upgrade", "").lower() != "websocket" or "upgrade" not in tokens:
         raise InvalidParameter("not websocket protocol")
     if fields.get("sec-websocket-version") != WEBSOCKET_VERSION:
-        raise error_for(426, "missing or bad WebSocket Version")
+        raise InvalidParameter("missing or bad WebSocket Version")
     key = fields.get("sec-websocket-key", "")
     if len(key) != 24 or key[-2:] != "==":
-        raise InvalidParameter("challenge/response: the key of the WebSocket handshake is bad")
+        raise InvalidParameter("mismatch challenge/response")
     reply = {"Upgrade": "websocket", "Connection": "Upgrade",
              "Sec-WebSocket-Accept": websocket_accept(key)}
     protocol = fields.get("sec-websocket-protocol", "").partition(",")[0].strip()
@@ -21791,7 +21824,7 @@ class Connection:
 
     def _head_bytes(self, status: int, headers: dict) -> bytes:
         fields = {**self.server.headers(), **headers}
-        if self.close_connection or self.server.is_ending:
+        if self.close_connection or self.server.is_ending or "Connection" in headers:
             self.close_connection = True
             fields["Connection"] = "close"
         elif self.head is not None and self.head.version == "1.0":
@@ -21803,6 +21836,8 @@ class Connection:
         headers = reply.headers
         if reply.status not in NO_BODY:
             headers.setdefault("Content-Length", str(len(data)))
+        elif reply.status == 304:
+            headers.pop("Content-Type", None)
         if reply.status in NO_BODY or (self.head is not None and self.head.method == "HEAD"):
             data = b""
         self.send(self._head_bytes(reply.status, headers) + data)

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from server_help import Raw
+from door_help import Raw
 
 
 @pytest.mark.root

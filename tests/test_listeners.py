@@ -12,7 +12,7 @@ import sys
 import engine
 import pytest
 from conftest import TOP
-from server_help import free_port
+from door_help import free_port
 from tls_help import authority, issued
 
 

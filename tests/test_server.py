@@ -10,7 +10,7 @@ import engine
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from server_help import Door, Raw, empty_engine
+from door_help import Door, Raw, empty_engine
 
 GET = "GET /_ping HTTP/1.1\r\nHost: x\r\n"
 
@@ -74,8 +74,9 @@ def test_versions(door):
         b"upgrade your client to a newer version\n")
     assert early.headers["content-type"] == "text/plain; charset=utf-8"
     assert client.ask("/v9.9/nothing").message == "page not found"
-    moved = client.ask("//version/../_ping")
-    assert (moved.status, moved.headers["location"]) == (301, "/_ping")
+    moved = client.ask("//version/../_ping?a=b%20c")
+    assert (moved.status, moved.headers["location"]) == (301, "/_ping?a=b%20c")
+    assert (client.ask("/x", "OPTIONS").status, client.ask("*", "OPTIONS").status) == (200, 200)
 
 
 def test_pipelined_requests(door):
@@ -183,6 +184,12 @@ def test_unread_bodies(door, echo):
         (b'{"a": ]}', "invalid JSON: invalid character ']' looking for beginning of value"),
         (b"{a}", "invalid JSON: invalid character 'a' looking for beginning of object key string"),
         (b'{"a" 1}', "invalid JSON: invalid character '1' after object key"),
+        (b'{"a":[{}],"b":1 2}',
+         "invalid JSON: invalid character '2' after object key:value pair"),
+        (b'{"a":["]" 1]}', "invalid JSON: invalid character '1' after array element"),
+        (b'{"a":tru}', "invalid JSON: invalid character '}' in literal true (expecting 'e')"),
+        (b'"\\q"', "invalid JSON: invalid character 'q' in string escape code"),
+        (b"\"\n\"", "invalid JSON: invalid character '\\n' in string literal"),
         (b"{} 1", "unexpected content after JSON"),
         (b"[" * 1000, "invalid JSON: JSON is nested too deeply"),
         (b"\xff", "invalid JSON: invalid UTF-8 at byte 0"),

@@ -12,7 +12,7 @@ import warnings
 import engine
 import pytest
 from container_help import box, frames  # noqa: F401
-from server_help import Door
+from door_help import Door
 from test_websocket import frame
 from tls_help import authority, issued
 
@@ -193,6 +193,15 @@ def test_no_websocket_without_a_handshake(door, client):
     reply = client().ask(f"/containers/{id}/attach/ws?stream=1")
     assert (reply.status, reply.message) == (400, "not websocket protocol")
     assert client().ask("/containers/nosuch/attach/ws?stream=1").status == 404
+
+
+def test_attach_is_refused_as_in_docker(door, client):
+    reply = client().ask("/containers/nosuch/attach?stream=1", "POST", **UPGRADE)
+    assert (reply.status, reply.body) == (404, b"No such container: nosuch\r\n")
+    assert reply.headers["content-type"] == "application/vnd.docker.raw-stream"
+    id = door.box.create("true")
+    with pytest.raises(engine.InvalidParameter, match="Invalid detach keys"):
+        door.box.attach(id, detachKeys="nonsense")
 
 
 def test_logs_end_with_the_container_or_the_client(door, client):
