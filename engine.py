@@ -61,6 +61,8 @@ OBJECTS     the things users name
     containers      create, start, stop, kill, pause, remove, rename, prune, list, top, diff
     execs           second processes in a container, attach, wait and logs: what ends in a stream
     stats           what a container uses: one sample, two, or one every second
+    copying         a container's files from outside: their state, tars out of it and into it
+    commits         an image made of a container: its changes as a layer, its settings as the config
     engine          wires the objects together; repair, info, version
     policies        restart policies at work: an update, the next start, a daemon's start
 DOORS       protocols coming in
@@ -71,6 +73,7 @@ DOORS       protocols coming in
     api_absent      Docker Engine API endpoints that are not there: 501, no swarm, no plugins
     api_images      Docker Engine API endpoints: images
     api_containers  Docker Engine API endpoints: containers and exec
+    api_files       Docker Engine API endpoints: archive, export, commit, system/df
     websocket       RFC 6455: a server's handshake and frames, and a copy to a plain socket
     listeners       sockets that are listened on: unix, tcp, TLS, and those of systemd
     server          the API's connections: a thread each, framing, limits, hijack
@@ -87,6 +90,8 @@ HANDS       the user's side
     cli_containers  commands on containers
     cli_stats       stats: a table of what containers use, once or as it changes; update
     cli_images      commands on images
+    cli_files       cp, export, commit
+    cli_usage       system df, system prune
     cli_system      version, info, events and the rest
     daemon_config   the daemon's flags and daemon.json: what works, what is refused, how they merge
     daemon          the API process: start, configuration, reload, drain
@@ -4565,7 +4570,7 @@ FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
 
-OVERLAY_LOWER_MAX = 128         # layers that an image may have; the kernel itself takes 500
+OVERLAY_LOWER_MAX = 129         # an image's, a container's init layer, its own read only
 OVERLAY_OPTIONS = ("index=off", "metacopy=off", "redirect_dir=off")
 
 # fmt: off
@@ -7926,11 +7931,19 @@ def tmpfs_options(target: str, text: str) -> list:
 # ---- the merge of image and container ----
 
 def config_merge(config: dict, image: dict | None) -> None:
-    """Fill what the user left open from the image's config (moby daemon/commit.go merge).
+    """Fill what the user left open from the image's config.
 
     Changes `config`. Raises InvalidParameter when no command is left.
     """
-    image = image or {}
+    config_fill(config, image or {})
+    if config["Entrypoint"] == [""]:
+        config["Entrypoint"] = None
+    if not config["Entrypoint"] and not config["Cmd"]:
+        raise InvalidParameter("no command specified")
+
+
+def config_fill(config: dict, image: dict) -> None:
+    """Fill what a config with every key leaves open from another (moby daemon/commit.go merge)."""
     config["User"] = config["User"] or image.get("User") or ""
     if image.get("ExposedPorts"):
         config["ExposedPorts"] = {**image["ExposedPorts"], **(config["ExposedPorts"] or {})}
@@ -7948,10 +7961,6 @@ def config_merge(config: dict, image: dict | None) -> None:
     config["WorkingDir"] = config["WorkingDir"] or image.get("WorkingDir") or ""
     config["Volumes"] = {**(config["Volumes"] or {}), **(image.get("Volumes") or {})} or None
     config["StopSignal"] = config["StopSignal"] or image.get("StopSignal") or ""
-    if config["Entrypoint"] == [""]:
-        config["Entrypoint"] = None
-    if not config["Entrypoint"] and not config["Cmd"]:
-        raise InvalidParameter("no command specified")
 
 
 def _env_merge(config: dict, inherited: list | None) -> None:
@@ -9602,13 +9611,15 @@ def _is_dir(mode: int) -> bool:
 
 # ---- who the process is
 
-def _table_read(path: str) -> list:
+def table_read(path: str, root: int = -1) -> list:
     """The lines of /etc/passwd or /etc/group as lists of fields; [] when there is no such file.
 
     Read by hand: pwd would go through NSS and load the container's libraries (CVE-2019-14271).
+    `root` is a descriptor of the root that the path is in, -1 for this process's own.
     """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = os.open(path, flags) if root < 0 else open_in_root(root, path, flags)
     except (FileNotFoundError, NotADirectoryError):
         return []
     try:
@@ -9693,7 +9704,7 @@ def init_user(birth: Birth) -> None:
     user = birth.process["user"]
     birth.uid, birth.gid, birth.groups, birth.home = user_resolve(
         user.get("username", ""), user.get("groups", []),
-        _table_read("/etc/passwd"), _table_read("/etc/group"))
+        table_read("/etc/passwd"), table_read("/etc/group"))
 
 
 def init_stdio_own(birth: Birth) -> None:
@@ -11628,11 +11639,15 @@ def _sparse_verify(entry: TarEntry, stored: int) -> None:
 
 
 def tar_header(entry: TarEntry) -> bytes:
-    """The header blocks of an entry: ustar, after a pax header where ustar cannot say it."""
+    """All that stands before an entry's content: ustar, after a pax header where ustar cannot say
+    it, before the map of a sparse file (whose `stored` is then the map's and the pieces' bytes)."""
     name = entry.name
     if entry.kind == TAR_DIR and not name.endswith(b"/"):
         name += b"/"
     records = {XATTR_RECORD + key: value for key, value in entry.xattrs.items()}
+    pieces = b""
+    if entry.sparse is not None:
+        pieces, name = _sparse_describe(entry, records)
     short, prefix = _ustar_name(name)
     if short is None:
         records[b"path"], short, prefix = name, name[:99].rstrip(b"/") or b"_", b""
@@ -11664,7 +11679,29 @@ def tar_header(entry: TarEntry) -> bytes:
         link=link,
         device=entry.device,
     )
-    return _pax_header(name, records) + block if records else block
+    return _pax_header(name, records) + block + pieces if records else block
+
+
+def _sparse_describe(entry: TarEntry, records: dict) -> tuple:
+    """(map, name for who does not know sparse files) of pax sparse 1.0; records and stored are set.
+
+    As GNU tar writes it: a hole at the end is a piece of no bytes there.
+    """
+    pieces = list(entry.sparse or ())
+    if not pieces or sum(pieces[-1]) != entry.size:
+        pieces.append((entry.size, 0))
+    text = b"%d\n" % len(pieces) + b"".join(b"%d\n%d\n" % piece for piece in pieces)
+    text += tar_padding(len(text))
+    entry.stored = len(text) + sum(size for _offset, size in pieces)
+    for key, value in (
+        (b"major", b"1"),
+        (b"minor", b"0"),
+        (b"name", entry.name),
+        (b"realsize", b"%d" % entry.size),
+    ):
+        records[_SPARSE_RECORD + key] = value
+    directory, slash, base = entry.name.rpartition(b"/")
+    return text, directory + slash + b"GNUSparseFile.0/" + base
 
 
 def tar_padding(size: int) -> bytes:
@@ -11786,6 +11823,23 @@ _S_IFBLK = 0o060000
 _S_IFREG = 0o100000
 _S_IFLNK = 0o120000
 _TIME_MAX = (1 << 63) - 1
+SPARSE_WORTH = 1 << 16  # bytes of holes that make it worth to write a map of them
+_PACK_KINDS = {
+    _S_IFREG: TAR_FILE,
+    _S_IFDIR: TAR_DIR,
+    _S_IFLNK: TAR_SYMLINK,
+    _S_IFCHR: TAR_CHAR,
+    _S_IFBLK: TAR_DISK,
+    _S_IFIFO: TAR_FIFO,
+}
+#: How it shows that a name means something else by now than stat(2) said.
+_GONE_ERRNOS = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.ESTALE,
+)
 #: What an archive's author can cause; all else (no space, read-only) is the host's.
 _ARCHIVE_ERRNOS = (
     errno.ENAMETOOLONG,
@@ -11806,7 +11860,7 @@ def tree_unpack(root: str, read: Callable) -> int:
     Reads the stream to its very end. InvalidParameter for a damaged or hostile archive, EngineError
     ("...: no space left on device") for what the host refuses; what was unpacked by then stays.
     """
-    unpacker = _Unpacker(root)
+    unpacker = _Unpacker(os.open(root, _DIR_FLAGS))
     try:
         return unpacker.run(TarReader(read))
     finally:
@@ -11816,12 +11870,15 @@ def tree_unpack(root: str, read: Callable) -> int:
 class _Unpacker:
     """The state of one unpacking: descriptors of directories by their cleaned names."""
 
-    def __init__(self, root: str) -> None:
-        self.root = os.open(root, _DIR_FLAGS)
+    layered = True  # names of whiteouts mean what they mean in a layer
+
+    def __init__(self, root: int) -> None:
+        self.root = root
         self.fds = {b"": self.root}
         self.stale = False  # something was replaced: a kept descriptor may be of a ghost
         self.times: dict = {}  # cleaned name of a directory: (mtime, mode)
         self.is_root = os.geteuid() == 0  # else: owners and device nodes are not ours to give
+        self.chowns = self.is_root
         self.special = 0o7000 | _umask()  # a mode with one of these bits needs a chmod(2)
         self.size = 0
         self.unchecked = 0  # bytes written since the room was last looked at
@@ -11860,19 +11917,29 @@ class _Unpacker:
         maker = self.makers.get(entry.kind)
         if maker is None:
             raise InvalidParameter(f"unhandled tar header type {entry.kind[0]}")
-        name = name_clean(entry.name)
+        name = self.clean(entry)
         if self.stale or len(self.fds) > _FDS_KEPT:
             self.forget()
         up, _, leaf = name.rpartition(b"/")
         at = self.fds.get(up)
         if at is None:
             at = self.walk(up)
-        if leaf[:4] == WHITEOUT_PREFIX:
+        if leaf[:4] == WHITEOUT_PREFIX and self.layered:
             self.whiteout(at, leaf)
         elif leaf:
             maker(reader, entry, at, leaf, name)
         elif entry.kind == TAR_DIR:
             self.directory_attributes(entry, self.root, b"")
+
+    def clean(self, entry: TarEntry) -> bytes:
+        """The entry's name below the root."""
+        return name_clean(entry.name)
+
+    def follow(self, path: bytes) -> int:
+        """A descriptor of a directory that a link leads to: the kernel follows it, and the links
+        behind it, with our root as its "/"."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        return open_in_root(self.root, os.fsdecode(path), flags)
 
     def walk(self, path: bytes, make: bool = True) -> int:
         """A descriptor of the directory `path`; what is missing of it is made, owned by root."""
@@ -11914,10 +11981,7 @@ class _Unpacker:
                 or _kind_at(at, leaf)[0] != _S_IFLNK
             ):
                 raise
-        # A link: the kernel follows it, and the links behind it, with our root as its "/".
-        return open_in_root(
-            self.root, os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        )
+        return self.follow(path)
 
     def forget(self) -> None:
         """Close all kept directories but the root."""
@@ -11960,7 +12024,7 @@ class _Unpacker:
         self.directory_attributes(entry, fd, name)
 
     def directory_attributes(self, entry: TarEntry, fd: int, name: bytes) -> None:
-        if self.is_root:
+        if self.chowns:
             os.fchown(fd, entry.uid, entry.gid)
         os.fchmod(fd, entry.mode if self.is_root else entry.mode | 0o700)
         if entry.xattrs:
@@ -11996,7 +12060,7 @@ class _Unpacker:
             if self.unchecked > _ROOM_STEP:
                 self.room()
             self.size += size
-            if self.is_root:
+            if self.chowns:
                 os.fchown(fd, entry.uid, entry.gid)
             if entry.mode & self.special:
                 os.fchmod(fd, entry.mode)
@@ -12081,7 +12145,7 @@ class _Unpacker:
 
     def attributes_at(self, entry: TarEntry, at: int, leaf: bytes) -> None:
         """Owner, mode, xattrs and times of what cannot be opened: links and special files."""
-        if self.is_root:
+        if self.chowns:
             os.chown(leaf, entry.uid, entry.gid, dir_fd=at, follow_symlinks=False)
         if entry.kind != TAR_SYMLINK and entry.mode & self.special:
             os.chmod(leaf, entry.mode, dir_fd=at)
@@ -12121,6 +12185,100 @@ class _Unpacker:
                     _opaque_set(fd)
                 finally:
                     os.close(fd)
+
+
+class _Receiver(_Unpacker):
+    """Unpacks what is copied into a tree that others use: see tree_receive."""
+
+    layered = False
+
+    def __init__(self, root: int, rules: Reception) -> None:
+        super().__init__(root)
+        self.rules = rules
+        self.kind = TAR_DIR
+        self.chowns = self.chowns and rules.owner is not False
+
+    def clean(self, entry: TarEntry) -> bytes:
+        rules = self.rules
+        for old, new in rules.renames:
+            entry.name = _renamed(entry.name, old, new)
+            if entry.kind == TAR_LINK:
+                entry.link = _renamed(entry.link, old, new)
+        if isinstance(rules.owner, tuple):
+            entry.uid, entry.gid = rules.owner
+        self.kind = entry.kind
+        try:
+            return name_clean(entry.name)
+        except InvalidParameter:
+            raise InvalidParameter(
+                f'"{name_shown(entry.name)}" is outside of "{rules.shown}"'
+            ) from None
+
+    def follow(self, path: bytes) -> int:
+        if self.rules.scope < 0:
+            return super().follow(path)
+        whole = os.fsencode(self.rules.shown) + b"/" + path
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        return open_in_root(self.rules.scope, os.fsdecode(whole), flags)
+
+    def clear(self, at: int, leaf: bytes) -> None:
+        if self.rules.strict:
+            is_dir = _kind_at(at, leaf)[0] == _S_IFDIR
+            if is_dir or self.kind == TAR_DIR:
+                there, new = ("directory", "non-directory") if is_dir else (
+                    "non-directory", "directory")  # fmt: skip
+                raise EngineError(f'cannot overwrite {there} "{self.rules.shown.rstrip("/")}/'
+                                  f'{name_shown(leaf)}" with {new} "{self.rules.shown}"')
+        super().clear(at, leaf)
+
+    def directory_attributes(self, entry: TarEntry, fd: int, name: bytes) -> None:
+        # "." is the directory that was there before; only "/" speaks of it (moby go-archive).
+        if name or entry.name[:1] == b"/":
+            super().directory_attributes(entry, fd, name)
+
+
+class Reception:
+    """How a tree takes what is copied into it.
+
+    owner: None as the archive says, False nobody's but this process's, or (uid, gid) for all.
+    strict: no directory makes way for a file, nor a file for a directory. renames: [(old, new)]
+    beginnings of names. shown: the directory's path, for messages. scope: a descriptor of the root
+    that links lead through, in which `shown` is the directory; -1: the directory itself.
+    """
+
+    __slots__ = ("owner", "renames", "scope", "shown", "strict")
+
+    def __init__(
+        self,
+        shown: str,
+        *,
+        owner: tuple | bool | None = None,
+        strict: bool = False,
+        renames: Iterable[tuple] = (),
+        scope: int = -1,
+    ) -> None:
+        self.shown = shown
+        self.owner = owner
+        self.strict = strict
+        self.renames = tuple(renames)
+        self.scope = scope
+
+
+def tree_receive(root: int, read: Callable, rules: Reception) -> int:
+    """Unpack a plain tar stream into a directory (descriptor) as `docker cp` does; see tree_unpack.
+
+    Names of whiteouts are plain names here. EngineError also where the rules are strict:
+    `cannot overwrite directory "/a/b" with non-directory "/a"`.
+    """
+    receiver = _Receiver(os.open(b".", _DIR_FLAGS, dir_fd=root), rules)
+    try:
+        return receiver.run(TarReader(read))
+    finally:
+        receiver.close()
+
+
+def _renamed(name: bytes, old: bytes, new: bytes) -> bytes:
+    return new + name[len(old) :] if name.startswith(old) else name
 
 
 def _kind_at(at: int, leaf: bytes) -> tuple:
@@ -12173,102 +12331,186 @@ def name_shown(name: bytes) -> str:
     return repr(name[:200].decode("utf-8", "backslashreplace"))[1:-1]
 
 
-def tree_pack(root: str, *, overlay: bool = False) -> Iterator[bytes]:
-    """A directory's content as a tar, in pieces: sorted, so the same tree gives the same bytes.
+def tree_pack(
+    root: str | int, *, overlay: bool = False, name: bytes | None = None, live: bool = False
+) -> Iterator[bytes]:
+    """A directory (path or descriptor) as a tar, in pieces: sorted, so the same tree gives the same
+    bytes.
 
-    The directory itself is no entry; sockets are left out. `overlay` turns overlayfs's whiteouts
-    and opaque directories back into those of a layer. EngineError where a file shrinks meanwhile.
+    The directory itself is an entry only if it gets a `name`, below which the others are then;
+    sockets are left out. `overlay` turns overlayfs's whiteouts and opaque directories back into
+    those of a layer. `live` is Docker's way with a tree that others change meanwhile: what is gone
+    is left out, what has become shorter is filled up with zeros (else EngineError), times are whole
+    seconds; and sparse files stay sparse.
     """
-    seen: dict = {}
-    fd = os.open(root, _DIR_FLAGS & ~os.O_NOFOLLOW)
-    levels = [(fd, b"", iter(sorted(os.listdir(os.fsencode(f"/proc/self/fd/{fd}")))))]
+    packer = _Packer(overlay, live)
+    if isinstance(root, int):
+        fd = os.open(b".", _DIR_FLAGS, dir_fd=root)
+    else:
+        fd = os.open(root, _DIR_FLAGS & ~os.O_NOFOLLOW)
+    prefix = b"" if name is None else name.rstrip(b"/") + b"/"
+    levels = [(fd, prefix, _names_sorted(fd))]
     try:
+        if name is not None:
+            yield from packer.entry(fd, b".", name, os.fstat(fd))
         while levels:
             at, prefix, names = levels[-1]
             leaf = next(names, None)
             if leaf is None:
                 os.close(levels.pop()[0])
                 continue
-            there = os.stat(leaf, dir_fd=at, follow_symlinks=False)
-            if there.st_mode & _S_IFMT == _S_IFDIR:
-                fd = os.open(leaf, _DIR_FLAGS, dir_fd=at)
-                levels.append(
-                    (fd, prefix + leaf + b"/", iter(sorted(os.listdir(b"/proc/self/fd/%d" % fd))))
-                )
-            yield from _pack_entry(
-                at, prefix, leaf, there, seen if there.st_nlink > 1 else None, overlay
-            )
+            try:
+                there = os.stat(leaf, dir_fd=at, follow_symlinks=False)
+                if there.st_mode & _S_IFMT == _S_IFDIR:
+                    fd = os.open(leaf, _DIR_FLAGS, dir_fd=at)
+                    levels.append((fd, prefix + leaf + b"/", _names_sorted(fd)))
+            except OSError as gone:
+                if live and gone.errno in _GONE_ERRNOS:
+                    continue
+                raise
+            yield from packer.entry(at, leaf, prefix + leaf, there)
     finally:
         for level in levels:
             os.close(level[0])
     yield TAR_END
 
 
-def _pack_entry(
-    at: int, prefix: bytes, leaf: bytes, there: os.stat_result, seen: dict | None, overlay: bool
-) -> Iterator[bytes]:
-    kind = there.st_mode & _S_IFMT
-    if overlay and kind == _S_IFCHR and there.st_rdev == 0:
-        yield tar_header(TarEntry(prefix + WHITEOUT_PREFIX + leaf, mode=0, mtime=there.st_mtime_ns))
-        return
-    kinds = {
-        _S_IFREG: TAR_FILE,
-        _S_IFDIR: TAR_DIR,
-        _S_IFLNK: TAR_SYMLINK,
-        _S_IFCHR: TAR_CHAR,
-        _S_IFBLK: TAR_DISK,
-        _S_IFIFO: TAR_FIFO,
-    }
-    if kind not in kinds:
-        return
-    entry = TarEntry(
-        prefix + leaf,
-        kinds[kind],
-        mode=there.st_mode & 0o7777,
-        uid=there.st_uid,
-        gid=there.st_gid,
-        mtime=there.st_mtime_ns,
-    )
-    if seen is not None and kind != _S_IFDIR:
-        first = seen.setdefault((there.st_dev, there.st_ino), entry.name)
-        if first != entry.name:
-            entry.kind, entry.link = TAR_LINK, first
-            yield tar_header(entry)
+def node_pack(at: int, leaf: bytes, name: bytes) -> Iterator[bytes]:
+    """A tar of one file of the directory `at`, whatever it is but a directory, called `name`."""
+    there = os.stat(leaf, dir_fd=at, follow_symlinks=False)
+    yield from _Packer(False, True).entry(at, leaf, name, there)
+    yield TAR_END
+
+
+def _names_sorted(fd: int) -> Iterator[bytes]:
+    return iter(sorted(os.listdir(b"/proc/self/fd/%d" % fd)))
+
+
+class _Packer:
+    """The rules of one packing, and which files with several names it has met: see tree_pack."""
+
+    __slots__ = ("live", "overlay", "seen")
+
+    def __init__(self, overlay: bool, live: bool) -> None:
+        self.overlay = overlay
+        self.live = live
+        self.seen: dict = {}
+
+    def entry(self, at: int, leaf: bytes, name: bytes, there: os.stat_result) -> Iterator[bytes]:
+        """One file's header and content; nothing for what no tar can hold."""
+        kind = _PACK_KINDS.get(there.st_mode & _S_IFMT)
+        if kind is None:
             return
-    where = b"/proc/self/fd/%d/%s" % (at, leaf)
-    entry.xattrs = xattrs_kept(where)
-    if kind == _S_IFLNK:
-        entry.link = os.readlink(leaf, dir_fd=at)
-    elif kind in (_S_IFCHR, _S_IFBLK):
-        entry.device = (os.major(there.st_rdev), os.minor(there.st_rdev))
-    if kind == _S_IFREG:
-        fd = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        if self.overlay and kind == TAR_CHAR and there.st_rdev == 0:
+            above, slash, hidden = name.rpartition(b"/")
+            hidden = above + slash + WHITEOUT_PREFIX + hidden
+            yield tar_header(TarEntry(hidden, mode=0, mtime=self.time(there)))
+            return
+        entry = TarEntry(name, kind, mode=there.st_mode & 0o7777, uid=there.st_uid,
+                         gid=there.st_gid, mtime=self.time(there))  # fmt: skip
+        if there.st_nlink > 1 and kind != TAR_DIR:
+            first = self.seen.setdefault((there.st_dev, there.st_ino), name)
+            if first != name:
+                entry.kind, entry.link = TAR_LINK, first
+                yield tar_header(entry)
+                return
         try:
-            yield from file_pack(fd, entry)
-        finally:
-            os.close(fd)
-        return
-    yield tar_header(entry)
-    if overlay and kind == _S_IFDIR and _is_opaque(where):
-        yield tar_header(
-            TarEntry(entry.name + b"/" + WHITEOUT_OPAQUE, mode=0, mtime=there.st_mtime_ns)
-        )
+            fd = self.describe(entry, at, leaf, there)
+        except OSError as gone:
+            if self.live and self.is_gone(gone, at, leaf, there):
+                self.seen.pop((there.st_dev, there.st_ino), None)
+                return
+            raise
+        if fd >= 0:
+            try:
+                yield from file_pack(fd, entry, self.live)
+            finally:
+                os.close(fd)
+            return
+        yield tar_header(entry)
+        if self.overlay and kind == TAR_DIR and _is_opaque(b"/proc/self/fd/%d/%s" % (at, leaf)):
+            hides = name + b"/" + WHITEOUT_OPAQUE
+            yield tar_header(TarEntry(hides, mode=0, mtime=self.time(there)))
+
+    def is_gone(self, why: OSError, at: int, leaf: bytes, there: os.stat_result) -> bool:
+        """Whether a name stands for something else by now; what may not be read is still there."""
+        if why.errno != errno.EACCES:
+            return why.errno in _GONE_ERRNOS
+        try:
+            return not os.path.samestat(there, os.stat(leaf, dir_fd=at, follow_symlinks=False))
+        except FileNotFoundError:
+            return True
+
+    def time(self, there: os.stat_result) -> int:
+        ns = there.st_mtime_ns
+        return ns - ns % 1000000000 if self.live else ns
+
+    def describe(self, entry: TarEntry, at: int, leaf: bytes, there: os.stat_result) -> int:
+        """Fill in what stat(2) does not tell; a regular file's descriptor, else -1.
+
+        The file that is open is the one that is packed, whatever has the name by now. O_NONBLOCK:
+        it may have become a fifo. (That it is no device is up to the mount: nodev.)
+        """
+        if entry.kind == TAR_FILE:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(leaf, flags, dir_fd=at)
+            try:
+                if os.fstat(fd).st_mode & _S_IFMT != _S_IFREG:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+                entry.xattrs = xattrs_kept(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+        if entry.kind == TAR_SYMLINK:
+            entry.link = os.readlink(leaf, dir_fd=at)
+        elif entry.kind in (TAR_CHAR, TAR_DISK):
+            entry.device = (os.major(there.st_rdev), os.minor(there.st_rdev))
+        entry.xattrs = xattrs_kept(b"/proc/self/fd/%d/%s" % (at, leaf))
+        return -1
 
 
-def file_pack(fd: int, entry: TarEntry) -> Iterator[bytes]:
+def file_pack(fd: int, entry: TarEntry, live: bool = False) -> Iterator[bytes]:
     """Header, content and padding of an open regular file; its size becomes the entry's."""
-    entry.size = entry.stored = left = os.fstat(fd).st_size
+    info = os.fstat(fd)
+    entry.size = entry.stored = info.st_size
+    entry.sparse = _pieces_held(fd, info) if live else None
     yield tar_header(entry)
-    while left:
-        data = os.read(fd, min(left, STREAM_CHUNK))
-        if not data:
-            raise EngineError(f"{name_shown(entry.name)} became shorter while it was read")
-        yield data
-        left -= len(data)
-    yield tar_padding(entry.size)
+    for at, size in [(0, entry.size)] if entry.sparse is None else entry.sparse:
+        end = at + size
+        while at < end:
+            data = os.pread(fd, min(end - at, STREAM_CHUNK), at)
+            if not data:
+                if not live:
+                    raise EngineError(
+                        f"{name_shown(entry.name)} became shorter while it was read"
+                    )
+                data = bytes(min(end - at, STREAM_CHUNK))
+            yield data
+            at += len(data)
+    yield tar_padding(entry.stored)
 
 
-def xattrs_kept(where: bytes, follow: bool = False) -> dict:
+def _pieces_held(fd: int, info: os.stat_result) -> list | None:
+    """[(offset, size)] of what a file with holes holds; None where a map is not worth it."""
+    if info.st_blocks * 512 + SPARSE_WORTH > info.st_size:
+        return None
+    pieces: list = []
+    at = 0
+    try:
+        while at < info.st_size and len(pieces) < TAR_SPARSE_MAX:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+            end = min(os.lseek(fd, at, os.SEEK_HOLE), info.st_size)
+            if end > at:
+                pieces.append((at, end - at))
+            at = end
+    except OSError as refused:
+        if refused.errno != errno.ENXIO:  # lseek(2): there is no more data
+            return None
+    return pieces if len(pieces) < TAR_SPARSE_MAX else None
+
+
+def xattrs_kept(where: int | bytes, follow: bool = False) -> dict:
     """Of a file's xattrs, those that mean something elsewhere: file capabilities and user.*."""
     try:
         names = xattr_list(where, follow)
@@ -12898,6 +13140,7 @@ MEDIA_CONFIG = "application/vnd.oci.image.config.v1+json"
 MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 IMAGE_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 PRUNE_FILTERS = ("dangling", "label", "label!", "until")
+PARENT_KEY = "parent "  # in the table meta, before an image's id: the image that it was made upon
 IMAGE_LAYERS_MAX = 127  # what overlayfs stacks below a container's init layer
 #: Fields of a config that API 1.50 and 1.51 show even where an image does not set them.
 IMAGE_CONFIG_SHOWN = {
@@ -13162,6 +13405,14 @@ def image_tags(store: Store, image: str) -> tuple:
     )
 
 
+def image_parent(store: Store, image: str) -> str:
+    """The image that one was made upon here (commit), while that is there; else ""."""
+    row = store.row(
+        "SELECT value FROM meta JOIN images ON id=value WHERE key=?", PARENT_KEY + image
+    )
+    return row[0] if row else ""
+
+
 def _tag_key(name: Reference) -> str:
     """A reference as a row has it; a digest says more than a tag beside it."""
     return f"{name.name}@{name.digest}" if name.digest else f"{name.name}:{name.tag}"
@@ -13226,7 +13477,7 @@ def image_list(store: Store, filters: dict, in_use: Callable, *, shared_size: bo
                 "Created": image.created // SECOND,
                 "Id": image.id,
                 "Labels": image.labels or None,
-                "ParentId": "",
+                "ParentId": image_parent(store, image.id),
                 "RepoDigests": [name.familiar for name in shown if name.digest],
                 "RepoTags": tags,
                 "SharedSize": shared.get(image.id, 0) if shared_size else -1,
@@ -13305,6 +13556,16 @@ def _layers_shared(store: Store, images: list) -> dict:
     }
 
 
+def layers_size(store: Store) -> int:
+    """The bytes of the files of all layers that images have, each counted once."""
+    rows = store.rows(
+        "WITH RECURSIVE used(n) AS (SELECT layer FROM images WHERE layer IS NOT NULL UNION"
+        " SELECT l.parent FROM layers l JOIN used ON l.n=used.n WHERE l.parent IS NOT NULL)"
+        " SELECT coalesce(sum(size), 0) FROM layers WHERE n IN (SELECT n FROM used)"
+    )
+    return rows[0][0]
+
+
 def image_inspect(store: Store, ref: str, platform: dict | None = None) -> dict:
     """What GET /images/{name}/json shows (API 1.51)."""
     image = image_get(store, ref)
@@ -13317,7 +13578,7 @@ def image_inspect(store: Store, ref: str, platform: dict | None = None) -> dict:
         "Id": image.id,
         "RepoTags": tags,
         "RepoDigests": digests,
-        "Parent": "",
+        "Parent": image_parent(store, image.id),
         "Comment": config.get("comment") or (history[-1].get("comment") or "" if history else ""),
         "Created": _created_text(image),
         "DockerVersion": config.get("docker_version") or "",
@@ -13477,6 +13738,7 @@ def _remove_rows(db: Any, image: Image, ref: str, uses: list, force: bool) -> tu
         _conflict_check(image, names, users, running, force)
         _untag(db, names)
     db.execute("DELETE FROM images WHERE id=?", (image.id,))
+    db.execute("DELETE FROM meta WHERE key=?", (PARENT_KEY + image.id,))
     return [name.familiar for name in gone], True
 
 
@@ -18186,6 +18448,8 @@ class Containers:
                    0o600)
         plan = plan_build(c, spec, bundle=bundle, layers=layer_paths(store, c.document["Layers"]),
                           directory=directory, health=health_plan(c, bundle))
+        with files_guard(store, c.id):
+            pass                        # a copy into it has an overlay of its own on its files
         # A container that shares another's namespace starts only while that one holds it.
         monitor_start(store, c.id, plan, again, lambda born: self._running(c, born, again))
 
@@ -18387,6 +18651,36 @@ def _namespaces_resolve(containers: Containers, c: Container) -> tuple:
         name = "net" if kind == "network" else kind
         join[kind] = f"/proc/{other.pid}/ns/{name}"
     return join, shm, donor
+
+
+class files_guard:
+    """Context manager: flock(2) on a container's directory. Who holds it may mount its files.
+
+    The value is the descriptor: the lock lasts until every copy of that is closed, in whatever
+    process. NotFound where the container has gone.
+    """
+
+    __slots__ = ("_path", "fd")
+
+    def __init__(self, store: Store, id: str) -> None:
+        self._path = store.path("containers", id)
+        self.fd = -1
+
+    def __enter__(self) -> int:
+        import fcntl
+        try:
+            self.fd = os.open(self._path, O_DIR)
+        except FileNotFoundError:
+            raise NotFound("No such container: " + os.path.basename(self._path)) from None
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        return self.fd
+
+    def __exit__(self, *failure: object) -> None:
+        os.close(self.fd)
 
 
 def init_layer_make(store: Store) -> None:
@@ -18950,6 +19244,596 @@ def stats_system(text: str) -> tuple:
         else:
             break
     return total, count
+
+
+# =============================================================================
+# copying -- a container's files from outside: their state, tars out of it and into it
+# =============================================================================
+# Runs in: api, cli; worker (role `files`).
+# Refs: openat2(2), mount_namespaces(7), moby daemon/archive_unix.go, CVE-2018-15664, CVE-2019-14271
+#
+# What belongs to a container is not trusted, and may change while it is read. So a worker of its
+# own makes a mount namespace and puts the container's root there: a copy of the running
+# container's root mount (the mount alone, as Docker: neither /proc nor a tmpfs is seen), or, when
+# it does not run, an overlay of its directories. On top come the host's files and directories that
+# the container has at its mount points. All of them are nodev: no race can make us open a device.
+# The worker never enters this root. Names are resolved by the kernel relative to the root's
+# descriptor (open_in_root), and a tree is walked by descriptors; no program and no library of the
+# container can run.
+# The requester hands over a pipe or socket for the tar. The worker answers once when the path is
+# found and all is settled (then a failure still has a status), and again at the end.
+# Two overlays must not write to one upper directory: a copy into a container holds files_guard,
+# which a start waits for. Reading takes the upper directory as the topmost layer, read-only.
+
+_MOUNT_SAFE = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
+F_SETPIPE_SZ = 1031             # fcntl(2)
+_PIPE_SIZE = 1 << 20
+_FOLLOW_MAX = 255               # as Go's EvalSymlinks
+_TRIES = 5
+# fmt: off
+#: Bits of Go's os.FileMode beside the nine of permissions: by file type, by st_mode.
+GO_TYPES = {0o040000: 1 << 31, 0o120000: 1 << 27, 0o060000: 1 << 26, 0o020000: 1 << 26 | 1 << 21,
+            0o010000: 1 << 25, 0o140000: 1 << 24, 0o100000: 0}
+GO_BITS = ((0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20))
+# fmt: on
+GO_DIR, GO_LINK, GO_DEVICE = 1 << 31, 1 << 27, 1 << 26
+
+
+# ---- paths as Go's filepath and docker cp see them
+
+def path_go_clean(path: str) -> str:
+    """Go's filepath.Clean: no "//", "." or "..", no slash at the end; "." for nothing."""
+    return ("/" if path[:1] == "/" else "") + os.path.normpath(path).lstrip("/") if path else "."
+
+
+def path_base(path: str) -> str:
+    """Go's filepath.Base: the last name, "/" for the root, "." for nothing."""
+    if not path:
+        return "."
+    return path.rstrip("/").rpartition("/")[2] or "/"
+
+
+def path_end_keep(cleaned: str, original: str) -> str:
+    """A cleaned path with the "/" or "/." at its end that it had before."""
+    if path_base(cleaned) != "." and path_base(original) == ".":
+        cleaned += "." if cleaned.endswith("/") else "/."
+    if original.endswith("/") and not cleaned.endswith("/"):
+        cleaned += "/"
+    return cleaned
+
+
+def path_entry_split(path: str) -> tuple:
+    """(directory, last name) of a path; a "." at its end stays the last name."""
+    cleaned = path_go_clean(path)
+    if path_base(path) == ".":
+        cleaned += "/."
+    directory, _, _ = cleaned.rpartition("/")
+    return path_go_clean(directory or ("/" if cleaned[:1] == "/" else ".")), path_base(cleaned)
+
+
+# ---- in the worker
+
+@role("files")
+def worker_files(request: dict, conn: Any, fds: list) -> None:
+    """Mount the container's root and do request["verb"] with it; see FILES_VERBS.
+
+    fds: the stream's descriptor, if the verb has one, and a lock that is just held.
+    """
+    sys_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    try:
+        root = _root_enter(request)
+        FILES_VERBS[request["verb"]](root, request, conn, fds)
+    except BrokenPipeError:
+        pass                            # nobody wants the rest
+    except FileNotFoundError:
+        raise NotFound(f"Could not find the file {request['path']} in container"
+                       f" {request['ref']}") from None
+    except OSError as refused:
+        where = refused.filename
+        where = os.fsdecode(where) if isinstance(where, (str, bytes)) else request["path"]
+        raise EngineError(f"lstat {where}: {os.strerror(refused.errno).lower()}") from None
+
+
+def _root_enter(request: dict) -> int:
+    """A descriptor of the container's root, mounted where only this process can see it."""
+    ns_unshare(CLONE_NEWNS)
+    mount_propagation("/", MS_SLAVE | MS_REC)
+    sources = [(mount_clone(source), target) for source, target in request["binds"]]
+    at = request["run"] + "/locks"      # some directory that there is
+    base = _root_make(request, at)
+    if base >= 0:
+        mount_attach(base, AT_FDCWD, at)
+        os.close(base)
+    root = os.open(at, O_DIR)
+    mount_attrs(root, set=_MOUNT_SAFE, propagation=MS_PRIVATE)
+    for source, target in sources:
+        try:
+            point = open_in_root(root, target, os.O_PATH)
+            mount_attach(source, point)
+            mount_attrs(source, set=_MOUNT_SAFE, propagation=MS_PRIVATE)
+            os.close(point)
+        except (FileNotFoundError, NotADirectoryError):
+            pass                        # the container has no longer where to put it
+        os.close(source)
+    return root
+
+
+def _root_make(request: dict, at: str) -> int:
+    """The container's root as a detached mount; -1 where it had to be mounted on `at` right away.
+    """
+    if request["verb"] == "layer":
+        return mount_clone(request["upper"])
+    if request["owner"]:
+        return _root_copy(request["owner"])
+    layers = [f"{request['data']}/{name}" for name in request["layers"]]
+    upper, work = request["upper"], request["work"]
+    if request["verb"] != "put":
+        layers, upper, work = [upper, *layers], None, None
+    try:
+        return overlay_mount(layers, upper, work)
+    except NeedsLegacyMount:
+        directory = os.path.commonpath(layers)
+        names = [os.path.relpath(layer, directory) for layer in layers]
+        overlay_mount_legacy(directory, names, upper, work, target=at)
+        return -1
+
+
+def _root_copy(owner: str) -> int:
+    """A detached copy of the root mount of the mount namespace that a container's process is in.
+
+    Not of /proc/PID/root: a process may have gone elsewhere by chroot(2). open_tree(2) copies what
+    the caller's namespace has, so the caller enters it, for two system calls.
+    """
+    here, own = os.open("/", os.O_PATH | os.O_CLOEXEC), ns_open("self", "mount")
+    try:
+        other = ns_open(owner.partition(" ")[0], "mount")
+    except (FileNotFoundError, ProcessLookupError):
+        raise Unavailable("the container has just ended") from None
+    if not owner_lives(owner):
+        raise Unavailable("the container has just ended")
+    ns_join(other, "mount")
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    copy = mount_clone(root)
+    ns_join(own, "mount")
+    os.fchdir(here)
+    os.chroot(".")                      # where we have been, should that not be the namespace's "/"
+    for fd in (here, own, other, root):
+        os.close(fd)
+    return copy
+
+
+def path_stat(root: int, path: str) -> dict:
+    """What the header X-Docker-Container-Path-Stat says of a path; the last link is not followed.
+    """
+    fd = open_in_root(root, path, os.O_PATH | os.O_NOFOLLOW)
+    info = os.fstat(fd)
+    os.close(fd)
+    mode = GO_TYPES[info.st_mode & S_IFMT] | info.st_mode & 0o777
+    for bit, go_bit in GO_BITS:
+        mode |= go_bit if info.st_mode & bit else 0
+    return {"name": path_base(path), "size": info.st_size, "mode": mode,
+            "mtime": time_rfc3339(info.st_mtime_ns),
+            "linkTarget": link_resolve(root, path) if mode & GO_LINK else ""}
+
+
+def link_resolve(root: int, path: str) -> str:
+    """Where a path leads, all links followed inside the root; what does not exist stays as it is.
+
+    A text to be shown, or to be given to open_in_root: nothing is opened by it.
+    """
+    parts, done, links = path.split("/"), "", 0
+    while parts:
+        part = parts.pop(0)
+        if part in ("", "."):
+            continue
+        if part == "..":
+            done = done.rpartition("/")[0]
+            continue
+        try:
+            fd = open_in_root(root, f"{done}/{part}", os.O_PATH | os.O_NOFOLLOW)
+        except OSError:
+            done += "/" + part
+            continue
+        try:
+            target = os.readlink("", dir_fd=fd)
+        except OSError:
+            done += "/" + part
+            continue
+        finally:
+            os.close(fd)
+        links += 1
+        if links > _FOLLOW_MAX:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        done = "" if target[:1] == "/" else done
+        parts = target.split("/") + parts
+    return done or "/"
+
+
+def _verb_stat(root: int, request: dict, conn: Any, fds: list) -> None:
+    answer_send(conn, {"stat": path_stat(root, request["path"])})
+
+
+def _verb_get(root: int, request: dict, conn: Any, fds: list) -> None:
+    path = request["path"]
+    path = path_end_keep(path_go_clean("/" + path), path)
+    stat = path_stat(root, path)
+    if stat["mode"] & GO_DIR:
+        directory = open_in_root(root, path, O_DIR)
+        name = os.fsencode(path_base(path))
+        pieces = tree_pack(directory, name=name, live=True)
+    else:
+        above, leaf = os.path.split(path)
+        directory = open_in_root(root, above, O_DIR)
+        pieces = node_pack(directory, os.fsencode(leaf), os.fsencode(leaf))
+    _answer_tar(conn, {"stat": stat}, fds[0], pieces)
+
+
+def _verb_whole(root: int, request: dict, conn: Any, fds: list) -> None:
+    _answer_tar(conn, {}, fds[0], tree_pack(root, live=True))
+
+
+def _verb_layer(root: int, request: dict, conn: Any, fds: list) -> None:
+    _answer_tar(conn, {}, fds[0], tree_pack(root, overlay=True, live=True))
+
+
+def _answer_tar(conn: Any, answer: dict, fd: int, pieces: Iterator[bytes]) -> None:
+    """Answer, write the pieces, say that they are whole."""
+    answer_send(conn, answer)
+    for piece in pieces_joined(pieces):
+        write_all(fd, piece)
+    answer_send(conn, {})
+    os.close(fd)
+
+
+def pieces_joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer pieces: a tar of small files has thousands of tiny ones."""
+    held: list = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= STREAM_CHUNK:
+            yield b"".join(held) if len(held) > 1 else piece
+            held, size = [], 0
+    if size:
+        yield b"".join(held)
+
+
+def _verb_put(root: int, request: dict, conn: Any, fds: list) -> None:
+    target = open_in_root(root, request["path"], os.O_PATH)
+    if os.fstat(target).st_mode & S_IFMT != S_IFDIR:
+        raise InvalidParameter("extraction point is not a directory")
+    shown = os.readlink(f"/proc/self/fd/{target}")[len(request["run"] + "/locks"):] or "/"
+    if request["readonly"]:
+        raise Forbidden("container rootfs is marked read-only")
+    owner = _owner_find(root, request["user"]) if request["user"] else None
+    answer_send(conn, {})
+    read = decompressed(file_stream(fds[0]))[1]
+    tree_receive(target, read, Reception(shown, owner=owner, strict=request["strict"], scope=root))
+    answer_send(conn, {})
+
+
+def _owner_find(root: int, user: str) -> tuple:
+    """(uid, gid) of a container's user, by its own files; in Docker's words where it has none."""
+    name, _, group = user.partition(":")
+    passwd, groups = (table_read(f"/etc/{file}", root) for file in ("passwd", "group"))
+    for what, value, asked in (("user", name, name), ("group", group, "0:" + group)):
+        try:
+            if value:
+                user_resolve(asked, [], passwd, groups)
+        except InitError:
+            file = "passwd" if what == "user" else "group"
+            raise InvalidParameter(f"failed to look up {what} {quote(value)} in container: no"
+                                   f" matching entries in {file} file") from None
+    return user_resolve(user, [], passwd, groups)[:2]
+
+
+#: What a worker can do with a container's root: name -> function(root, request, conn, fds). `stat`
+#: and `get` have a path to tell of, `put` unpacks at one, `whole` is the root itself without what
+#: is mounted on it, `layer` what the container changed.
+FILES_VERBS = {
+    "get":   _verb_get,
+    "layer": _verb_layer,
+    "put":   _verb_put,
+    "stat":  _verb_stat,
+    "whole": _verb_whole,
+}
+
+
+# ---- who asks
+
+def container_binds(store: Store, c: Container) -> list:
+    """[[path of the host, path in the container]] of what is mounted into a container's root."""
+    if not c.started:
+        return []
+    return [[store.path("containers", c.id, name), "/etc/" + name]
+            for name in ("resolv.conf", "hostname", "hosts")]
+
+
+def files_ask(store: Store, c: Container, verb: str, fds: list | tuple = (), **more: Any) -> tuple:
+    """(connection, first answer) of a worker for the container's files; errors as launcher_ask."""
+    directory = store.path("containers", c.id)
+    request = {
+        "id": c.id, "verb": verb, "owner": c.owner if c.is_running else "", "path": "", "ref": c.id,
+        "layers": c.document["Layers"], "upper": directory + "/upper", "work": directory + "/work",
+        "binds": [] if verb in ("whole", "layer") else container_binds(store, c), **more}
+    return launcher_ask(store, "files", request, fds)
+
+
+def files_read(store: Store, c: Container, verb: str, done: Callable | None = None,
+               **more: Any) -> tuple:
+    """(first answer, iterator of the tar's pieces) of a worker; `done` is called at the whole end.
+
+    The iterator raises what the worker could not do; closed early, it ends the worker.
+    """
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
+    try:
+        _pipe_widen(ours)
+        sock, answer = files_ask(store, c, verb, [theirs], **more)
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    return answer, _pieces_read(store, sock, ours, done)
+
+
+def _pipe_widen(fd: int) -> None:
+    import fcntl
+    try:
+        fcntl.fcntl(fd, F_SETPIPE_SZ, _PIPE_SIZE)
+    except OSError:
+        pass                            # more than a user may have in all: slower
+
+
+def _pieces_read(store: Store, sock: Any, fd: int, done: Callable | None) -> Iterator[bytes]:
+    try:
+        while True:
+            piece = os.read(fd, _PIPE_SIZE)
+            if not piece:
+                break
+            yield piece
+        answer_read(sock, f"the files process died: see {store.run_path('launcher.log')}")
+    finally:
+        os.close(fd)
+        sock.close()
+    if done:
+        done()
+
+
+def _retried(attempt: Callable, engine: Engine, ref: str) -> Any:
+    """attempt(container), again for one that ended while the worker looked for it."""
+    for left in range(_TRIES - 1, -1, -1):
+        try:
+            return attempt(engine.containers.find(ref))
+        except Unavailable:
+            if not left:
+                raise
+    return None
+
+
+def archive_stat(engine: Engine, ref: str, path: str) -> dict:
+    """The state of a path in a container; NotFound `Could not find the file /x in container y`."""
+    def attempt(c: Container) -> dict:
+        sock, answer = files_ask(engine.store, c, "stat", path=path, ref=ref)
+        sock.close()
+        return answer["stat"]
+    return _retried(attempt, engine, ref)
+
+
+def archive_get(engine: Engine, ref: str, path: str) -> tuple:
+    """(state of the path, iterator of the tar of what is there)."""
+    def attempt(c: Container) -> tuple:
+        answer, pieces = files_read(engine.store, c, "get", path=path, ref=ref)
+        container_event(engine.store, c, "archive-path")
+        return answer["stat"], pieces
+    return _retried(attempt, engine, ref)
+
+
+def archive_put(engine: Engine, ref: str, path: str, read: Callable, *, strict: bool,
+                as_user: bool) -> None:
+    """Unpack the tar that `read` gives, compressed or not, into a directory of a container.
+
+    `strict`: no directory makes way for a file, nor a file for a directory. `as_user`: all becomes
+    the property of the container's user, if it has one.
+    """
+    store = engine.store
+
+    def attempt(c: Container) -> tuple:
+        with files_guard(store, c.id) as guard:
+            now = record_get(store, c.id)
+            if now is None or now.state == "starting":
+                raise Unavailable("the container is just starting")     # its start came first
+            user = now.config["User"] if as_user else ""
+            return now, *_put_start(store, now, guard, path=path, ref=ref, strict=strict, user=user,
+                                    readonly=now.host["ReadonlyRootfs"])
+    c, sock, stream = _retried(attempt, engine, ref)
+    _pump(store, sock, stream, read)
+    container_event(store, c, "extract-to-dir")
+
+
+def _put_start(store: Store, c: Container, guard: int, **more: Any) -> tuple:
+    """(connection, stream to write the tar to) of a worker that is ready to unpack."""
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        sock, _ready = files_ask(store, c, "put", [theirs.fileno(), guard], **more)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return sock, ours
+
+
+def _pump(store: Store, sock: Any, stream: Any, read: Callable) -> None:
+    """Hand a tar to a worker, and hear how it went."""
+    try:
+        try:
+            while True:
+                data = read(STREAM_CHUNK)
+                if not data:
+                    break
+                stream.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass                        # it has stopped to read: its answer says why
+        finally:
+            stream.close()
+        answer_read(sock, f"the files process died: see {store.run_path('launcher.log')}")
+    finally:
+        sock.close()
+
+
+def container_export(engine: Engine, ref: str) -> Iterator[bytes]:
+    """A tar of a container's whole root, without what is mounted into it."""
+    def attempt(c: Container) -> Iterator[bytes]:
+        export_check(c, "export")
+        return files_read(engine.store, c, "whole",
+                          lambda: container_event(engine.store, c, "export"))[1]
+    return _retried(attempt, engine, ref)
+
+
+def export_check(c: Container, verb: str) -> None:
+    """Conflict for a container that is on its way out."""
+    for state, what in (("dead", "is Dead"), ("removing", "is being removed")):
+        if c.state == state:
+            raise Conflict(f"You cannot {verb} container {c.id} which {what}")
+
+
+# =============================================================================
+# commits -- an image made of a container: its changes as a layer, its settings as the config
+# =============================================================================
+# Runs in: api, cli.   Refs: moby daemon/commit.go, image/image.go; image-spec config.md
+# The layer is the container's upper directory as a worker packs it (section copying), with
+# overlayfs's whiteouts turned into a layer's; it lies upon the layers of the container's image,
+# whose blobs stay as they came. A container that changed nothing gets no layer, only a line in the
+# history. The config is the container's own (or one that the request brings), changed by lines of a
+# Dockerfile and filled up from the container's: what Docker does, with its fields in its order.
+# While a running container is packed it is paused, unless asked not to.
+
+def container_commit(
+    engine: Engine,
+    ref: str,
+    in_use: Callable,
+    *,
+    name: Reference | None = None,
+    author: str = "",
+    comment: str = "",
+    changes: Iterable[str] = (),
+    pause: bool = True,
+    config: dict | None = None,
+) -> str:
+    """Make an image of a container, tagged with `name` if there is one; the image's id.
+
+    `config` is a whole one (every key) to be used in place of the container's. Conflict for a
+    container on its way out; InvalidParameter for changes that are none.
+    """
+    store = engine.store
+    c = engine.containers.find(ref)
+    export_check(c, "commit")
+    settings = commit_settings(c, changes, config)
+    parent = image_get(store, c.image)
+    frozen = pause and _freeze(engine, c)
+    try:
+        image = _image_make(store, c, parent, in_use, settings=settings, name=name, author=author,
+                            comment=comment)
+    finally:
+        if frozen:
+            _thaw(engine, c)
+    labels = settings["Labels"] or {}
+    image_event(store, "create", image, labels)
+    if name:
+        image_event(store, "tag", image, labels, name.familiar)
+    container_event(store, c, "commit", comment=comment, imageID=image,
+                    imageRef=name.familiar if name else "")
+    return image
+
+
+def commit_settings(c: Container, changes: Iterable[str], config: dict | None = None) -> dict:
+    """The config of an image that is made of a container: every key, as the spec of create has it.
+    """
+    given = {key: value for key, value in (config or c.config).items() if value is not None}
+    settings = fields_check(changes_apply(given, changes), CONFIG, "Config")
+    config_fill(settings, c.config)
+    return settings
+
+
+def _freeze(engine: Engine, c: Container) -> bool:
+    """Pause a container; False for one that does not run or is paused already."""
+    if c.state != "running":
+        return False
+    try:
+        engine.containers.pause(c.id)
+        return True
+    except Conflict:                    # it has just ended, or somebody was quicker
+        return False
+
+
+def _thaw(engine: Engine, c: Container) -> None:
+    try:
+        engine.containers.unpause(c.id)
+    except EngineError:                 # it was killed or removed meanwhile
+        pass
+
+
+def _image_make(store: Store, c: Container, parent: Image, in_use: Callable, *, settings: dict,
+                name: Reference | None, author: str, comment: str) -> str:
+    if leases_left(store):
+        content_collect(store, in_use)
+    try:
+        with content_lease(store) as lease:
+            diff_ids = list(image_diff_ids(parent.config))
+            added = _layer_add(lease, c, diff_ids)
+            document = _document_make(c, parent, settings, author, comment, added)
+            image = image_create(lease, json_text(document).encode("utf-8", "surrogateescape"),
+                                 names=[reference_full(name)] if name else (), tagged=time_now())
+            with store.write() as db:
+                db.execute("INSERT OR REPLACE INTO meta(key, value) VALUES(?, ?)",
+                           (PARENT_KEY + image, parent.id))
+            return image
+    except BaseException:
+        content_collect(store, in_use, COLLECT_ATTEMPTS)
+        raise
+
+
+def _layer_add(lease: content_lease, c: Container, diff_ids: list) -> str:
+    """Register what a container changed as a layer upon others; its diff id, "" for nothing."""
+    store = lease.store
+    _answer, pieces = files_read(store, c, "layer")
+    first = next(pieces, b"")
+    if first == TAR_END:                # all that an empty directory gives
+        for _rest in pieces:
+            pass
+        return ""
+
+    def whole() -> Iterator[bytes]:
+        yield first
+        yield from pieces
+    digest, size = blob_put(lease, stream_of(whole()))
+    below = chain_ids(diff_ids)
+    item = LayerItem(digest, below[-1] if below else "", lambda: (digest, size, MEDIA_LAYER))
+    layers_register(lease, [item],
+                    run_worker=lambda role, request, fds: launcher_call(store, role, request, fds))
+    return digest
+
+
+def _document_make(c: Container, parent: Image, settings: dict, author: str, comment: str,
+                   added: str) -> dict:
+    """The image's config document, keys sorted as Docker writes them."""
+    created = time_rfc3339(time_now())
+    step = {"created": created, "created_by": " ".join(c.config["Cmd"] or ()), "author": author,
+            "comment": comment, "empty_layer": not added}
+    diff_ids = image_diff_ids(parent.config) + ([added] if added else [])
+    document = {
+        "architecture": parent.platform["architecture"], "author": author,
+        "config": config_show(settings, CONFIG), "container": c.id,
+        "container_config": config_show(c.config, CONFIG), "created": created,
+        "docker_version": DOCKER_VERSION,
+        "history": [*(parent.config.get("history") or ()),
+                    {key: value for key, value in step.items() if value}],
+        "os": parent.platform["os"], "os.version": parent.config.get("os.version") or "",
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        "variant": parent.platform["variant"]}
+    return {key: value for key, value in document.items() if value}
 
 
 # =============================================================================
@@ -20289,7 +21173,6 @@ NOT_THERE = (
     ("GET",    "/distribution/{name}/json",  "asking a registry"),
     ("GET",    "/images/search",             "searching a registry"),
     ("POST",   "/images/{name}/push",        "pushing to a registry"),
-    ("GET",    "/system/df",                 "disk usage"),
     ("POST",   "/build",                     "building images"),
     ("POST",   "/build/prune",               "building images"),
     ("POST",   "/build/cancel",              "building images"),
@@ -20678,14 +21561,9 @@ def get_image_get(engine: Any, request: Request) -> Stream:
 
 #: (method, path, what it would do)
 NOT_YET_ROUTES = (
-    ("GET",    "/containers/{id}/archive",                  "copying files out of a container"),
-    ("HEAD",   "/containers/{id}/archive",                  "copying files out of a container"),
-    ("PUT",    "/containers/{id}/archive",                  "copying files into a container"),
     ("GET",    "/containers/{id}/checkpoints",              "checkpoints"),
     ("POST",   "/containers/{id}/checkpoints",              "checkpoints"),
     ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", "checkpoints"),
-    ("GET",    "/containers/{id}/export",                   "exporting a container"),
-    ("POST",   "/commit",                                   "committing a container"),
 )
 
 
@@ -20958,6 +21836,110 @@ def post_exec_resize(engine: Engine, request: Request) -> Response:
     """Set the size of an exec's terminal."""
     exec_resize(engine, request.params["id"], *_size_of_terminal(request))
     return Response(200)
+
+
+# =============================================================================
+# api_files -- Docker Engine API endpoints: archive, export, commit, system/df
+# =============================================================================
+# Runs in: api, cli.   Refs: Docker Engine API 1.24 to 1.51; moby router/container/copy.go
+#
+# What moves files in and out of containers, and what tells how much room all takes. A tar goes out
+# as a Stream whose beginning has been waited for, so that a missing path still gets its status;
+# what fails later ends the stream in the middle. One that comes in is read from the request's body.
+
+STAT_HEADER = "X-Docker-Container-Path-Stat"
+#: type in the query of /system/df: field of the answer
+USAGE_KINDS = {"image": "Images", "container": "Containers", "volume": "Volumes",
+               "build-cache": "BuildCache"}
+
+
+def _path_arg(request: Request) -> str:
+    path = request.arg("path")
+    if not path:
+        raise InvalidParameter("bad parameter: pathcannot be empty")
+    if "\0" in path:
+        raise InvalidParameter(f"invalid path {quote(path)}")
+    return path
+
+
+def _stat_header(stat: dict) -> dict:
+    import binascii
+    text = json_text(stat).encode("utf-8", "replace")
+    return {STAT_HEADER: binascii.b2a_base64(text, newline=False).decode()}
+
+
+@route("HEAD", "/containers/{id}/archive")
+def head_container_archive(engine: Engine, request: Request) -> Response:
+    """What a path in a container is: JSON, base64, in a header."""
+    stat = archive_stat(engine, request.params["id"], _path_arg(request))
+    return Response(200, _stat_header(stat))
+
+
+@route("GET", "/containers/{id}/archive")
+def get_container_archive(engine: Engine, request: Request) -> Stream:
+    """A tar of a path in a container."""
+    stat, pieces = archive_get(engine, request.params["id"], _path_arg(request))
+    return Stream(pieces, "application/x-tar", headers=_stat_header(stat))
+
+
+@route("PUT", "/containers/{id}/archive")
+def put_container_archive(engine: Engine, request: Request) -> Response:
+    """Unpack a tar in a directory of a container."""
+    archive_put(engine, request.params["id"], _path_arg(request), request.body.read,
+                strict=request.flag("noOverwriteDirNonDir"), as_user=request.flag("copyUIDGID"))
+    return Response(200)
+
+
+@route("GET", "/containers/{id}/export")
+def get_container_export(engine: Engine, request: Request) -> Stream:
+    """A tar of all files of a container."""
+    return Stream(container_export(engine, request.params["id"]), "application/octet-stream")
+
+
+@route("POST", "/commit")
+def post_commit(engine: Engine, request: Request) -> Response:
+    """Make an image of a container: 201 with its id."""
+    body = request.body.json(optional=True)
+    name = None
+    if request.arg("repo"):
+        name = reference_parse(request.arg("repo"))
+        if name.digest:
+            raise InvalidParameter("cannot import digest reference")
+        if request.arg("tag"):
+            name = reference_parse(f"{name.name}:{request.arg('tag')}")
+        name = reference_tagged(name)
+    store = engine.store
+    image = container_commit(
+        engine, request.arg("container"), lambda: images_in_use(store), name=name,
+        author=request.arg("author"), comment=request.arg("comment"),
+        changes=request.query.get("changes", ()), pause=request.flag("pause", True),
+        config=fields_check(body, CONFIG, "CreateRequest") if body else None)
+    return Response(201, value={"Id": image})
+
+
+@route("GET", "/system/df")
+def get_system_df(engine: Engine, request: Request) -> dict:
+    """How much room images, containers, volumes and build cache take."""
+    version, store = version_tuple(request.version), engine.store
+    asked = request.query.get("type") if version >= (1, 42) else None
+    for kind in asked or ():
+        if kind not in USAGE_KINDS:
+            raise InvalidParameter("unknown object type: " + kind)
+    usage: dict = {"LayersSize": 0, **dict.fromkeys(USAGE_KINDS.values())}
+    for kind in USAGE_KINDS if asked is None else asked:
+        usage[USAGE_KINDS[kind]] = []
+    if usage["Images"] is not None:
+        usage["LayersSize"] = layers_size(store)
+        usage["Images"] = [_image_usage(image, version) for image in image_list(
+            store, {}, lambda: images_in_use(store), shared_size=True)]
+    if usage["Containers"] is not None:
+        usage["Containers"] = engine.containers.list(everything=True, size=True)
+    return usage
+
+
+def _image_usage(image: dict, version: tuple) -> dict:
+    """As a list of that version shows it, but for the count of its containers, always told here."""
+    return {**image_for_version(image, version), "Containers": image["Containers"]}
 
 
 # =============================================================================
@@ -22326,12 +23308,7 @@ class ApiClient:
     def stream(self, method: str, path: str, query: dict | None = None,
                body: Any = None) -> Iterator[bytes]:
         """The reply's bytes, piece by piece; asking happens now, not at the first piece."""
-        reply = self.send(method, path, query, body)
-        if isinstance(reply, Stream):
-            return iter(reply.chunks)
-        if isinstance(reply, Response):
-            return iter([reply.data()])
-        return _socket_chunks(reply)
+        return stream_chunks(self.send(method, path, query, body))
 
     def lines(self, method: str, path: str, query: dict | None = None,
               body: Any = None) -> Iterator[Any]:
@@ -22348,6 +23325,15 @@ class ApiClient:
     def wait(self, ref: str, condition: str = "not-running") -> Waiter:
         """Waits for a container's end; it is registered when this returns."""
         return Waiter(self.send("POST", f"/containers/{ref}/wait", {"condition": condition}))
+
+
+def stream_chunks(reply: Any) -> Iterator[bytes]:
+    """The bytes of what ApiClient.send gave, piece by piece."""
+    if isinstance(reply, Stream):
+        return iter(reply.chunks)
+    if isinstance(reply, Response):
+        return iter([reply.data()])
+    return _socket_chunks(reply)
 
 
 def _socket_chunks(sock: Any) -> Iterator[bytes]:
@@ -23372,9 +24358,9 @@ class Listing:
         if quiet and self.quiet_wins:
             return self._ids(items, show)
         if format in ("json", "{{json .}}"):
-            return "".join(json_go(self._values(item, show)) + "\n" for item in items)
+            return "".join(json_go(self.values(item, show)) + "\n" for item in items)
         out: list = []
-        format_rows(format, (self._row(item, show) for item in items),
+        format_rows(format, (self.row(item, show) for item in items),
                     {name: header for name, header, _ in self.columns}, out.append,
                     type_name=self.type_name)
         return "".join(out)
@@ -23394,7 +24380,7 @@ class Listing:
         rows = [row for row in self.raw if row[1] == "ID"] if quiet else self.raw
         lines = []
         for item in items:
-            values = self._values(item, show)
+            values = self.values(item, show)
             for label, name in rows:
                 # no space after the colon of these when they have no value
                 bare = label in ("state", "status", "labels", "ports") and not values[name]
@@ -23403,11 +24389,13 @@ class Listing:
                 lines.append("")
         return "".join(line + "\n" for line in lines)
 
-    def _values(self, item: dict, show: Show) -> dict:
+    def values(self, item: dict, show: Show) -> dict:
+        """The values of all columns by name."""
         return {name: function(item, show) for name, _, function in self.columns}
 
-    def _row(self, item: dict, show: Show) -> dict:
-        row = self._values(item, show)
+    def row(self, item: dict, show: Show) -> dict:
+        """The values of all columns by name, and methods (Label), as templates see them."""
+        row = self.values(item, show)
         if "Labels" in row:
             labels = item["Labels"] or {}
             row["Label"] = lambda name: labels.get(name, "")
@@ -24462,7 +25450,8 @@ def _terminal_width() -> int:
 
 
 def _use_line(row: Command, name: str) -> str:
-    return f"{program_name()} {name} {row.usage}".rstrip()
+    called = f"{program_name()} {name}"
+    return f"{called} {row.usage}".rstrip().replace("{name}", called)
 
 
 def _shown_name(row: Command, called: str) -> str:
@@ -27179,47 +28168,40 @@ def cmd_save(client: Any, args: Any) -> int:
         raise EngineError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
     query = {"names": args.rest, "platform": _platforms(args.platform)}
     if args.output:
-        _output_check(args.output)
-        _save_to_file(client.stream("GET", "/images/get", query), args.output)
+        output_check(args.output, "failed to save image")
+        output_save(client.stream("GET", "/images/get", query), args.output)
         return 0
     for chunk in client.stream("GET", "/images/get", query):
-        _write_all(1, chunk)
+        write_all(1, chunk)
     return 0
 
 
-def _output_check(path: str) -> None:
+def output_check(path: str, failed: str) -> None:
     """Refuses a path whose directory is missing, and what a rename onto it would destroy."""
     directory = os.path.dirname(os.path.normpath(path)) or "."
     reason = "" if os.path.exists(directory) else "no such file or directory"
     if not reason and not os.path.isdir(directory):
         reason = "not a directory"
     if reason:
-        raise EngineError(
-            f"failed to save image: invalid output path: stat {directory}: {reason}")
+        raise EngineError(f"{failed}: invalid output path: stat {directory}: {reason}")
     kind = SPECIAL_FILES.get(os.lstat(path).st_mode >> 12) if os.path.lexists(path) else None
     if kind:
-        raise EngineError(f"failed to save image: cannot write to a {kind}")
+        raise EngineError(f"{failed}: cannot write to a {kind}")
 
 
-def _save_to_file(chunks: Iterable[bytes], path: str) -> None:
+def output_save(chunks: Iterable[bytes], path: str) -> None:
     """Writes beside and renames, so that a broken save leaves no half archive."""
     beside = f"{path}.{os.urandom(4).hex()}"
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         for chunk in chunks:
-            _write_all(fd, chunk)
+            write_all(fd, chunk)
         os.rename(beside, path)
     except BaseException:
         os.unlink(beside)
         raise
     finally:
         os.close(fd)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view):]
 
 
 # --- prune ---
@@ -27338,6 +28320,614 @@ def _later_register() -> None:
 
 
 _later_register()
+
+
+# =============================================================================
+# cli_files -- cp, export, commit
+# =============================================================================
+# Runs in: cli.   Refs: docker container cp, export, commit; moby go-archive copy.go
+#
+# `cp` is two tars that meet: what the source gives (its last name, or "." and what is below it)
+# and where it is unpacked. Which directory that is, and whether the first name changes on the way,
+# follows from what source and target are and how their paths end; copy_plan has all cases, for both
+# directions. Locally a path's links are followed but for the last name of a source (-L: that
+# too); in the container the engine follows them. Owners: what comes out belongs to who runs this,
+# what goes in keeps its numbers, or with -a belongs to the container's user.
+
+CP_FLAGS = (
+    Flag("-a --archive", help="Give what is copied in to the container's user"),
+    Flag("-L --follow-link", help="Copy what SRC_PATH points to when it is a symbolic link"),
+    Flag("-q --quiet", help="Show no progress (the default when stdout is no terminal)"),
+)
+COMMIT_FLAGS = (
+    Flag("-a --author", "string", help='Who made the image ("Ada <ada@example.org>")'),
+    Flag("-c --change", "list", help="Set a value of the image's configuration by a line of a "
+                                     "Dockerfile"),
+    Flag("-m --message", "string", help="What was done"),
+    Flag("-p --pause", default=True, help="Pause the container meanwhile"),
+)
+COPY_PROGRESS = 0.075           # s between two updates of the progress
+_TARGET_LINKS_MAX = 10          # links from one target to the next
+
+
+class CopyEnd:
+    """Source or target of a copy: its path, whether it is there, whether it is a directory; the
+    name that a source's tar begins with where that is not the path's own."""
+
+    __slots__ = ("exists", "is_dir", "path", "rename")
+
+    def __init__(self, path: str, exists: bool = False, is_dir: bool = False, rename: str = ""
+                 ) -> None:
+        self.path, self.exists, self.is_dir, self.rename = path, exists, is_dir, rename
+
+
+def copy_arg_split(text: str) -> tuple:
+    """(container, path) of an argument; container "" for a local path: "/a:b", "./a:b", "a"."""
+    container, colon, path = text.partition(":")
+    if text[:1] == "/" or not colon or container[:1] == ".":
+        return "", text
+    return container, path
+
+
+def copy_plan(source: CopyEnd, target: CopyEnd) -> tuple:
+    """(directory to unpack in, [(old, new)] beginnings of names in the tar) of a copy.
+
+    EngineError "cannot copy directory" onto a file, "no such directory" for "missing/".
+    """
+    directory, name = path_entry_split(target.path)
+    if target.exists and target.is_dir:
+        return target.path, []
+    if target.exists and source.is_dir:
+        raise EngineError("cannot copy directory")
+    ends_as_dir = target.path.endswith("/") or path_base(target.path) == "."
+    if not (target.exists or source.is_dir) and ends_as_dir:
+        raise EngineError("no such directory")
+    old = source.rename or path_entry_split(source.path)[1]
+    return directory, [(b"" if old == "/" else os.fsencode(old), os.fsencode(name))]
+
+
+def rename_end(path: str, resolved: str) -> tuple:
+    """(resolved path with the end of `path`, the name that `path` had where it has another)."""
+    if path_base(path) == "." and path_base(resolved) != ".":
+        resolved += "/."
+    if path.endswith("/") and not resolved.endswith("/"):
+        resolved += "/"
+    return resolved, path_base(path) if path_base(path) != path_base(resolved) else ""
+
+
+def _stat_refused(refused: OSError, path: str, call: str = "lstat") -> EngineError:
+    return EngineError(f"{call} {path}: {errno_text(refused)}")
+
+
+def _real(path: str) -> str:
+    os.stat(path)                       # realpath(3) of Python before 3.10 takes what is not there
+    return os.path.realpath(path)
+
+
+def source_find(path: str, follow: bool) -> CopyEnd:
+    """A local source: its directory's links are followed, the last name's only on demand."""
+    try:
+        if follow:
+            resolved, rename = rename_end(path, _real(path))
+        else:
+            directory, _, name = path.rpartition("/")
+            resolved = _real(directory or "/").rstrip("/") + "/" + name
+            changed = path.endswith("/") and path_base(path) != path_base(resolved)
+            rename = path_base(path) if changed else ""
+        info = os.lstat(resolved)
+    except OSError as refused:
+        raise _stat_refused(refused, path) from None
+    return CopyEnd(resolved, True, info.st_mode >> 12 == 4, rename)
+
+
+def target_find(path: str) -> CopyEnd:
+    """A local target, its links followed; one that is missing needs its directory."""
+    start = path
+    for _ in range(_TARGET_LINKS_MAX + 1):
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:
+            break
+        except OSError as refused:
+            raise _stat_refused(refused, path) from None
+        if info.st_mode >> 12 != 10:
+            return CopyEnd(path, True, info.st_mode >> 12 == 4)
+        path = path_go_clean(os.path.join(path_entry_split(path)[0], os.readlink(path)))
+    else:
+        raise EngineError("too many symlinks in " + start)
+    above = path_entry_split(path)[0]
+    try:
+        is_dir = os.stat(above).st_mode >> 12 == 4
+    except OSError as refused:
+        raise _stat_refused(refused, above, "stat") from None
+    if not is_dir:
+        raise EngineError("not a directory")
+    return CopyEnd(path)
+
+
+def _local_path(path: str) -> str:
+    return path_end_keep(path_go_clean(os.path.join(os.getcwd(), path)), path)
+
+
+def _target_check(path: str) -> None:
+    """Refuse a local target that cannot become or hold a file."""
+    directory = os.path.dirname(path_go_clean(path))
+    if directory and not os.path.exists(directory):
+        raise EngineError(f"invalid output path: directory {quote(directory)} does not exist")
+    try:
+        kind = os.stat(path).st_mode >> 12
+    except FileNotFoundError:
+        return
+    except OSError as refused:
+        raise _stat_refused(refused, path, "stat") from None
+    if kind in (2, 6):
+        raise EngineError(f"invalid output path: {quote(path)} must be a directory or a regular"
+                          " file: got a device")
+
+
+class CopyMeter:
+    """Counts the bytes that pass, and shows them on a terminal (stderr) as they grow."""
+
+    __slots__ = ("_head", "_next", "_shown", "shows", "total")
+
+    def __init__(self, head: str, quiet: bool) -> None:
+        self._head = head
+        self.shows = not quiet and os.isatty(2)
+        self.total, self._shown, self._next = 0, 0, time.monotonic() + COPY_PROGRESS
+
+    def __enter__(self) -> CopyMeter:
+        if self.shows:
+            write_all(2, b"\033[sPreparing to copy...\033[?25l\033[u\033[2K%s0B"
+                      % self._head.encode())
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self.shows:
+            write_all(2, b"\033[?25h\033[u\033[2K")
+
+    def count(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The same chunks, counted."""
+        for chunk in chunks:
+            self.total += len(chunk)
+            if self.shows and time.monotonic() > self._next and self.total != self._shown:
+                self._shown, self._next = self.total, time.monotonic() + COPY_PROGRESS
+                text = f"\033[{len(self._head) + 1}G\033[0K{size_human_short(self.total)}"
+                write_all(2, text.encode())
+            yield chunk
+
+
+class ChunkBody:
+    """A request's body made of chunks."""
+
+    __slots__ = ("read",)
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self.read = stream_of(iter(chunks))
+
+
+@command("container cp", aliases=("cp",), flags=CP_FLAGS, nargs=(2, 2),
+         usage="[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n"
+               "\t{name} [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
+         help="Copy files and directories out of a container or into one\n\n"
+              "With '-' as the source, a tar on stdin is unpacked in a directory of the\n"
+              "container; with '-' as the target, a tar of the source goes to stdout.")
+def cmd_cp(client: ApiClient, args: Args) -> None:
+    """Copies in the direction that the arguments tell."""
+    for text, what in zip(args.rest, ("source", "destination")):
+        if not text:
+            raise InvalidParameter(what + " can not be empty")
+    (source, source_path), (target, target_path) = map(copy_arg_split, args.rest)
+    if not args.given("quiet"):
+        args.quiet = not os.isatty(1)
+    if source and target:
+        raise InvalidParameter("copying between containers is not supported")
+    if source:
+        _copy_out(client, source, source_path, target_path, args)
+    elif target:
+        _copy_in(client, target, source_path, target_path, args)
+    else:
+        raise InvalidParameter("must specify at least one container source")
+
+
+def _archive_path(container: str) -> str:
+    return f"/containers/{container}/archive"
+
+
+def _stat_read(reply: Any) -> dict:
+    """What an answer's header says of a path in a container."""
+    import binascii
+    headers = {name.lower(): value for name, value in reply.headers.items()}
+    try:
+        return json_parse(binascii.a2b_base64(headers[STAT_HEADER.lower()]))
+    except (KeyError, ValueError):
+        raise EngineError("unable to decode container path stat header") from None
+
+
+def _stat_ask(client: ApiClient, container: str, path: str) -> dict | None:
+    """The state of a path in a container; None where the engine has nothing to tell of it."""
+    try:
+        return _stat_read(client.send("HEAD", _archive_path(container), {"path": path}))
+    except EngineError:
+        return None
+
+
+def _link_target(path: str, stat: dict) -> str:
+    target = stat["linkTarget"]
+    if target[:1] != "/":
+        target = path_go_clean(path_entry_split(path)[0] + "/" + target)
+    return target
+
+
+def _copy_out(client: ApiClient, container: str, path: str, target: str, args: Args) -> None:
+    if target != "-":
+        target = _local_path(target)
+        _target_check(target)
+    rename = ""
+    if args.follow_link:
+        stat = _stat_ask(client, container, path)
+        if stat and stat["mode"] & GO_LINK:
+            path, rename = rename_end(path, _link_target(path, stat))
+    reply = client.send("GET", _archive_path(container), {"path": path})
+    chunks = stream_chunks(reply)
+    if target == "-":
+        for chunk in chunks:
+            write_all(1, chunk)
+        return
+    source = CopyEnd(path, True, bool(_stat_read(reply)["mode"] & GO_DIR), rename)
+    base = path_entry_split(path)[1]
+    renames = [(b"" if base == "/" else os.fsencode(base), os.fsencode(rename))] if rename else []
+    directory, more = copy_plan(source, target_find(target))
+    with CopyMeter("Copying from container - ", args.quiet) as meter:
+        root = os.open(directory, O_DIR)
+        plain = decompressed(stream_of(meter.count(chunks)))[1]
+        tree_receive(root, plain, Reception(directory, owner=False, strict=True,
+                                            renames=renames + more))
+        os.close(root)
+    _copied(meter, target, args)
+
+
+def _copied(meter: CopyMeter, target: str, args: Args) -> None:
+    if not args.quiet:
+        print_error(f"Successfully copied {size_human_short(meter.total)} to {target}")
+
+
+def _copy_in(client: ApiClient, container: str, path: str, target: str, args: Args) -> None:
+    if path != "-":
+        path = _local_path(path)
+    end, stat = CopyEnd(target), _stat_ask(client, container, target)
+    if stat and stat["mode"] & GO_LINK:
+        end.path = _link_target(target, stat)
+        stat = _stat_ask(client, container, end.path)
+    if stat:
+        if stat["mode"] & GO_DEVICE:
+            raise InvalidParameter(f'destination "{container}:{target}" must be a directory or a'
+                                   " regular file: got a device")
+        end.exists, end.is_dir = True, bool(stat["mode"] & GO_DIR)
+    query = {"path": end.path, "noOverwriteDirNonDir": "true",
+             "copyUIDGID": "true" if args.archive else None}
+    with CopyMeter("Copying to container - ", args.quiet) as meter:
+        if path == "-":
+            if not end.is_dir:
+                raise InvalidParameter(f'destination "{container}:{target}" must be a directory')
+            chunks: Iterable[bytes] = iter(lambda: os.read(0, STREAM_CHUNK), b"")
+        else:
+            source = source_find(path, args.follow_link)
+            query["path"], renames = copy_plan(source, end)
+            chunks = meter.count(pieces_joined(_source_pack(source, renames)))
+        client.send("PUT", _archive_path(container), query, ChunkBody(chunks),
+                    {"content-type": "application/x-tar"})
+    _copied(meter, f"{container}:{end.path}", args)
+
+
+def _source_pack(source: CopyEnd, renames: list) -> Iterator[bytes]:
+    """A tar of a local source, under the name that it is to get."""
+    directory, leaf = path_entry_split(source.path)
+    name = os.fsencode(source.rename or leaf)
+    for old, new in renames:
+        name = new + name[len(old):]
+    if source.is_dir:
+        fd = os.open(source.path, O_DIR)
+        pieces = tree_pack(fd, name=name, live=True)
+    else:
+        fd = os.open(directory, O_DIR)
+        pieces = node_pack(fd, os.fsencode(leaf), name)
+    try:
+        yield from pieces
+    finally:
+        os.close(fd)
+
+
+@command("container export", aliases=("export",), usage="[OPTIONS] CONTAINER", nargs=(1, 1),
+         flags=(Flag("-o --output", "string", help="Write to this file in place of stdout"),),
+         help="Write all files of a container as a tar")
+def cmd_export(client: ApiClient, args: Args) -> None:
+    """Writes the tar to stdout, or to a file that appears when it is whole."""
+    if not args.output and os.isatty(1):
+        raise EngineError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    if args.output:
+        output_check(args.output, "failed to export container")
+    chunks = client.stream("GET", f"/containers/{args.rest[0]}/export")
+    if args.output:
+        output_save(chunks, args.output)
+        return
+    for chunk in chunks:
+        write_all(1, chunk)
+
+
+@command("container commit", aliases=("commit",), usage="[OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
+         flags=COMMIT_FLAGS, nargs=(1, 2), interspersed=False,
+         help="Make an image of what a container has changed")
+def cmd_commit(client: ApiClient, args: Args) -> None:
+    """Prints the new image's id."""
+    query = {"container": args.rest[0], "comment": args.message or None,
+             "author": args.author or None, "changes": args.change or None,
+             "pause": None if args.pause else "0"}
+    if len(args.rest) > 1 and args.rest[1]:
+        name = reference_parse(args.rest[1])
+        if name.digest:
+            raise InvalidParameter("refusing to create a tag with a digest reference")
+        name = reference_tagged(name)
+        query.update(repo=name.familiar_name, tag=name.tag)
+    print(client.post("/commit", query)["Id"])
+
+
+# =============================================================================
+# cli_usage -- system df, system prune
+# =============================================================================
+# Runs in: cli.   Refs: docker system df, docker system prune; docker/cli formatter/disk_usage.go
+#
+# `system df` asks once and adds up here: four rows, or with -v four tables of all objects, which
+# have the columns of `images`, `ps`, and of volumes and build cache. `system prune` asks each kind
+# of object in turn to remove what nobody uses; where the engine answers that it has no such objects
+# at all (501), there is nothing to remove.
+
+PRUNE_FILTERS_SHOWN = ("label", "label!", "until")
+#: what system prune removes, in its order: (path, headline, field of the report, --volumes only)
+PRUNES = (
+    ("/containers/prune", "Deleted Containers:",          "ContainersDeleted", False),
+    ("/networks/prune",   "Deleted Networks:",            "NetworksDeleted",   False),
+    ("/volumes/prune",    "Deleted Volumes:",             "VolumesDeleted",    True),
+    ("/images/prune",     "Deleted Images:",              "ImagesDeleted",     False),
+    ("/build/prune",      "Deleted build cache objects:", "CachesDeleted",     False),
+)
+
+
+def _ago_text(text: str | None, show: Show) -> str:
+    return ago(show.now - time_parse(text) / SECOND) + " ago" if text else ""
+
+
+def _time_go(text: str | None) -> str:
+    return time_text_local(time_parse(text)) if text else ""
+
+
+def _volume_links(volume: dict, show: Show) -> str:
+    return str(volume["UsageData"]["RefCount"]) if volume.get("UsageData") else "N/A"
+
+
+def _volume_size(volume: dict, show: Show) -> str:
+    return size_human(volume["UsageData"]["Size"]) if volume.get("UsageData") else "N/A"
+
+
+def _cache_id(record: dict, show: Show) -> str:
+    return (record["ID"][:12] if show.truncate else record["ID"]) + "*" * bool(record["InUse"])
+
+
+def _cache_parent(record: dict, show: Show) -> str:
+    parents = ", ".join(record.get("Parents") or ()) or record.get("Parent") or ""
+    return parents[:12] if show.truncate else parents
+
+
+# fmt: off
+VOLUME_COLUMNS = (
+    ("Availability", "AVAILABILITY", lambda v, show: "N/A"),
+    ("Driver",       "DRIVER",       lambda v, show: v["Driver"]),
+    ("Group",        "GROUP",        lambda v, show: "N/A"),
+    ("Labels",       "LABELS",       lambda v, show: labels_text(v["Labels"])),
+    ("Links",        "LINKS",        _volume_links),
+    ("Mountpoint",   "MOUNTPOINT",   lambda v, show: v["Mountpoint"]),
+    ("Name",         "VOLUME NAME",  lambda v, show: v["Name"]),
+    ("Scope",        "SCOPE",        lambda v, show: v["Scope"]),
+    ("Size",         "SIZE",         _volume_size),
+    ("Status",       "STATUS",       lambda v, show: "N/A"),
+)
+CACHE_COLUMNS = (
+    ("CacheType",     "CACHE TYPE",  lambda b, show: b["Type"]),
+    ("CreatedAt",     "CREATED",     lambda b, show: _time_go(b["CreatedAt"])),
+    ("CreatedSince",  "CREATED",     lambda b, show: _ago_text(b["CreatedAt"], show)),
+    ("Description",   "DESCRIPTION", lambda b, show: b["Description"]),
+    ("ID",            "CACHE ID",    _cache_id),
+    ("InUse",         "IN USE",      lambda b, show: str(bool(b["InUse"])).lower()),
+    ("LastUsedAt",    "LAST USED",   lambda b, show: _time_go(b["LastUsedAt"])),
+    ("LastUsedSince", "LAST USED",   lambda b, show: _ago_text(b["LastUsedAt"], show)),
+    ("Parent",        "PARENT",      _cache_parent),
+    ("Shared",        "SHARED",      lambda b, show: str(bool(b["Shared"])).lower()),
+    ("Size",          "SIZE",        lambda b, show: size_human_short(b["Size"])),
+    ("UsageCount",    "USAGE",       lambda b, show: str(b["UsageCount"])),
+)
+USAGE_COLUMNS = tuple(
+    (name, header, lambda row, show, name=name: row[name]) for name, header in (
+        ("Active", "ACTIVE"), ("Reclaimable", "RECLAIMABLE"), ("Size", "SIZE"),
+        ("TotalCount", "TOTAL"), ("Type", "TYPE")))
+USAGE_TABLE = ("Type", "TotalCount", "Active", "Size", "Reclaimable")
+USAGE_RAW = (("type", "Type"), ("total", "TotalCount"), ("active", "Active"), ("size", "Size"),
+             ("reclaimable", "Reclaimable"))
+CACHE_RAW = (
+    ("build_cache_id", "ID"), ("parent_id", "Parent"), ("build_cache_type", "CacheType"),
+    ("description", "Description"), ("created_at", "CreatedAt"), ("created_since", "CreatedSince"),
+    ("last_used_at", "LastUsedAt"), ("last_used_since", "LastUsedSince"),
+    ("usage_count", "UsageCount"), ("in_use", "InUse"), ("shared", "Shared"),
+)
+#: the four parts of `system df -v`: (field, kind in raw, headline, listing)
+USAGE_PARTS = (
+    ("Images", "Image", "Images space usage:", Listing(
+        IMAGE_COLUMNS, ("Repository", "Tag", "ID", "CreatedSince", "Size", "SharedSize",
+                        "UniqueSize", "Containers"),
+        "*formatter.imageContext", raw=IMAGE_RAW_DIGESTS)),
+    ("Containers", "Container", "Containers space usage:", Listing(
+        CONTAINER_COLUMNS, ("ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor",
+                            "Status", "Names"),
+        "*formatter.ContainerContext", raw=(*CONTAINER_RAW, ("size", "Size")))),
+    ("Volumes", "Volume", "Local Volumes space usage:", Listing(
+        VOLUME_COLUMNS, ("Name", "Links", "Size"), "*formatter.volumeContext",
+        raw=(("name", "Name"), ("driver", "Driver")))),
+    ("BuildCache", "Build Cache", "Build cache usage: ", Listing(
+        CACHE_COLUMNS, ("ID", "CacheType", "Size", "CreatedSince", "LastUsedSince", "UsageCount",
+                        "Shared"), "*formatter.buildCacheContext", raw=CACHE_RAW)),
+)
+# fmt: on
+
+
+def _share(part: int, whole: int) -> str:
+    """"1.2MB (34%)": what of it could be free; no share of nothing."""
+    return size_human(part) + (f" ({int(part * 100 / whole)}%)" if whole > 0 else "")
+
+
+def usage_rows(usage: dict) -> list:
+    """The four rows of `system df` for what GET /system/df answered."""
+    images, boxes = usage["Images"] or (), usage["Containers"] or ()
+    volumes, caches = usage["Volumes"] or (), usage["BuildCache"] or ()
+    layers = usage["LayersSize"]
+    held = sum(image["Size"] - image["SharedSize"] for image in images
+               if image["Containers"] and image["Size"] != -1 and image["SharedSize"] != -1)
+    idle = [box for box in boxes if box["State"] not in ("running", "paused", "restarting")]
+    sizes = [box.get("SizeRw") or 0 for box in boxes]
+    known = [volume["UsageData"] for volume in volumes if (volume.get("UsageData") or {}).get(
+        "Size", -1) != -1]
+    kept = sum(data["Size"] for data in known)
+    cached = sum(record["Size"] for record in caches if not record["Shared"])
+    busy = sum(record["Size"] for record in caches if record["InUse"] and not record["Shared"])
+    rows = (
+        ("Images", len(images), sum(image["Containers"] > 0 for image in images), layers,
+         _share(layers - held, layers)),
+        ("Containers", len(boxes), len(boxes) - len(idle), sum(sizes),
+         _share(sum(box.get("SizeRw") or 0 for box in idle), sum(sizes))),
+        ("Local Volumes", len(volumes), sum(data["RefCount"] > 0 for data in known), kept,
+         _share(sum(data["Size"] for data in known if not data["RefCount"]), kept)),
+        ("Build Cache", len(caches), sum(bool(record["InUse"]) for record in caches), cached,
+         size_human(cached - busy)))
+    return [{"Type": kind, "TotalCount": str(total), "Active": str(active),
+             "Size": size_human(size), "Reclaimable": free}
+            for kind, total, active, size, free in rows]
+
+
+def _usage_objects(usage: dict) -> dict:
+    """The objects of `system df -v`: an image once, under its first tag; sizes without images'."""
+    images = []
+    for image in usage["Images"] or ():
+        repository, _, tag = (image["RepoTags"] or ["<none>:<none>"])[0].rpartition(":")
+        images.append({**image, "Repository": repository, "Tag": tag, "Digest": ""})
+    caches = sorted(usage["BuildCache"] or (), key=lambda b: (b["LastUsedAt"] or "", b["ID"]))
+    return {"Images": images, "Volumes": usage["Volumes"] or [], "BuildCache": caches,
+            "Containers": [{**box, "SizeRootFs": 0} for box in usage["Containers"] or ()]}
+
+
+def _usage_tables(usage: dict, objects: dict) -> str:
+    show, out = Show(), []
+    for field, _kind, headline, listing in USAGE_PARTS:
+        if field == "BuildCache":
+            cached = sum(record["Size"] for record in objects[field] if not record["Shared"])
+            headline += size_human(cached)
+        out.append(f"{headline}\n\n{listing.text(objects[field], show=show)}")
+    return "\n".join(out)
+
+
+def usage_verbose(usage: dict, format: str) -> str:
+    """What `system df -v` prints in that format."""
+    objects = _usage_objects(usage)
+    if format in ("", "table"):
+        return _usage_tables(usage, objects)
+    show = Show(truncate=format.startswith("table"))
+    if format == "raw":
+        return "".join(f"type: {kind}\n{listing.text([item], show=show, format=format)}"
+                       for field, kind, _headline, listing in USAGE_PARTS
+                       for item in objects[field])
+    template = template_parse(format.removeprefix("table").lstrip(" "))
+    if template is None:
+        return json_go({field: [listing.values(item, show) for item in objects[field]]
+                        for field, _kind, _headline, listing in USAGE_PARTS})
+    value = {field: [listing.row(item, show) for item in objects[field]]
+             for field, _kind, _headline, listing in USAGE_PARTS}
+    try:
+        return template.render(value, type_name="*formatter.diskUsageContext")
+    except TemplateError as error:
+        raise EngineError(str(error)) from None
+
+
+@command("system df", usage="[OPTIONS]", nargs=(0, 0), help="Show how much disk space is used",
+         flags=(Flag("--format", kind="string", help=HELP_FORMAT_LIST),
+                Flag("-v --verbose", kind="bool", help="Show each object")))
+def cmd_system_df(client: ApiClient, args: Args) -> int:
+    """Prints what images, containers, volumes and build cache take, and what could be free."""
+    usage = client.get("/system/df")
+    if args.verbose:
+        output_write(usage_verbose(usage, args.format))
+        return 0
+    listing = Listing(USAGE_COLUMNS, USAGE_TABLE, "*formatter.diskUsageImagesContext",
+                      raw=USAGE_RAW)
+    output_write(listing.text(usage_rows(usage), show=Show(), format=args.format))
+    return 0
+
+
+# ---- prune
+
+def prune_question(args: Args) -> str:
+    """What `system prune` asks before it begins."""
+    images = ("all images without at least one container associated to them" if args.all else
+              "all dangling images")
+    lines = ["all stopped containers", "all networks not used by at least one container",
+             *(["all anonymous volumes not used by at least one container"] * args.volumes), images,
+             "all build cache" if args.all else "unused build cache"]
+    text = "WARNING! This will remove:\n" + "".join(f"  - {line}\n" for line in lines)
+    shown = sorted(f"{name}={value}" for name in PRUNE_FILTERS_SHOWN
+                   for value in args.filter.get(name, ()))
+    if shown:
+        text += "\n  Items to be pruned will be filtered with:\n"
+        text += "".join(f"  - {line}\n" for line in shown)
+    return text + "\nAre you sure you want to continue?"
+
+
+@command("system prune", usage="[OPTIONS]", nargs=(0, 0), help="Remove all that nobody uses",
+         flags=(Flag("-a --all", help="Remove every image that no container uses, not only those "
+                                      "without a name"),
+                Flag("--filter", "filter", help='Remove only what fits a condition ("label=...")'),
+                Flag("-f --force", help="Do not ask"),
+                Flag("--volumes", help="Remove anonymous volumes that nobody uses, too")))
+def cmd_system_prune(client: ApiClient, args: Args) -> int:
+    """Removes after a question; prints what went and how much space it freed."""
+    if args.volumes and "until" in args.filter:
+        raise InvalidParameter('ERROR: The "until" filter is not supported with "--volumes"')
+    if not args.force and not confirm(prune_question(args)):
+        return 0
+    freed = 0
+    for path, headline, field, needs_volumes in PRUNES:
+        if needs_volumes and not args.volumes:
+            continue
+        filters = {key: list(values) for key, values in args.filter.items()}
+        query: dict = {"filters": filters or None}
+        if field == "ImagesDeleted":
+            query = {"filters": {**filters, "dangling": ["false" if args.all else "true"]}}
+        elif field == "CachesDeleted":
+            query["all"] = "1" if args.all else None
+        try:
+            report = client.post(path, query)
+        except Unsupported as absent:   # the engine has no objects of that kind
+            if needs_volumes:
+                print_error(f"WARNING: {absent}")
+            continue
+        rows = report[field] or ()
+        if rows:
+            output_write(f"{headline}\n" + "".join(map(_pruned_line, rows)) + "\n")
+        freed += report.get("SpaceReclaimed", 0)
+    output_write(f"Total reclaimed space: {size_human(freed)}\n")
+    return 0
+
+
+def _pruned_line(row: Any) -> str:
+    if not isinstance(row, dict):
+        return f"{row}\n"
+    word, name = ("untagged", row["Untagged"]) if row.get("Untagged") else (
+        "deleted", row["Deleted"])
+    return f"{word}: {name}\n"
 
 
 # =============================================================================
@@ -27679,27 +29269,6 @@ def cmd_events(client: Any, args: Any) -> int:
         else:
             output_write(event_text(event))
     return 0
-
-
-@command("system df", usage="[OPTIONS]", nargs=(0, 0),
-         help="Show how much disk space is used (not supported yet)",
-         flags=(Flag("--format", kind="string", help=HELP_FORMAT),
-                Flag("-v --verbose", kind="bool", help="Show each object")))
-def cmd_system_df(client: Any, args: Any) -> int:
-    """Asks for the disk usage, which answers with one clear error so far."""
-    client.get("/system/df")
-    return 0
-
-
-@command("system prune", usage="[OPTIONS]", nargs=(0, 0),
-         help="Remove all that nobody uses (not supported yet)",
-         flags=(Flag("-a --all", help="Remove every unused image"),
-                Flag("--filter", "filter", help="Remove only what fits a condition"),
-                Flag("-f --force", help="Do not ask"),
-                Flag("--volumes", help="Remove unused anonymous volumes too")))
-def cmd_system_prune(client: Any, args: Any) -> int:
-    """Names the commands that do it for each kind of object."""
-    raise Unsupported("system prune: not supported yet; use container prune and image prune")
 
 
 # =============================================================================
