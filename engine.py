@@ -19320,8 +19320,8 @@ def worker_files(request: dict, conn: Any, fds: list) -> None:
     fds: the stream's descriptor, if the verb has one, and a lock that is just held.
     """
     sys_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    root = _root_enter(request)
     try:
-        root = _root_enter(request)
         FILES_VERBS[request["verb"]](root, request, conn, fds)
     except BrokenPipeError:
         pass                            # nobody wants the rest
@@ -19553,6 +19553,7 @@ def container_binds(store: Store, c: Container) -> list:
 def files_ask(store: Store, c: Container, verb: str, fds: list | tuple = (), **more: Any) -> tuple:
     """(connection, first answer) of a worker for the container's files; errors as launcher_ask."""
     directory = store.path("containers", c.id)
+    init_layer_make(store)              # the first start would make it
     request = {
         "id": c.id, "verb": verb, "owner": c.owner if c.is_running else "", "path": "", "ref": c.id,
         "layers": c.document["Layers"], "upper": directory + "/upper", "work": directory + "/work",
