@@ -101,8 +101,10 @@ HOT_SECTIONS = (
 )
 #: What the launcher loads before it serves, with all that these may ever run: the launcher itself
 #: and the roles of forks that live long or enter containers.
-LAUNCHER_ROOTS = ("launcher_main", "monitor_main")
-#: Functions of `version` and `ps`, and tables of all commands; then what `run` and `exec` need more:
+LAUNCHER_ROOTS = ("launcher_main", "monitor_main", "vendored_install")
+#: Who calls these, and them at the start: loaded as well, but not what else they may call.
+LAUNCHER_START = ("main_exit", "main", "preload")
+#: Functions of `version` and `ps`, and tables of all commands; then what else `run`, `exec` need:
 #: the usual commands find it in one place. `tests/bench/quick.py` prints this.
 QUICK = ("""
 ApiClient.__init__ ApiClient.call ApiClient.get ApiClient.send Args.__init__ Args.given
@@ -163,9 +165,9 @@ undo_on_error.__init__ undo_on_error.callback unix_connect wait_any winsize_get 
 """)
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (
-    "ast", "marshal", "struct", "sys", "zlib", "Code", "HOT_SECTIONS", "LAUNCHER_ROOTS", "QUICK",
-    "Slim", "Splitter", "Unit", "code_walk", "engine_parts", "names_changed", "names_used",
-    "own_source", "packed", "sections_of",
+    "ast", "marshal", "struct", "sys", "zlib", "Code", "HOT_SECTIONS", "LAUNCHER_ROOTS",
+    "LAUNCHER_START", "QUICK", "Slim", "Splitter", "Unit", "code_walk", "engine_parts",
+    "names_changed", "names_used", "own_source", "packed", "sections_of",
 )
 # fmt: off
 PINS = {
@@ -325,6 +327,8 @@ def start():
     archive = __loader__.archive = os.path.abspath(archive)
     try:
         module = engine_load()
+        if sys.argv[2:3] == ["--role=launcher"]:
+            CODE.ahead(part_get("launcher"))
         main_exit = module.main_exit
     except ImportError as missing:
         lacks(missing.name, "to start")
@@ -948,18 +952,23 @@ class Splitter:
 
     def quick(self, names: set[str]) -> set[int]:
         """The units of these names, and statements that they need; other functions stay stubs."""
-        found: set[int] = set()
-        todo = [at for at, unit in enumerate(self.units) if unit.name in names]
-        while todo:
-            at = todo.pop()
-            if at not in found and (self.units[at].kind == "s" or self.units[at].name in names):
-                found.add(at)
-                todo += map(ord, self.record(at)[0])
-        return found
+        return self.stated({at for at, unit in enumerate(self.units) if unit.name in names})
 
-    def reached(self, names: tuple) -> set[int]:
-        """Units that these functions may ever run, as far as names tell and not through tables."""
-        found: set[int] = set()
+    def stated(self, found: set[int]) -> set[int]:
+        """Some units, and the statements that are run when these are loaded."""
+        todo, seen = list(found), set(found)
+        while todo:
+            needed = set(map(ord, self.record(todo.pop())[0])) - seen
+            fresh = {at for at in needed if self.units[at].kind == "s"}
+            seen |= fresh
+            todo += fresh
+        return seen
+
+    def reached(self, names: tuple, callers: tuple) -> set[int]:
+        """Units that functions may ever run, as far as names tell and not through tables; and who
+        calls these functions.
+        """
+        found = {at for name in callers for at in self.definers[name]}
         todo = [at for name in names for at in self.definers[name]]
         while todo:
             at = todo.pop()
@@ -968,7 +977,7 @@ class Splitter:
                 todo += [each for name in self.units[at].used
                          for each in self.definers.get(name, ())]
                 todo += range(at - len(self.units[at].parts), at)
-        return found
+        return self.stated(found)
 
 
 def packed(records: dict, rank: dict) -> tuple:
@@ -1006,7 +1015,7 @@ def own_source(text: bytes, names: tuple) -> str:
 
 
 def engine_parts(
-    source: bytes, own: bytes, roots: tuple = LAUNCHER_ROOTS
+    source: bytes, own: bytes, roots: tuple = LAUNCHER_ROOTS, callers: tuple = LAUNCHER_START
 ) -> dict[str, bytes]:
     """{"engine": what `Code` reads, "launcher": what `roots` may ever run} for this Python.
 
@@ -1039,7 +1048,7 @@ def engine_parts(
         bytes(places[home] for home in homes.values()), loader))
     order = [*HOT_SECTIONS, *dict.fromkeys(sections)]
     rank = {at: order.index(sections[split.units[at].line])
-            for at in sorted(split.reached(roots))}
+            for at in sorted(split.reached(roots, callers))}
     hot = packed({at: records[at] for at in rank}, rank)
     made = {"engine": index + bytes(data), "launcher": zlib.compress(marshal.dumps(hot), 9)}
     return {name: MAGIC_NUMBER + struct.pack("<III", 16 + len(body), 16 + len(index), 0) + body

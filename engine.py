@@ -8660,13 +8660,6 @@ def code_all() -> None:
         code.all()
 
 
-def _code_ahead() -> None:
-    """Make the code real that monitors run (HOT_SECTIONS in build_zipapp.py)."""
-    start = sys.modules["__main__"]
-    if hasattr(start, "CODE"):
-        start.CODE.ahead(start.part_get("launcher"))    # type: ignore[attr-defined]
-
-
 def launcher_name() -> str:
     """File name of the socket of the launcher that a process like this one may use."""
     status = file_read("/proc/self/status").decode()
@@ -9020,7 +9013,6 @@ def _launcher_preload() -> None:
         import zlib  # noqa: F401
     except ImportError:
         pass                                # only gzip needs it, and says so then
-    _code_ahead()
     sqlite_module()
     syscalls_bind()
     cgroup_probe()                          # else every monitor reads mountinfo

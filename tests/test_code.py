@@ -20,7 +20,7 @@ class Loaded:
     """A small module, loaded as the archive loads the engine's."""
 
     def __init__(self, source):
-        parts = build_zipapp.engine_parts(source.encode(), LOADER, roots=())
+        parts = build_zipapp.engine_parts(source.encode(), LOADER, (), ())
         index = build_zipapp.marshal.loads(memoryview(parts["engine"])[16:])
         self.space = {"__name__": "small"}
         names = {"__name__": "loader"}
@@ -208,7 +208,7 @@ random.Random(SEED).shuffle(names)
 if SEED == 0:
     CODE.ahead(part_get("launcher"))
     split = space["Splitter"](tree, "engine.pyz/engine.py")
-    late = [n for n in split.reached(space["LAUNCHER_ROOTS"]) if n in CODE.stubs]
+    late = [n for n in split.reached(space["LAUNCHER_ROOTS"], ()) if n in CODE.stubs]
     assert late == [], late
 for name in names[: len(names) // 2]:
     found = getattr(module, name)
