@@ -3915,12 +3915,13 @@ def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET,
 CONFIGURATION: dict[str, Any] = {
     "debug": False, "default-cgroupns-mode": "private", "default-ipc-mode": "private",
     "default-shm-size": 64 << 20,       # moby config.DefaultShmSize
-    "default-ulimits": [], "features": {}, "hosts": [], "http-proxy": "", "https-proxy": "",
+    "default-ulimits": [], "dns": [], "dns-opts": [], "dns-search": [], "features": {}, "hosts": [], "http-proxy": "", "https-proxy": "",
     "init": False, "insecure-registries": [], "labels": [], "live-restore": True,
     "log-driver": "json-file", "log-opts": {}, "max-concurrent-downloads": 3,
     "max-concurrent-uploads": 5, "max-download-attempts": 5, "no-new-privileges": False,
-    "no-proxy": "", "registry-mirrors": [], "seccomp-profile": "builtin", "shutdown-timeout": 15,
-    "tls": False, "tlsverify": False,
+    "no-proxy": "", "registry-mirrors": [],
+    "seccomp": "", "seccomp-profile": "builtin",        # the text of the profile, and its name
+    "shutdown-timeout": 15, "tls": False, "tlsverify": False,
 }
 CONFIGURATION_FILE = "daemon.json"
 
@@ -7660,6 +7661,44 @@ def config_show(document: dict, table: dict) -> dict:
             value = {key: value[key] for key in sorted(value)}
         shown[name] = value
     return shown
+
+
+# ---- what a daemon decided for containers that ask for nothing ----
+
+def host_defaults(host: dict, made: dict) -> None:
+    """Fill what stays with the container from a configuration (`made`): at create."""
+    log = host["LogConfig"]
+    log["Type"] = log["Type"] or made["log-driver"]
+    if log["Type"] == made["log-driver"]:
+        log["Config"] = {**made["log-opts"], **(log["Config"] or {})}
+    host["ShmSize"] = host["ShmSize"] or made["default-shm-size"]
+    host["IpcMode"] = host["IpcMode"] or made["default-ipc-mode"]
+    host["CgroupnsMode"] = host["CgroupnsMode"] or made["default-cgroupns-mode"]
+
+
+def host_complete(host: dict, made: dict) -> None:
+    """Fill what is decided anew whenever a process begins; `host` is not to be stored after it."""
+    if made is CONFIGURATION:
+        return
+    host["Ulimits"] = ulimits_merge(host["Ulimits"], made)
+    if host["Init"] is None:
+        host["Init"] = made["init"]
+    for field, key in (("Dns", "dns"), ("DnsOptions", "dns-opts"), ("DnsSearch", "dns-search")):
+        host[field] = host[field] or made[key]
+    options = host["SecurityOpt"] or []
+    names = {option.partition("=")[0].partition(":")[0].replace("_", "-") for option in options}
+    if made["no-new-privileges"] and "no-new-privileges" not in names:
+        options = [*options, "no-new-privileges"]
+    if made["seccomp-profile"] != "builtin" and "seccomp" not in names:
+        options = [*options, "seccomp=" + (made["seccomp"] or "unconfined")]
+    host["SecurityOpt"] = options
+
+
+def ulimits_merge(own: list | None, made: dict) -> list | None:
+    """A container's limits and the configuration's for what it has none of its own."""
+    names = {limit["Name"] for limit in own or ()}
+    more = [limit for limit in made["default-ulimits"] if limit["Name"] not in names]
+    return [*(own or ()), *more] if more else own
 
 
 # ---- Docker's checks ----
@@ -18268,6 +18307,7 @@ class Containers:
                version: str = API_VERSION) -> dict:
         """Make a container from a create body: {"Id": id, "Warnings": [...]}."""
         config, host, networking = create_check(body, version)
+        host_defaults(host, configuration_read(self._store.run))
         if "CAP_SYS_ADMIN" not in capabilities_available():
             raise Unsupported("containers need root with CAP_SYS_ADMIN: this engine has no rootless"
                               " mode yet")
@@ -18550,7 +18590,10 @@ class Containers:
 
     def inspect(self, ref: str, size: bool = False) -> dict:
         """The document of GET /containers/{id}/json."""
-        return container_show(self._store, self.find(ref), size)
+        shown = container_show(self._store, self.find(ref), size)
+        made = configuration_read(self._store.run)
+        shown["HostConfig"]["Ulimits"] = ulimits_merge(shown["HostConfig"]["Ulimits"], made)
+        return shown
 
     def list(self, *, everything: bool = False, limit: int = 0, size: bool = False,
              filters: dict | None = None) -> list:
@@ -18795,6 +18838,7 @@ def exec_create(engine: Engine, ref: str, body: Any) -> str:
     if asked["User"]:
         _user_check(c, asked["User"])
     config = c.config
+    host_complete(c.host, configuration_read(engine.store.run))
     env = environment_build({**config, "Tty": asked["Tty"]}, config["Hostname"])
     user = asked["User"] or config["User"]
     process = process_build(
@@ -29674,6 +29718,7 @@ def _containers_check(made: dict) -> None:
 
 def _seccomp_load(made: dict) -> None:
     """A profile that is a file is read now, and travels in the configuration."""
+    made["seccomp"] = ""
     path = made["seccomp-profile"] = made["seccomp-profile"] or "builtin"
     if path in ("builtin", "unconfined"):
         return

@@ -1,28 +1,328 @@
-"""The daemon as a process of its own: it serves what commands see, and ends at a signal."""
+"""The daemon as a process of its own: start, second start, reload, end, and what outlives it."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
+import subprocess
 import time
 
+import conftest
+import engine
 import pytest
-from door_help import Raw
+from daemon_help import Daemon
+
+pytestmark = pytest.mark.root
+HAVE_DOCKER = shutil.which("docker") is not None
 
 
-@pytest.mark.root
-def test_daemon_serves_and_ends(cli):
-    path = os.path.join(cli.roots.base, "s.sock")
-    daemon = cli.popen("daemon", "-H", "unix://" + path)
+@pytest.fixture
+def start(cli):
+    daemons = []
+
+    def run(*flags, **options):
+        daemons.append(Daemon(cli, *flags, **options))
+        return daemons[-1]
+
+    yield run
+    for daemon in daemons:
+        daemon.close()
+
+
+@pytest.fixture
+def image(busybox):
+    return busybox
+
+
+def refuses(cli, *flags):
+    """The one line of a daemon that does not start."""
+    done = cli("daemon", "--config-file", os.devnull, *flags)
+    assert done.code == 1
+    lines = [line for line in done.err.splitlines() if not line.startswith("time=")]
+    assert len(lines) == 1, done.err
+    return lines[0]
+
+
+def test_it_serves_and_ends(cli, start):
+    daemon = start("--label", "a=1")
+    assert daemon.ask("/_ping").body == b"OK"
+    assert daemon.get("/containers/json?all=1") == []
+    pid_file = os.path.join(cli.roots.run, "daemon.pid")
+    assert open(pid_file).read() == str(daemon.pid)
+    assert daemon.configuration()["labels"] == ["a=1"]
+    assert daemon.configuration()["hosts"] == ["unix://" + daemon.path]
+    assert daemon.end() == 0
+    assert not os.path.exists(daemon.path)
+    assert not os.path.exists(pid_file)
+    assert daemon.configuration() is None
+    assert daemon.told() == [
+        "Starting up",
+        "Loading containers: done.",
+        f"API listen on {daemon.path}",
+        "Daemon has completed initialization",
+        "Processing signal 'terminated'",
+        "Daemon shutdown complete",
+    ]
+    assert daemon.notices.texts == ["READY=1", "STOPPING=1"]
+
+
+def test_interrupt_and_json(start):
+    daemon = start("--log-format", "json", "-D")
+    assert daemon.end(signal.SIGINT) == 0
+    rows = [json.loads(line) for line in daemon.log().splitlines()]
+    assert rows[0]["msg"] == "Starting up"
+    assert {"Processing signal 'interrupt'"} <= {row["msg"] for row in rows}
+
+
+def test_validate(cli):
+    done = cli("daemon", "--validate", "--config-file", os.devnull)
+    assert (done.code, done.err) == (0, "configuration OK\n")
+    assert not os.path.exists(cli.roots.data)
+    assert refuses(cli, "--validate", "--bip", "10.0.0.1/24") == (
+        "--bip is not supported by this engine: it makes no networks yet"
+    )
+    assert cli("daemon", "--validate", "--config-file", os.devnull, "x").code != 0
+
+
+def test_help_shows_what_works(cli):
+    text = cli("daemon", "--help").ok().out
+    assert "--shutdown-timeout int" in text
+    assert "--bip" not in text
+
+
+def test_second_daemon_on_the_data_root_is_refused(cli, start):
+    daemon = start()
+    other = "unix://" + daemon.path + "2"
+    want = (
+        f"failed to start daemon: the data root {cli.roots.data} is in use by the daemon with PID "
+        f"{daemon.pid}"
+    )
+    assert refuses(cli, "-H", other) == want
+    assert refuses(cli, "-H", other, "--exec-root", cli.roots.base + "/run2") == want
+    assert daemon.ask("/_ping").body == b"OK"
+    daemon.kill()
+    again = start()
+    assert again.ask("/_ping").body == b"OK"
+
+
+def test_pid_file(cli, start, tmp_path):
+    path = str(tmp_path / "x.pid")
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
+    assert refuses(cli, "--pidfile", path) == (
+        f"failed to start daemon, ensure docker is not running or delete {path}: process with PID "
+        f"{os.getpid()} is still running"
+    )
+    assert open(path).read() == str(os.getpid())
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for left in (str(gone.pid), "no pid", ""):
+        with open(path, "w") as file:
+            file.write(left)
+        daemon = start("--pidfile", path)
+        assert open(path).read() == str(daemon.pid)
+        assert daemon.end() == 0
+        assert not os.path.exists(path)
+
+
+def test_state_of_a_dockerd_is_left_alone(cli):
+    os.makedirs(cli.roots.data + "/overlay2")
+    assert refuses(cli).startswith(f"the data root {cli.roots.data} holds the state of a dockerd")
+    assert os.listdir(cli.roots.data) == ["overlay2"]
+
+
+def test_reload(start):
+    daemon = start("--max-concurrent-uploads", "9")
+    since = time.time_ns() / 1e9
+    assert daemon.reload({"labels": ["b=2"], "debug": True, "max-concurrent-downloads": 4})
+    assert daemon.get("/info")["Labels"] == ["b=2"]
+    assert daemon.get("/info")["Debug"] is True
+    made = daemon.configuration()
+    assert (made["max-concurrent-downloads"], made["max-concurrent-uploads"]) == (4, 5)
+    reply = daemon.ask(f"/events?since={since:.9f}&until={time.time_ns() / 1e9:.9f}")
+    event = json.loads(reply.body)
+    assert (event["Type"], event["Action"]) == ("daemon", "reload")
+    assert event["Actor"]["ID"] == daemon.get("/info")["ID"]
+    attributes = event["Actor"]["Attributes"]
+    assert attributes["labels"] == '["b=2"]'
+    assert attributes["max-concurrent-downloads"] == "4"
+    assert attributes["name"] == os.uname().nodename
+    # A wrong file changes nothing and is told.
+    assert daemon.reload({"labels": ["b=3"], "bogus": 1})
+    assert daemon.get("/info")["Labels"] == ["b=2"]
+    assert "bogus" in daemon.log().splitlines()[-1]
+    assert daemon.end() == 0
+
+
+def test_reload_refuses_what_is_given_as_a_flag_too(start):
+    daemon = start("--label", "a=1")
+    assert daemon.reload({"labels": ["b=2"]})
+    assert daemon.get("/info")["Labels"] == ["a=1"]
+    assert "labels: (from flag: [a=1], from file: [b=2])" in daemon.log()
+
+
+def test_watchdog(start):
+    daemon = start(env={"WATCHDOG_USEC": "400000"})
+    assert daemon.notices.seen("WATCHDOG=1")
+    assert daemon.notices.seen("WATCHDOG=1")
+
+
+def test_systemd_is_not_told_by_children(start, cli, image):
+    daemon = start(env={"WATCHDOG_USEC": "9000000", "WATCHDOG_PID": "1"})
+    launchers = [pid for pid in conftest.launchers_of(cli.roots.run)]
+    assert launchers
+    for pid in launchers:
+        environ = open(f"/proc/{pid}/environ").read()
+        assert "NOTIFY_SOCKET" not in environ
+        assert "WATCHDOG" not in environ
+    out = cli("run", "--rm", "--network", "none", image, "env").ok().out
+    assert "NOTIFY_SOCKET" not in out
+    assert daemon.end() == 0
+    assert daemon.notices.texts == ["READY=1", "STOPPING=1"]
+
+
+@pytest.mark.parametrize("how", ["end", "kill"])
+def test_containers_outlive_the_daemon(cli, start, image, how):
+    daemon = start()
+    body = {"Image": image, "Cmd": ["sh", "-c", "echo before; read line; echo $line; exit 7"],
+            "OpenStdin": True, "HostConfig": {"NetworkMode": "none"}}  # fmt: skip
+    made = daemon.ask("/containers/create?name=web", "POST", json.dumps(body).encode()).json()
+    assert daemon.ask("/containers/web/start", "POST").status == 204
+    (daemon.end if how == "end" else daemon.kill)()
+    assert cli("exec", "web", "echo", "still").ok().out == "still\n"
+    second = start()
+    assert [each["Id"] for each in second.get("/containers/json")] == [made["Id"]]
+    if HAVE_DOCKER:
+        assert second.docker("logs", "web") == "before\n"
+        assert second.docker("exec", "web", "echo", "hello") == "hello\n"
+    waiting = subprocess.Popen(cli.argv("wait", "web"), stdout=subprocess.PIPE)
+    attached = subprocess.Popen(
+        cli.argv("attach", "web"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    attached.communicate(b"after\n", timeout=20)
+    assert waiting.communicate(timeout=20)[0] == b"7\n"
+    assert second.get("/containers/web/json")["State"]["ExitCode"] == 7
+    assert cli("logs", "web").ok().out == "before\nafter\n"
+    assert second.end() == 0
+
+
+def test_containers_end_with_it_where_that_is_asked(cli, start, image):
+    daemon = start("--live-restore=false", "--shutdown-timeout", "1")
+    assert daemon.get("/info")["LiveRestoreEnabled"] is False
+    for number in range(3):
+        cli("run", "-d", "--network", "none", "--init", "--name", f"c{number}", image, "sleep",
+            "1000").ok()  # fmt: skip
+    began = time.monotonic()
+    assert daemon.end() == 0
+    assert time.monotonic() - began < 8
+    assert cli("ps", "-q").ok().out == ""
+
+
+def test_what_it_decides_holds_for_every_command(cli, start, image):
+    daemon = start(
+        "--default-shm-size", "5m", "--default-ulimit", "nofile=123:456", "--init", "--dns",
+        "10.1.2.3", "--log-opt", "max-size=1k", "--no-new-privileges", "--default-ipc-mode",
+        "shareable", "--seccomp-profile", "unconfined",
+    )  # fmt: skip
+    script = (
+        "df -k /dev/shm | tail -1; ulimit -Sn; ulimit -Hn; cat /etc/resolv.conf; "
+        "grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; cat /proc/1/comm"
+    )
+    run = ("run", "--network", "none", image, "sh", "-c", script)
+    out = cli(*run).ok().out
+    assert "5120" in out.splitlines()[0]
+    assert out.splitlines()[1:3] == ["123", "456"]
+    assert "nameserver 10.1.2.3" in out
+    assert out.split()[-5:-1] == ["NoNewPrivs:", "1", "Seccomp:", "0"]
+    assert out.split()[-1] != "sh"
+    if HAVE_DOCKER:
+        assert daemon.docker(*run) == out
+    shown = json.loads(cli("inspect", cli("ps", "-lq").out.strip()).ok().out)[0]["HostConfig"]
+    assert shown["ShmSize"] == 5 << 20
+    assert shown["IpcMode"] == "shareable"
+    assert shown["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "1k"}}
+    assert shown["Ulimits"] == [{"Name": "nofile", "Hard": 456, "Soft": 123}]
+    own = cli("run", "--network", "none", "--ulimit", "nofile=50", "--security-opt",
+              "no-new-privileges=false", "--init=false", image, "sh", "-c",
+              "ulimit -Hn; grep NoNew /proc/self/status; cat /proc/1/comm").ok().out  # fmt: skip
+    assert own.split() == ["50", "NoNewPrivs:", "0", "sh"]
+    assert daemon.end() == 0
+    out = cli(*run).ok().out
+    assert "65536" in out.splitlines()[0]
+    assert "10.1.2.3" not in out
+    assert "NoNewPrivs:\t0\nSeccomp:\t2" in out
+
+
+def test_third_signal_ends_it_at_once(cli, start, image):
+    daemon = start("--live-restore=false")
+    cli("run", "-d", "--network", "none", "--stop-timeout", "60", image, "sh", "-c",
+        "trap '' TERM; while :; do sleep 1; done").ok()  # fmt: skip
+    for _ in range(3):
+        daemon.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+    assert daemon.process.wait(10) == 128 + signal.SIGTERM
+    assert daemon.told()[-1].startswith("Forcing docker daemon shutdown without cleanup")
+
+
+def test_stacks_on_request(cli, start):
+    daemon = start()
+    daemon.process.send_signal(signal.SIGUSR1)
+    path = os.path.join(cli.roots.run, "daemon-stacks.log")
     deadline = time.monotonic() + 10
-    while not os.path.exists(path) and time.monotonic() < deadline:
+    while "stacks of all threads" not in daemon.log() and time.monotonic() < deadline:
         time.sleep(0.02)
-    client = Raw(path)
-    assert client.ask("/_ping").body == b"OK"
-    assert client.ask("/containers/json?all=1").json() == []
-    client.close()
-    daemon.send_signal(signal.SIGTERM)
-    assert daemon.wait(10) == 0
-    assert not os.path.exists(path)
-    for stream in (daemon.stdin, daemon.stdout, daemon.stderr):
-        stream.close()
+    assert "Thread 0x" in open(path).read()
+
+
+def test_default_sockets(cli, start, tmp_path):
+    """RUN/engine.sock, and Docker's own where nobody listens on it; in a /run of its own."""
+    inner = 'mount -t tmpfs none /run && exec "$@"'
+    prefix = ("unshare", "-m", "--propagation", "private", "sh", "-c", inner, "sh")
+    daemon = start(hosts=False, prefix=prefix)
+    hosts = ["unix://" + cli.roots.run + "/engine.sock", "unix:///var/run/docker.sock"]
+    assert daemon.configuration()["hosts"] == hosts
+    daemon.path = cli.roots.run + "/engine.sock"
+    assert daemon.ask("/_ping").body == b"OK"
+    inside = f"/proc/{daemon.pid}/root/var/run/docker.sock"
+    assert os.stat(os.path.realpath(daemon.path)).st_mode & 0o777 == 0o660
+    nsenter = ["nsenter", "-t", str(daemon.pid), "-m"]
+    if HAVE_DOCKER:
+        done = subprocess.run([*nsenter, "docker", "version", "-f", "{{.Server.Platform.Name}}"],
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.stdout == f"engine.pyz {engine.VERSION}\n"
+    assert os.path.lexists(inside) or inside
+    assert daemon.end() == 0
+    assert not os.path.exists(daemon.path)
+
+
+def test_dockers_socket_is_left_to_who_has_it(cli, start):
+    inner = (
+        "mount -t tmpfs none /run && python3 -c 'import socket, time; s = socket.socket(1); "
+        's.bind("/run/docker.sock"); s.listen(1); print("bound", flush=True); time.sleep(30)\' & '
+        'until [ -S /run/docker.sock ]; do sleep 0.1; done; exec "$@"'
+    )
+    prefix = ("unshare", "-m", "--propagation", "private", "bash", "-c", inner, "sh")
+    daemon = start(hosts=False, prefix=prefix)
+    assert daemon.configuration()["hosts"] == ["unix://" + cli.roots.run + "/engine.sock"]
+    assert daemon.end() == 0
+
+
+def test_plain_tcp_is_warned_about(start):
+    from server_help import free_port
+
+    port = free_port()
+    daemon = start("-H", f"tcp://127.0.0.1:{port}")
+    assert "Binding to IP address without --tlsverify is insecure" in daemon.log()
+    (text,) = [each for each in daemon.get("/info")["Warnings"] or () if "2375" in each or
+               str(port) in each]  # fmt: skip
+    assert text.startswith(
+        f"[DEPRECATION NOTICE]: API is accessible on http://127.0.0.1:{port} without encryption.\n"
+    )
+
+
+def test_usual_unit_line(start):
+    """The flags of Debian's and Docker's docker.service."""
+    daemon = start("--containerd=/run/containerd/containerd.sock")
+    assert "--containerd has no effect" in daemon.log()
