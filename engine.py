@@ -32,6 +32,7 @@ RUNTIME     an OCI configuration becomes a process
     events          the journal of what happened; any process appends, any process follows
     limits          resource limits of a HostConfig: Docker's checks, and what this host can keep
     settings        a create body at the door: types, defaults, Docker's checks, the image merge
+    defaults        what a daemon decided for containers that ask for nothing
     spec            Docker Config + HostConfig -> OCI config.json and the monitor's start plan; pure
     sharing         a fork gives back the pages that it copied and did not change
     launcher        the warm process: hello, fork by role, idle end; roles register by @role
@@ -63,7 +64,8 @@ OBJECTS     the things users name
     stats           what a container uses: one sample, two, or one every second
     copying         a container's files from outside: their state, tars out of it and into it
     commits         an image made of a container: its changes as a layer, its settings as the config
-    engine          wires the objects together; repair, info, version
+    information     what this host and this engine are: the documents of /info and /version
+    engine          wires the objects together
     policies        restart policies at work: an update, the next start, a daemon's start
 DOORS       protocols coming in
     hosts           addresses of engines as -H and DOCKER_HOST name them: Docker's rules; pure
@@ -3915,7 +3917,8 @@ def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET,
 CONFIGURATION: dict[str, Any] = {
     "debug": False, "default-cgroupns-mode": "private", "default-ipc-mode": "private",
     "default-shm-size": 64 << 20,       # moby config.DefaultShmSize
-    "default-ulimits": [], "dns": [], "dns-opts": [], "dns-search": [], "features": {}, "hosts": [], "http-proxy": "", "https-proxy": "",
+    "default-ulimits": [], "dns": [], "dns-opts": [], "dns-search": [],
+    "features": {}, "hosts": [], "http-proxy": "", "https-proxy": "",
     "init": False, "insecure-registries": [], "labels": [], "live-restore": True,
     "log-driver": "json-file", "log-opts": {}, "max-concurrent-downloads": 3,
     "max-concurrent-uploads": 5, "max-download-attempts": 5, "no-new-privileges": False,
@@ -7075,14 +7078,19 @@ def event_follow(store: Store, since: int | None, until: int | None,
     """
     store.roots_make()
     directory = store.run_path("events")
+    numbers = _event_files(directory)
+    if since is None:                   # now, and not when the first one is asked for
+        number = numbers[-1] if numbers else 1
+        place = number, _size_of(f"{directory}/{number}.jsonl")
+    else:
+        place = (numbers[0] if numbers else 1), 0
+    return _events_from(directory, place, (since, until), stop_fd)
+
+
+def _events_from(directory: str, place: tuple, span: tuple, stop_fd: int) -> Iterator[dict]:
+    (number, offset), (since, until) = place, span
     watch = Watch(directory, IN_MODIFY | IN_CREATE)
     try:
-        numbers = _event_files(directory)
-        if since is None:
-            number = numbers[-1] if numbers else 1
-            offset = _size_of(f"{directory}/{number}.jsonl")
-        else:
-            number, offset = (numbers[0] if numbers else 1), 0
         while True:
             more = True
             while more:
@@ -7663,44 +7671,6 @@ def config_show(document: dict, table: dict) -> dict:
     return shown
 
 
-# ---- what a daemon decided for containers that ask for nothing ----
-
-def host_defaults(host: dict, made: dict) -> None:
-    """Fill what stays with the container from a configuration (`made`): at create."""
-    log = host["LogConfig"]
-    log["Type"] = log["Type"] or made["log-driver"]
-    if log["Type"] == made["log-driver"]:
-        log["Config"] = {**made["log-opts"], **(log["Config"] or {})}
-    host["ShmSize"] = host["ShmSize"] or made["default-shm-size"]
-    host["IpcMode"] = host["IpcMode"] or made["default-ipc-mode"]
-    host["CgroupnsMode"] = host["CgroupnsMode"] or made["default-cgroupns-mode"]
-
-
-def host_complete(host: dict, made: dict) -> None:
-    """Fill what is decided anew whenever a process begins; `host` is not to be stored after it."""
-    if made is CONFIGURATION:
-        return
-    host["Ulimits"] = ulimits_merge(host["Ulimits"], made)
-    if host["Init"] is None:
-        host["Init"] = made["init"]
-    for field, key in (("Dns", "dns"), ("DnsOptions", "dns-opts"), ("DnsSearch", "dns-search")):
-        host[field] = host[field] or made[key]
-    options = host["SecurityOpt"] or []
-    names = {option.partition("=")[0].partition(":")[0].replace("_", "-") for option in options}
-    if made["no-new-privileges"] and "no-new-privileges" not in names:
-        options = [*options, "no-new-privileges"]
-    if made["seccomp-profile"] != "builtin" and "seccomp" not in names:
-        options = [*options, "seccomp=" + (made["seccomp"] or "unconfined")]
-    host["SecurityOpt"] = options
-
-
-def ulimits_merge(own: list | None, made: dict) -> list | None:
-    """A container's limits and the configuration's for what it has none of its own."""
-    names = {limit["Name"] for limit in own or ()}
-    more = [limit for limit in made["default-ulimits"] if limit["Name"] not in names]
-    return [*(own or ()), *more] if more else own
-
-
 # ---- Docker's checks ----
 
 def create_verify(config: dict, host: dict) -> list:
@@ -8104,6 +8074,52 @@ def _atoi(text: str) -> int:
     if number is None:
         raise ValueError(f"strconv.Atoi: parsing {quote(text)}: invalid syntax")
     return number
+
+
+# =============================================================================
+# defaults -- what a daemon decided for containers that ask for nothing
+# =============================================================================
+# Runs in: api, cli.   Refs: moby daemon/container.go, oci_linux.go, daemon_unix.go
+#
+# Between a HostConfig and section configuration. Some of what a daemon decides becomes the
+# container's own when it is created and is seen in `inspect` (log, /dev/shm, namespaces); the rest
+# is looked up anew whenever one of its processes begins (limits, init, name servers, security), so
+# that a daemon with other flags changes it, as in Docker.
+
+def host_defaults(host: dict, made: dict) -> None:
+    """Fill what stays with the container from a configuration (`made`): at create."""
+    log = host["LogConfig"]
+    log["Type"] = log["Type"] or made["log-driver"]
+    if log["Type"] == made["log-driver"]:
+        log["Config"] = {**made["log-opts"], **(log["Config"] or {})}
+    host["ShmSize"] = host["ShmSize"] or made["default-shm-size"]
+    host["IpcMode"] = host["IpcMode"] or made["default-ipc-mode"]
+    host["CgroupnsMode"] = host["CgroupnsMode"] or made["default-cgroupns-mode"]
+
+
+def host_complete(host: dict, made: dict) -> None:
+    """Fill what is decided anew whenever a process begins; `host` is not to be stored after it."""
+    if made is CONFIGURATION:
+        return
+    host["Ulimits"] = ulimits_merge(host["Ulimits"], made)
+    if host["Init"] is None:
+        host["Init"] = made["init"]
+    for field, key in (("Dns", "dns"), ("DnsOptions", "dns-opts"), ("DnsSearch", "dns-search")):
+        host[field] = host[field] or made[key]
+    options = host["SecurityOpt"] or []
+    names = {option.partition("=")[0].partition(":")[0].replace("_", "-") for option in options}
+    if made["no-new-privileges"] and "no-new-privileges" not in names:
+        options = [*options, "no-new-privileges"]
+    if made["seccomp-profile"] != "builtin" and "seccomp" not in names:
+        options = [*options, "seccomp=" + (made["seccomp"] or "unconfined")]
+    host["SecurityOpt"] = options
+
+
+def ulimits_merge(own: list | None, made: dict) -> list | None:
+    """A container's limits and the configuration's for what it has none of its own."""
+    names = {limit["Name"] for limit in own or ()}
+    more = [limit for limit in made["default-ulimits"] if limit["Name"] not in names]
+    return [*(own or ()), *more] if more else own
 
 
 # =============================================================================
@@ -19874,26 +19890,249 @@ def _document_make(c: Container, parent: Image, settings: dict, author: str, com
 
 
 # =============================================================================
-# engine -- wires the objects together; repair, info, version
+# information -- what this host and this engine are: the documents of /info and /version
 # =============================================================================
-# Runs in: api, cli.   Refs: Docker Engine API 1.51 /info and /version, moby daemon/info.go
+# Runs in: api, cli.   Refs: Docker Engine API 1.51 /info and /version, moby daemon/info.go,
+#                            info_unix.go, registry/config.go
 #
-# Wires the objects together and says what this host and this engine are. Making one costs
-# nothing: the store opens at first use, images and containers are made when they are first asked
-# for.
+# The newest form of both documents; api_system cuts them to the version that a client asks for.
+# Every value is looked up when it is asked for: files of the kernel, the configuration in force
+# (section configuration), the process itself. What belongs to parts that this engine does without
+# (containerd, a Go runtime, a commit) is "N/A" or empty, as Docker has it for what is not known.
+# A limit that this host's cgroups cannot keep is false and has a warning in Docker's words.
+
+#: (controller, file of a v1 controller, key in info, warning in v1, in v2), in Docker's order
+INFO_LIMITS = (
+    ("memory", "", "MemoryLimit", "No memory limit support", "No memory limit support"),
+    ("memory", "memory.memsw.limit_in_bytes", "SwapLimit", "No swap limit support",
+     "No swap limit support"),
+    ("memory", "memory.oom_control", "OomKillDisable", "No oom kill disable support", ""),
+    ("cpu", "cpu.cfs_quota_us", "CpuCfsQuota", "No cpu cfs quota support",
+     "No cpu cfs quota support"),
+    ("cpu", "cpu.cfs_quota_us", "CpuCfsPeriod", "No cpu cfs period support",
+     "No cpu cfs period support"),
+    ("cpu", "cpu.shares", "CPUShares", "No cpu shares support", "No cpu shares support"),
+    ("cpuset", "", "CPUSet", "No cpuset support", "No cpuset support"),
+    ("pids", "", "PidsLimit", "", ""),
+    ("blkio", "blkio.throttle.read_bps_device", "", "No blkio throttle.read_bps_device support",
+     "No io.max (rbps) support"),
+    ("blkio", "blkio.throttle.write_bps_device", "", "No blkio throttle.write_bps_device support",
+     "No io.max (wbps) support"),
+    ("blkio", "blkio.throttle.read_iops_device", "", "No blkio throttle.read_iops_device support",
+     "No io.max (riops) support"),
+    ("blkio", "blkio.throttle.write_iops_device", "",
+     "No blkio throttle.write_iops_device support", "No io.max (wiops) support"),
+)
+INDEX_NAME, INDEX_SERVER = "docker.io", "https://index.docker.io/v1/"
+INSECURE_CIDRS = ("::1/128", "127.0.0.0/8")
+TCP_ADVICE = """
+         Access to the remote API is equivalent to root access on the host. Refer
+         to the 'Docker daemon attack surface' section in the documentation for
+         more information: https://docs.docker.com/go/attack-surface/
+In future versions this will be a hard failure preventing the daemon from starting! """ \
+    "Learn more at: https://docs.docker.com/go/api-security/"
+
+
+def version_build() -> dict:
+    """The document of GET /version."""
+    system = os.uname()
+    machine = platform_host()["architecture"]
+    details = {"ApiVersion": API_VERSION, "Arch": machine, "BuildTime": "",
+               "Experimental": "false", "GitCommit": "", "GoVersion": "",
+               "KernelVersion": system.release, "MinAPIVersion": API_VERSION_MIN, "Os": "linux",
+               "EngineVersion": VERSION,
+               "PythonVersion": "{}.{}.{}".format(*sys.version_info[:3])}
+    return {
+        "Platform": {"Name": f"engine.pyz {VERSION}"},
+        "Components": [{"Name": "Engine", "Version": DOCKER_VERSION, "Details": details}],
+        "Version": DOCKER_VERSION, "ApiVersion": API_VERSION, "MinAPIVersion": API_VERSION_MIN,
+        "GitCommit": "", "GoVersion": "", "Os": "linux", "Arch": machine,
+        "KernelVersion": system.release, "BuildTime": ""}
+
+
+def info_build(store: Store, id: str, counts: dict, listeners: int) -> dict:
+    """The document of GET /info: `counts` are its Containers... and Images, `listeners` how many
+    streams of events this process feeds."""
+    made = configuration_read(store.run)
+    limits, missing = _limits_show()
+    warnings = [*_hosts_warn(made), *missing]
+    if not _sysctl_on("net/ipv4/ip_forward"):
+        warnings.append("WARNING: IPv4 forwarding is disabled")
+    if made["seccomp-profile"] != "builtin":
+        warnings.append("WARNING: daemon is not using the default seccomp profile")
+    if not overlay_exists():
+        warnings.append("WARNING: " + NO_OVERLAY)
+    return {"ID": id, **counts, "Driver": "overlay2", "DriverStatus": _driver_show(store),
+            **limits, **_process_show(made, listeners), **_host_show(), **_fixed_show(),
+            **_registry_show(made), "DockerRootDir": store.data, "Labels": made["labels"],
+            "LoggingDriver": made["log-driver"], "LiveRestoreEnabled": made["live-restore"],
+            "SecurityOptions": _security_show(made), "Warnings": warnings or None}
+
+
+def _fixed_show() -> dict:
+    """What is so in every engine of this build: parts that are built in, or not there."""
+    commit = {"ID": "N/A"}
+    return {
+        "Plugins": {"Volume": ["local"], "Network": ["host", "null"], "Authorization": None,
+                    "Log": ["json-file", "local"]},
+        "ServerVersion": DOCKER_VERSION, "CgroupDriver": "cgroupfs", "ExperimentalBuild": False,
+        "Runtimes": {RUNTIME: {"path": RUNTIME}}, "DefaultRuntime": RUNTIME, "Isolation": "",
+        "InitBinary": "docker-init", "ContainerdCommit": dict(commit), "RuncCommit": dict(commit),
+        "InitCommit": dict(commit), "CDISpecDirs": [], "GenericResources": None,
+        "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive",
+                  "ControlAvailable": False, "Error": "", "RemoteManagers": None}}
+
+
+def _host_show() -> dict:
+    system, distribution = os.uname(), _distribution()
+    return {
+        "KernelVersion": system.release, "Name": system.nodename, "OSType": "linux",
+        "OperatingSystem": distribution.get("PRETTY_NAME") or "Linux",
+        "OSVersion": distribution.get("VERSION_ID", ""), "Architecture": system.machine,
+        "NCPU": len(os.sched_getaffinity(0)), "MemTotal": _memory_total(),
+        "CgroupVersion": "2" if cgroup_probe().mode == "v2" else "1",
+        "IPv4Forwarding": _sysctl_on("net/ipv4/ip_forward"), "SystemTime": time_rfc3339(time_now())}
+
+
+def _process_show(made: dict, listeners: int) -> dict:
+    def setting(key: str, *names: str) -> str:
+        found = (os.environ.get(name) for name in names)
+        return proxy_masked(made[key] or next(filter(None, found), ""))
+
+    return {
+        "Debug": made["debug"], "NFd": len(os.listdir("/proc/self/fd")),
+        "NGoroutines": len(os.listdir("/proc/self/task")), "NEventsListener": listeners,
+        "HttpProxy": setting("http-proxy", "HTTP_PROXY", "http_proxy"),
+        "HttpsProxy": setting("https-proxy", "HTTPS_PROXY", "https_proxy"),
+        "NoProxy": setting("no-proxy", "NO_PROXY", "no_proxy")}
+
+
+def _registry_show(made: dict) -> dict:
+    cidrs, names = [], []
+    for text in made["insecure-registries"]:
+        for scheme in ("http://", "https://"):
+            if text.lower().startswith(scheme):
+                text = text[len(scheme):]
+        (cidrs if _is_cidr(text) else names).append(text)
+    configs = {name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False}
+               for name in names}
+    mirrors = list(dict.fromkeys(made["registry-mirrors"]))
+    configs[INDEX_NAME] = {"Name": INDEX_NAME, "Mirrors": mirrors, "Secure": True,
+                           "Official": True}
+    return {"IndexServerAddress": INDEX_SERVER, "RegistryConfig": {
+        "InsecureRegistryCIDRs": list(dict.fromkeys([*cidrs, *INSECURE_CIDRS])),
+        "IndexConfigs": configs, "Mirrors": mirrors or None}}
+
+
+def _is_cidr(text: str) -> bool:
+    address, slash, bits = text.partition("/")
+    family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
+    try:
+        _socket.inet_pton(family, address)
+        return bool(slash) and 0 <= int(bits) <= (128 if ":" in address else 32)
+    except (OSError, ValueError):
+        return False
+
+
+def _hosts_warn(made: dict) -> list:
+    """Docker's warnings of sockets that give orders to whoever reaches them."""
+    out = []
+    for host in made["hosts"]:
+        kind, _, address = host.partition("://")
+        if kind == "tcp" and not (made["tls"] and made["tlsverify"]):
+            how = (f"https://{address} without TLS client verification" if made["tls"] else
+                   f"http://{address} without encryption")
+            out.append(f"[DEPRECATION NOTICE]: API is accessible on {how}.{TCP_ADVICE}")
+    return out
+
+
+def _limits_show() -> tuple:
+    """({key: whether the limit can be kept}, warnings) of this host's cgroups."""
+    have = controllers_find()
+    is_v2 = cgroup_probe().mode == "v2"
+    shown, warnings = {}, []
+    for controller, file, key, older, newer in INFO_LIMITS:
+        good = controller in have
+        if good and file and not is_v2:
+            good = os.path.exists(f"{have[controller]}/{file}")
+        elif is_v2 and key == "OomKillDisable":
+            good = False
+        if key:
+            shown[key] = good
+        text = newer if is_v2 else older
+        if not good and text:
+            warnings.append("WARNING: " + text)
+    return shown, warnings
+
+
+def _distribution() -> dict:
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            lines = file_read(path).decode("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            continue
+        return {name: value.strip("\"'") for name, _, value in
+                (line.partition("=") for line in lines)}
+    return {}
+
+
+def _driver_show(store: Store) -> list:
+    metacopy, redirect = (_overlay_is(name) for name in ("metacopy", "redirect_dir"))
+    return [["Backing Filesystem", _backing(store.data)], ["Supports d_type", "true"],
+            ["Using metacopy", go_text(metacopy)],
+            ["Native Overlay Diff", go_text(not metacopy and not redirect)],
+            ["userxattr", "false"]]
+
+
+def _overlay_is(name: str) -> bool:
+    """Whether the kernel's overlay has an option on where a mount says nothing of it."""
+    try:
+        return file_read("/sys/module/overlay/parameters/" + name).strip() == b"Y"
+    except FileNotFoundError:
+        return False
+
+
+def _backing(path: str) -> str:
+    """The type of the file system that the data root is on."""
+    best, kind = "", "unknown"
+    for mount in mountinfo():
+        is_above = (path + "/").startswith(mount.point.rstrip("/") + "/")
+        if is_above and len(mount.point) >= len(best):
+            best, kind = mount.point, mount.fstype
+    return "extfs" if kind in ("ext2", "ext3", "ext4") else kind
+
+
+def _sysctl_on(name: str) -> bool:
+    try:
+        return file_read("/proc/sys/" + name).strip() != b"0"
+    except FileNotFoundError:
+        return False
+
+
+def _memory_total() -> int:
+    return int(file_read("/proc/meminfo").split()[1]) * 1024
+
+
+def _security_show(made: dict) -> list:
+    out = []
+    if b"\nSeccomp:" in file_read("/proc/self/status"):
+        out.append("name=seccomp,profile=" + made["seccomp-profile"])
+    if os.path.exists("/proc/self/ns/cgroup") and made["default-cgroupns-mode"] == "private":
+        out.append("name=cgroupns")
+    if made["no-new-privileges"]:
+        out.append("name=no-new-privileges")
+    return out
+
+
+# =============================================================================
+# engine -- wires the objects together
+# =============================================================================
+# Runs in: api, cli.
+#
+# Wires the objects together. Making one costs nothing: the store opens at first use, images and
+# containers are made when they are first asked for.
 
 ENGINE_ID_KEY = "engine_id"
-#: (file of a v1 controller, key in info, what the CLI's `info` warns of when it is missing)
-INFO_LIMITS = (
-    ("memory",  "",                  "MemoryLimit",    "No memory limit support"),
-    ("memory",  "memory.memsw.limit_in_bytes", "SwapLimit", "No swap limit support"),
-    ("cpu",     "cpu.cfs_quota_us",  "CpuCfsPeriod",   "No cpu cfs period support"),
-    ("cpu",     "cpu.cfs_quota_us",  "CpuCfsQuota",    "No cpu cfs quota support"),
-    ("cpu",     "cpu.shares",        "CPUShares",      "No cpu shares support"),
-    ("cpuset",  "",                  "CPUSet",         "No cpuset support"),
-    ("pids",    "",                  "PidsLimit",      ""),
-    ("memory",  "memory.oom_control", "OomKillDisable", ""),
-)
 
 
 class Images:
@@ -19926,11 +20165,12 @@ class Images:
 class Engine:
     """One engine: a store and what lives in it."""
 
-    __slots__ = ("_containers", "_images", "store")
+    __slots__ = ("_containers", "_images", "listeners", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._containers = self._images = None
+        self.listeners: set = set()     #: one thing for each stream of events that is being read
 
     _containers: Containers | None
     _images: Images | None
@@ -19949,57 +20189,9 @@ class Engine:
             self._images = Images(self.store)
         return self._images
 
-    def version(self) -> dict:
-        """The document of GET /version."""
-        system = os.uname()
-        machine = platform_host()["architecture"]
-        details = {"ApiVersion": API_VERSION, "Arch": machine, "BuildTime": "",
-                   "Experimental": "false", "GitCommit": "", "GoVersion": "",
-                   "KernelVersion": system.release, "MinAPIVersion": API_VERSION_MIN, "Os": "linux",
-                   "EngineVersion": VERSION,
-                   "PythonVersion": "{}.{}.{}".format(*sys.version_info[:3])}
-        return {
-            "Platform": {"Name": f"engine.pyz {VERSION}"},
-            "Components": [{"Name": "Engine", "Version": DOCKER_VERSION, "Details": details}],
-            "Version": DOCKER_VERSION, "ApiVersion": API_VERSION, "MinAPIVersion": API_VERSION_MIN,
-            "GitCommit": "", "GoVersion": "", "Os": "linux", "Arch": machine,
-            "KernelVersion": system.release, "BuildTime": ""}
-
     def info(self) -> dict:
         """The document of GET /info."""
-        limits, warnings = _limits_show()
-        if not overlay_exists():
-            warnings.append("WARNING: " + NO_OVERLAY)
-        system = os.uname()
-        distribution = _distribution()
-        return {
-            "ID": self.id(), **self._counts(), "Driver": "overlay2",
-            "DriverStatus": [["Backing Filesystem", _backing(self.store.data)],
-                             ["Supports d_type", "true"], ["Using metacopy", "false"],
-                             ["Native Overlay Diff", "true"], ["userxattr", "false"]],
-            "Plugins": {"Volume": ["local"], "Network": ["host", "none"],
-                        "Authorization": None, "Log": ["json-file", "local", "none"]},
-            **limits, "IPv4Forwarding": _sysctl_on("net/ipv4/ip_forward"), "Debug": False,
-            "NFd": len(os.listdir("/proc/self/fd")), "NGoroutines": 1,
-            "SystemTime": time_rfc3339(time_now()), "LoggingDriver": "json-file",
-            "CgroupDriver": "cgroupfs",
-            "CgroupVersion": "2" if cgroup_probe().mode == "v2" else "1",
-            "NEventsListener": 0, "KernelVersion": system.release,
-            "OperatingSystem": distribution.get("PRETTY_NAME", "Linux"),
-            "OSVersion": distribution.get("VERSION_ID", ""), "OSType": "linux",
-            "Architecture": system.machine, "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": ["::1/128",
-                               "127.0.0.0/8"], "Mirrors": None},
-            "NCPU": len(os.sched_getaffinity(0)), "MemTotal": _memory_total(),
-            "GenericResources": None, "DockerRootDir": self.store.data, "HttpProxy": "",
-            "HttpsProxy": "", "NoProxy": "", "Name": system.nodename, "Labels": [],
-            "ExperimentalBuild": False, "ServerVersion": DOCKER_VERSION,
-            "Runtimes": {RUNTIME: {"path": RUNTIME}}, "DefaultRuntime": RUNTIME,
-            "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive",
-                      "ControlAvailable": False, "Error": "", "RemoteManagers": None},
-            "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": "docker-init",
-            "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
-            "SecurityOptions": _security_show(), "CDISpecDirs": [], "Warnings": warnings or None}
+        return info_build(self.store, self.id(), self._counts(), len(self.listeners))
 
     def id(self) -> str:
         """The id of this engine, made at the first use and kept."""
@@ -20019,64 +20211,6 @@ class Engine:
         return {"Containers": len(states), "ContainersRunning": running,
                 "ContainersPaused": paused, "ContainersStopped": len(states) - running - paused,
                 "Images": self.store.row("SELECT count(*) FROM images")[0]}
-
-
-def _limits_show() -> tuple:
-    """({key: whether the limit can be kept}, warnings) of this host's cgroups."""
-    have = controllers_find()
-    is_v2 = cgroup_probe().mode == "v2"
-    shown, warnings = {}, []
-    for controller, file, key, text in INFO_LIMITS:
-        good = controller in have
-        if good and file and not is_v2:
-            good = os.path.exists(f"{have[controller]}/{file}")
-        elif is_v2 and key == "OomKillDisable":
-            good = False
-        shown[key] = good
-        if not good and text:
-            warnings.append("WARNING: " + text)
-    return shown, warnings
-
-
-def _distribution() -> dict:
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        try:
-            lines = file_read(path).decode("utf-8", "replace").splitlines()
-        except FileNotFoundError:
-            continue
-        return {name: value.strip("\"'") for name, _, value in
-                (line.partition("=") for line in lines)}
-    return {}
-
-
-def _backing(path: str) -> str:
-    """The type of the file system that the data root is on."""
-    best, kind = "", "unknown"
-    for mount in mountinfo():
-        is_above = (path + "/").startswith(mount.point.rstrip("/") + "/")
-        if is_above and len(mount.point) >= len(best):
-            best, kind = mount.point, mount.fstype
-    return "extfs" if kind in ("ext2", "ext3", "ext4") else kind
-
-
-def _sysctl_on(name: str) -> bool:
-    try:
-        return file_read("/proc/sys/" + name).strip() != b"0"
-    except FileNotFoundError:
-        return False
-
-
-def _memory_total() -> int:
-    return int(file_read("/proc/meminfo").split()[1]) * 1024
-
-
-def _security_show() -> list:
-    out = []
-    if b"\nSeccomp:" in file_read("/proc/self/status"):
-        out.append("name=seccomp,profile=builtin")
-    if os.path.exists("/proc/self/ns/cgroup"):
-        out.append("name=cgroupns")
-    return out
 
 
 # =============================================================================
@@ -21090,7 +21224,7 @@ def head_ping(engine: Any, request: Request) -> Response:
 @route("GET", "/version")
 def get_version(engine: Any, request: Request) -> dict:
     """Versions of the engine and of what it stands on."""
-    return engine.version()
+    return version_build()
 
 
 @route("GET", "/info")
@@ -21135,18 +21269,23 @@ def get_events(engine: Any, request: Request) -> Stream:
     if until_ns is not None and since_ns is None:
         since_ns = 0
     skip_create = version_tuple(request.version) < (1, 46)
-    return Stream(_event_lines(engine.store, since_ns, until_ns, filters, skip_create,
-                               request.gone))
+    events = event_follow(engine.store, since_ns, until_ns, request.gone)
+    return Stream(_event_lines(engine, events, filters, skip_create))
 
 
-def _event_lines(store: Store, since_ns: int | None, until_ns: int | None, filters: dict,
-                 skip_create: bool, gone: int) -> Iterable[bytes]:
-    for event in event_follow(store, since_ns, until_ns, gone):
-        # API < 1.46 did not know that images are created
-        if skip_create and event["Type"] == "image" and event["Action"] == "create":
-            continue
-        if event_matches(event, filters):
-            yield json_text(event).encode() + b"\n"
+def _event_lines(engine: Any, events: Iterable[dict], filters: dict,
+                 skip_create: bool) -> Iterable[bytes]:
+    mine = object()
+    engine.listeners.add(mine)
+    try:
+        for event in events:
+            # API < 1.46 did not know that images are created
+            if skip_create and event["Type"] == "image" and event["Action"] == "create":
+                continue
+            if event_matches(event, filters):
+                yield json_text(event).encode("utf-8", "surrogateescape") + b"\n"
+    finally:
+        engine.listeners.discard(mine)
 
 
 def event_matches(event: dict, filters: dict) -> bool:

@@ -72,13 +72,14 @@ class Self:
     """An engine that knows its journal only."""
 
     store = None
+    listeners: set = set()
 
 
 @pytest.fixture
 def journal(monkeypatch):
     asked = []
 
-    def follow(store, since, until):
+    def follow(store, since, until, stop_fd=-1):
         asked.append((since, until))
         yield from (EVENT, {**IMAGE, "Action": "create"})
 
