@@ -29513,7 +29513,7 @@ DAEMON_OPTIONS = (
     ("--feature", "feature", "features", {}, "", "Features to have"),
     ("--fixed-cidr", "string", "", "", NETWORKS, "IPv4 subnet of the default bridge"),
     ("--fixed-cidr-v6", "string", "", "", NETWORKS, "IPv6 subnet of the default bridge"),
-    ("-G --group", "string", "", "docker", "", "Group of the unix socket"),
+    ("-G --group", "string", "", "", "", 'Group of the unix socket; "docker" if there is one'),
     ("-H --host", "list", "hosts", [], "", "Sockets to listen on"),
     ("--host-gateway-ip", "list", "host-gateway-ips", [], NETWORKS, "Address of host-gateway"),
     ("--http-proxy", "string", "", "", "", "Proxy for http"),

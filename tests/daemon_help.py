@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 
-from server_help import Raw
+from door_help import Raw
 
 
 class Daemon:

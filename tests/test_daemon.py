@@ -311,7 +311,7 @@ def test_dockers_socket_is_left_to_who_has_it(cli, start):
 
 
 def test_plain_tcp_is_warned_about(start):
-    from server_help import free_port
+    from door_help import free_port
 
     port = free_port()
     daemon = start("-H", f"tcp://127.0.0.1:{port}")

@@ -73,7 +73,7 @@ def test_empty_values_in_the_file_are_none(configure):
         file={"max-concurrent-uploads": 0, "group": "", "labels": [], "icc": True},
     )  # fmt: skip
     assert made["max-concurrent-uploads"] == 5
-    assert made["group"] == "docker"
+    assert made["group"] == ""
     assert (made["shutdown-timeout"], made["log-driver"]) == (3, "none")
 
 
