@@ -407,8 +407,8 @@ def json_text(value: object) -> str:
     """
     machine = json_text.__dict__
     if not machine:
-        machine["plain"] = _json_encoder(_json.encode_basestring)
-        machine["escaped"] = _json_encoder(_json.encode_basestring_ascii)
+        machine.update(plain=_json_encoder(_json.encode_basestring),
+                       escaped=_json_encoder(_json.encode_basestring_ascii))
     try:
         text = "".join(machine["plain"](value, 0))
         if not text.isascii():
@@ -20330,21 +20330,26 @@ def _tcp_parse(text: str, rest: str, client: bool) -> tuple:
     host, colon, port = address.rpartition(":")
     if not colon or "]" in port:
         host, port = address, ""
+    reason = _address_trouble(rest, host, port)
+    if reason:
+        raise refuse(reason)
+    return host.strip("[]") or HOST_NAME, int(port or HOST_PORT)
+
+
+def _address_trouble(rest: str, host: str, port: str) -> str:
+    """What is wrong with host and port, in Go's words; "" where nothing is."""
     url = f'parse "tcp://{rest}": '
     if port.strip(DIGITS):
-        raise refuse(url + f'invalid port ":{port}" after host')
+        return url + f'invalid port ":{port}" after host'
     if host[:1] == "[":
         if host[-1:] != "]":
-            raise refuse(url + "missing ']' in host")
-        host = host[1:-1]
+            return url + "missing ']' in host"
     elif ":" in host:
-        raise refuse(f"address {rest}: too many colons in address")
+        return f"address {rest}: too many colons in address"
     for char in host:
         if char in " \"<>\\^`{|}\t%?#@":
-            raise refuse(url + f"invalid character {quote(char)} in host name")
-    if port and not 0 < int(port) < 65536:
-        raise refuse(f"invalid port: {port}")
-    return host or HOST_NAME, int(port or HOST_PORT)
+            return url + f"invalid character {quote(char)} in host name"
+    return f"invalid port: {port}" if port and not 0 < int(port) < 65536 else ""
 
 
 def host_text(kind: str, address: Any) -> str:
@@ -20825,7 +20830,7 @@ def _json_trouble(text: str, at: int, told: str) -> str:
     at += words.endswith("escape code")
     for literal in ("true", "false", "null"):
         if text[at:at + 1] == literal[0] and words.startswith("looking for beginning of v"):
-            same = len(os.path.commonprefix((literal, text[at:at + 5])))
+            same = next(n for n in range(1, 6) if text[at:at + n + 1] != literal[:n + 1])
             at += same
             words = f"in literal {literal} (expecting '{literal[same]}')"
             break
@@ -23142,6 +23147,7 @@ class Server:
         import select
         self.stop_fd = stop_fd
         _thread_module().stack_size(STACK_SIZE)
+        _files_raise()
         try:
             # A heap for each thread would keep what a busy moment took, in pieces, for ever.
             sys_mallopt(M_ARENA_MAX, 1)
@@ -23267,6 +23273,14 @@ class Server:
             if os.environ.get("ENGINE_DEBUG"):
                 import traceback
                 traceback.print_exc()
+
+
+def _files_raise() -> None:
+    """As many descriptors as we may have: the soft limit is for programs that use select(2)."""
+    import resource
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _thread_module() -> Any:

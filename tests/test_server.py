@@ -551,6 +551,7 @@ def test_accept_survives_a_full_table(door, monkeypatch):
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard                                 # as far as it goes
     first = door.raw()
     assert first.ask("/_ping").body == b"OK"
     highest = max(int(fd) for fd in engine.os.listdir("/proc/self/fd"))
