@@ -98,6 +98,7 @@ HANDS       the user's side
     daemon_config   the daemon's flags and daemon.json: what works, what is refused, how they merge
     daemon          the API process: start, configuration, reload, drain
     cli_contexts    context commands, and the engine's API on stdin and stdout
+    certificates    tls init: an authority, a server's and a client's certificate in one step
     main            one program, five roles: cli, launcher, monitor, init, worker
 """
 
@@ -20459,7 +20460,7 @@ def tls_client_context(*, ca: str = "", cert: str = "", key: str = "", verify: b
     return context
 
 
-def _address_pack(text: str) -> bytes:
+def address_pack(text: str) -> bytes:
     """An IP address as bytes, b"" for what is none."""
     try:
         return _socket.inet_pton(_socket.AF_INET6 if ":" in text else _socket.AF_INET, text.strip())
@@ -20473,11 +20474,11 @@ def certificate_name_check(certificate: dict, name: str) -> None:
     Only subjectAltName counts; a wildcard stands for the whole first label (RFC 6125 section 6.4).
     """
     names = certificate.get("subjectAltName", ())
-    packed = _address_pack(name)
+    packed = address_pack(name)
     kind = "IP Address" if packed else "DNS"
     fit = [value for what, value in names if what == kind]
     if packed:
-        found = packed in [_address_pack(value) for value in fit]
+        found = packed in [address_pack(value) for value in fit]
     else:
         host = name.lower().rstrip(".")
         labels = host.partition(".")[2]
@@ -25197,6 +25198,12 @@ def config_directory(top: Args) -> str:
     return (top.config if top.given("config") else "") or _config_default()
 
 
+def certificate_directory() -> str:
+    """Where ca.pem, cert.pem and key.pem are looked for: DOCKER_CERT_PATH, DOCKER_CONFIG, ~/.docker.
+    --config has no part in it, as in Docker."""
+    return os.environ.get("DOCKER_CERT_PATH") or _config_default()
+
+
 def _config_default() -> str:
     return os.environ.get("DOCKER_CONFIG") or os.environ.get("HOME", "/root") + "/.docker"
 
@@ -25454,7 +25461,7 @@ def _tls_asked(top: Args) -> tuple:
 def _tls_files(top: Args) -> dict:
     """{"ca": path, "cert": path, "key": path} of the default context; missing ones of the user's
     own naming are an error, missing ones of the default names are "" but for the CA."""
-    directory = os.environ.get("DOCKER_CERT_PATH") or _config_default()
+    directory = certificate_directory()
     files = {}
     for key, flag, name in TLS_FILES:
         path = getattr(top, flag) if top.given(flag) else os.path.join(directory, name)
@@ -25581,6 +25588,7 @@ GROUPS = {
     "image":     "Work with images",
     "network":   "Work with networks",
     "system":    "Look after the engine itself",
+    "tls":       "Make certificates",
     "volume":    "Work with volumes",
 }
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal", "panic", "trace", "warning")
@@ -29223,10 +29231,15 @@ def cmd_version(client: Any, args: Any) -> int:
         failure = error
     ours = client_version(server, client.transport)
     if args.format:
-        template_show(template, {"Client": ours, "Server": server},
-                      {"Client": GoStruct(_go_names(ours), "system.clientVersion"),
-                       "Server": server and GoStruct(_go_names(server), "*types.Version")},
-                      name="version", type_name="system.versionInfo")
+        try:
+            template_show(template, {"Client": ours, "Server": server},
+                          {"Client": GoStruct(_go_names(ours), "system.clientVersion"),
+                           "Server": server and GoStruct(_go_names(server), "*types.Version")},
+                          name="version", type_name="system.versionInfo")
+        except EngineError:
+            if failure is None:     # that there is no server says more than that it has no version
+                raise
+            output_write("\n")
     else:
         output_write(version_text(ours, server))
     if failure is not None:
@@ -30729,6 +30742,188 @@ def cmd_dial_stdio(client: ApiClient, args: Args) -> int:
                                  lambda: sock.shutdown(_socket.SHUT_WR)))
     _copy_all(lambda: sock.recv(STREAM_PIECE), lambda data: write_all(1, data), lambda: None)
     return 0
+
+
+# =============================================================================
+# certificates -- tls init: an authority, a server's and a client's certificate in one step
+# =============================================================================
+# Runs in: cli.   Refs: openssl-req(1), openssl-x509(1), Docker "Protect the Docker daemon socket"
+#
+# What a daemon and its clients need to trust each other over TCP. Python has no way to make
+# certificates, so the system's openssl(1) does; where it is missing, one line says so.
+#
+# The client's three files go where clients look for them (DOCKER_CERT_PATH, DOCKER_CONFIG,
+# ~/.docker), the daemon's into a directory below, together with the authority's key, which only
+# signs: it may be moved away. Who has the client's key may do everything, as root on that host.
+#
+# All is made in a directory beside and put in place when it is complete. Nothing that is there is
+# replaced without --force, which makes what was handed out before worthless.
+
+CERTIFICATE_DAYS = 3650
+OPENSSL_KEY = ("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out")
+OPENSSL_CONFIG = """[req]
+distinguished_name = name
+prompt = no
+[name]
+CN = {name}
+[ca]
+basicConstraints = critical, CA:TRUE, pathlen:0
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[server]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = {names}
+[client]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = clientAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+"""
+#: file that is made: (directory, name, mode)
+CERTIFICATE_FILES = {
+    "ca.pem":          (("client", "ca.pem", 0o644), ("server", "ca.pem", 0o644)),
+    "ca-key.pem":      (("server", "ca-key.pem", 0o600),),
+    "client-cert.pem": (("client", "cert.pem", 0o644),),
+    "client-key.pem":  (("client", "key.pem", 0o600),),
+    "server-cert.pem": (("server", "cert.pem", 0o644),),
+    "server-key.pem":  (("server", "key.pem", 0o600),),
+}
+TLS_INIT_FLAGS = (
+    Flag("--days", "int", CERTIFICATE_DAYS, help="How long the certificates hold"),
+    Flag("-f --force", help="Replace what is there"),
+    Flag("--name", "list", help="A further name or address by which this host is reached"),
+    Flag("--server-dir", "string", help="Directory of the daemon's files (default: server, below "
+         "the client's)"),
+)
+HINT = """
+To serve: {program} daemon -H tcp://0.0.0.0:2376 --tlsverify \\
+    --tlscacert={server}/ca.pem --tlscert={server}/cert.pem --tlskey={server}/key.pem
+To use:   {program} -H tcp://{name}:2376 --tlsverify version
+On another host: with the three files of {client} in its ~/.docker.
+"""
+
+
+def host_addresses() -> list:
+    """The addresses of this host as text, loopback and link-local ones left out."""
+    found = []
+    lines = _proc_lines("/proc/net/fib_trie")
+    for before, line in zip(lines, lines[1:]):
+        if line.split() == ["/32", "host", "LOCAL"]:
+            found.append(before.split()[-1])
+    for line in _proc_lines("/proc/net/if_inet6"):
+        digits, _, _, scope = line.split()[:4]
+        if scope == "00":
+            found.append(_socket.inet_ntop(_socket.AF_INET6, bytes.fromhex(digits)))
+    return [each for each in dict.fromkeys(found) if each[:4] != "127."]
+
+
+def _proc_lines(path: str) -> list:
+    try:
+        return file_read(path).decode("ascii").splitlines()
+    except OSError:
+        return []
+
+
+def certificate_names(host: str, more: Iterable[str]) -> list:
+    """["DNS:host", "IP:10.0.0.1", ...] of a server; InvalidParameter for what is neither."""
+    names = []
+    for text in (host, host.partition(".")[0], "localhost", "127.0.0.1", "::1",
+                 *host_addresses(), *more):
+        if address_pack(text):
+            names.append("IP:" + text)
+        elif text and not text.strip(LETTERS + DIGITS + "-._*"):
+            names.append("DNS:" + text)
+        else:
+            raise InvalidParameter(f"{quote(text)} is neither a name nor an address of a host")
+    return list(dict.fromkeys(names))
+
+
+def _openssl(directory: str, *words: str) -> None:
+    """Runs openssl in a directory; EngineError with what it said last."""
+    said = os.memfd_create("openssl", os.MFD_CLOEXEC)
+    script = 'cd "$0" && umask 077 && exec openssl "$@"'
+    try:
+        pid = os.posix_spawn("/bin/sh", ("sh", "-c", script, directory, *words), os.environ,
+                             file_actions=[(os.POSIX_SPAWN_DUP2, said, 1),
+                                           (os.POSIX_SPAWN_DUP2, said, 2),
+                                           (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)])
+        _, status = os.waitpid(pid, 0)
+        os.lseek(said, 0, os.SEEK_SET)
+        text = os.read(said, 65536).decode("utf-8", "replace").strip()
+    finally:
+        os.close(said)
+    code = os.waitstatus_to_exitcode(status)
+    if code == 127:
+        raise Unavailable("tls init: certificates are made by openssl, which is not installed here")
+    if code:
+        last = text.splitlines()[-1] if text else f"exit status {code}"
+        raise EngineError(f"openssl {words[0]}: {last}")
+
+
+def certificates_make(directory: str, *, host: str, names: list, days: int) -> None:
+    """Makes the six files of CERTIFICATE_FILES in an empty directory."""
+    name = host[:40]
+    with open(directory + "/openssl.cnf", "w") as file:
+        file.write(OPENSSL_CONFIG.format(name=name, names=", ".join(names)))
+    common = ("-sha256", "-days", str(days))
+    _openssl(directory, *OPENSSL_KEY, "ca-key.pem")
+    _openssl(directory, "req", "-new", "-x509", "-key", "ca-key.pem", *common, "-config",
+             "openssl.cnf", "-extensions", "ca", "-subj", f"/CN=engine.pyz CA of {name}",
+             "-set_serial", _serial(), "-out", "ca.pem")
+    for role, subject in (("server", name), ("client", f"client of {name}")):
+        _openssl(directory, *OPENSSL_KEY, role + "-key.pem")
+        _openssl(directory, "req", "-new", "-key", role + "-key.pem", "-config", "openssl.cnf",
+                 "-subj", f"/CN={subject}", "-out", role + ".csr")
+        _openssl(directory, "x509", "-req", "-in", role + ".csr", "-CA", "ca.pem", "-CAkey",
+                 "ca-key.pem", "-set_serial", _serial(), *common, "-extfile", "openssl.cnf",
+                 "-extensions", role, "-out", role + "-cert.pem")
+
+
+def _serial() -> str:
+    """A positive number that no other certificate has, RFC 5280 section 4.1.2.2."""
+    return "0x" + (bytes([os.urandom(1)[0] & 0x7f | 1]) + os.urandom(15)).hex()
+
+
+@command("tls init", flags=TLS_INIT_FLAGS, clientless=True,
+         help="Make certificates for a daemon and its clients")
+def cmd_tls_init(client: None, args: Args) -> None:
+    """Prints where the files are and what to do with them."""
+    if args.days <= 0:
+        raise InvalidParameter("--days must be positive")
+    near = os.path.abspath(certificate_directory())
+    places = {"client": near, "server": os.path.abspath(args.server_dir or near + "/server")}
+    if places["client"] == places["server"]:
+        raise InvalidParameter("the daemon's files need a directory of their own")
+    targets = [os.path.join(places[place], name)
+               for rows in CERTIFICATE_FILES.values() for place, name, _ in rows]
+    there = [path for path in targets if os.path.lexists(path)]
+    if there and not args.force:
+        raise Conflict(f"{there[0]} is there already: --force replaces it, and what was signed "
+                       "before is worth nothing then")
+    host = os.uname().nodename
+    names = certificate_names(host, args.name)
+    for path in places.values():
+        os.makedirs(path, 0o700, exist_ok=True)
+    beside = f"{places['server']}/.new-{os.urandom(4).hex()}"
+    os.mkdir(beside, 0o700)
+    signals_unwind()
+    try:
+        certificates_make(beside, host=host, names=names, days=args.days)
+        for source, rows in CERTIFICATE_FILES.items():
+            data = file_read(f"{beside}/{source}")
+            for place, name, mode in rows:
+                file_write(os.path.join(places[place], name), data, mode, sync=True)
+    finally:
+        tree_remove(beside)
+    print(f"For clients:    {places['client']}/ca.pem cert.pem key.pem\n"
+          f"For the daemon: {places['server']}/ca.pem cert.pem key.pem, and ca-key.pem, which signs\n"
+          f"This host is: {', '.join(name.partition(':')[2] for name in names)}")
+    print(HINT.format(program=program_name(), name=host, **places), end="")
 
 
 # =============================================================================
