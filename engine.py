@@ -21564,18 +21564,27 @@ def get_image(engine: Any, request: Request) -> dict:
         raise InvalidParameter("conflicting options: manifests and platform options cannot both "
                                "be set")
     image = image_inspect(engine.store, request.params["name"], platform)
-    return inspect_for_version(image, version_tuple(request.version))
+    version = version_tuple(request.version)
+    if version >= (1, 50):
+        return image
+    return inspect_for_version(image, version, image_get(engine.store, image["Id"]).config)
 
 
-def inspect_for_version(image: dict, version: tuple) -> dict:
-    """An inspected image in the form that an API version (as a tuple) had."""
+def inspect_for_version(image: dict, version: tuple, document: dict) -> dict:
+    """An inspected image in the form that an API version (as a tuple) had.
+
+    `document` is its config: what was committed still tells of its container.
+    """
     if version < (1, 50):
-        config = {**IMAGE_CONFIG_OLD, **image["Config"]}
+        stored = document.get("config") or {}
+        config = {**image["Config"], **{key: stored.get(key, empty)
+                                        for key, empty in IMAGE_CONFIG_OLD.items()}}
         image = {**image, "Config": dict(sorted(config.items()))}
     if version < (1, 45):
         empty = dict.fromkeys(("Cmd", "Entrypoint", "Env", "Labels", "OnBuild", "Volumes"))
-        image = {**image, "Container": "", "ContainerConfig": {
-            **IMAGE_CONFIG_OLD, **empty, "User": "", "WorkingDir": ""}}
+        image = {**image, "Container": document.get("container") or "", "ContainerConfig":
+                 document.get("container_config") or {
+                     **IMAGE_CONFIG_OLD, **empty, "User": "", "WorkingDir": ""}}
     if version < (1, 44):
         image = {**image, "VirtualSize": image["Size"], "Created": image.get("Created", TIME_ZERO)}
     return image

@@ -172,3 +172,12 @@ class TestCommit:
         assert new["RootFS"] == old["RootFS"] and new["Size"] == old["Size"]
         assert [step["Size"] for step in api.send("GET", f"/images/{made}/history")[2]] == [
             0, old["Size"]]
+
+    def test_older_versions_tell_of_the_container(self, api):
+        made = api.send("POST", "/commit", container="box")[2]["Id"]
+        box = api.send("GET", "/containers/box/json")[2]
+        old = api.send("GET", f"/images/{made}/json", version="1.44")[2]
+        assert old["Container"] == box["Id"] and old["ContainerConfig"] == box["Config"]
+        assert old["Config"]["Image"] == "busybox" and old["Config"]["Hostname"] == box["Id"][:12]
+        new = api.send("GET", f"/images/{made}/json")[2]
+        assert "Container" not in new and "Hostname" not in new["Config"]

@@ -51,6 +51,8 @@ def asked(monkeypatch):
 
     replace("image_list", [SUMMARY])
     replace("image_inspect", INSPECT)
+    made = engine.Image((ID, "", 0, 0, 0, 0, "{}"))
+    monkeypatch.setattr(engine, "image_get", lambda store, ref: made)
     replace("image_history", [])
     replace("image_tag", None)
     replace("image_remove", [{"Deleted": ID}])
