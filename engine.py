@@ -18479,6 +18479,7 @@ class Containers:
     def launch(self, c: Container, again: int = 0) -> None:
         """Prepare what a start needs, and have the monitor start it; `again`: restart number."""
         store = self._store
+        host_complete(c.host, configuration_read(store.run))
         directory = store.path("containers", c.id)
         bundle = dir_ensure(store.run_path("containers", c.id), 0o700)
         join, shm, donor = _namespaces_resolve(self, c)
@@ -30056,6 +30057,7 @@ class Daemon:
         pidfile_write(made["pidfile"])
         try:
             launcher_ensure(store)
+            self._configuration_publish()       # what starts again obeys it too
             containers_restore(self.engine)
             containers = self.engine.containers.all()
             notice("info", "Loading containers: done.", containers=len(containers))
@@ -30205,6 +30207,8 @@ class Daemon:
         def stop(id: str) -> None:
             try:
                 self.engine.containers.stop(id)
+                # No user stopped it: the next daemon starts it where its policy says so.
+                record_move(self.store, id, ("exited",), "exited", stopped=0)
             except EngineError as refused:
                 notice("error", "cannot stop the container", container=id, error=str(refused))
             finally:

@@ -229,7 +229,7 @@ def test_what_it_decides_holds_for_every_command(cli, start, image):
     )  # fmt: skip
     script = (
         "df -k /dev/shm | tail -1; ulimit -Sn; ulimit -Hn; cat /etc/resolv.conf; "
-        "grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; cat /proc/1/comm"
+        "grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; cat /proc/1/comm; true"
     )
     run = ("run", "--network", "none", image, "sh", "-c", script)
     out = cli(*run).ok().out
@@ -247,7 +247,7 @@ def test_what_it_decides_holds_for_every_command(cli, start, image):
     assert shown["Ulimits"] == [{"Name": "nofile", "Hard": 456, "Soft": 123}]
     own = cli("run", "--network", "none", "--ulimit", "nofile=50", "--security-opt",
               "no-new-privileges=false", "--init=false", image, "sh", "-c",
-              "ulimit -Hn; grep NoNew /proc/self/status; cat /proc/1/comm").ok().out  # fmt: skip
+              "ulimit -Hn; grep NoNew /proc/self/status; cat /proc/1/comm; true").ok().out  # fmt: skip
     assert own.split() == ["50", "NoNewPrivs:", "0", "sh"]
     assert daemon.end() == 0
     out = cli(*run).ok().out
@@ -327,3 +327,16 @@ def test_usual_unit_line(start):
     """The flags of Debian's and Docker's docker.service."""
     daemon = start("--containerd=/run/containerd/containerd.sock")
     assert "--containerd has no effect" in daemon.log()
+
+
+def test_a_new_daemon_starts_what_the_old_one_stopped(start, cli, image):
+    daemon = start("--live-restore=false")
+    for policy in ("unless-stopped", "no"):
+        cli("run", "-d", "--network", "none", "--init", "--restart", policy, "--name", policy,
+            image, "sleep", "1000").ok()  # fmt: skip
+    assert daemon.end() == 0
+    assert cli("ps", "-q").ok().out == ""
+    second = start("--default-ulimit", "nofile=77")
+    assert [each["Names"] for each in second.get("/containers/json")] == [["/unless-stopped"]]
+    out = cli("exec", "unless-stopped", "grep", "open files", "/proc/2/limits").ok().out
+    assert out.split()[3:5] == ["77", "77"]
