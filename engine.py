@@ -13261,26 +13261,30 @@ _IMAGE_COLUMNS = "id, manifest, layer, size, created, added, config"
 
 
 def image_config_parse(data: bytes) -> dict:
-    """The config document of an image; InvalidParameter unless its fields have the right types."""
+    """The config document of an image; InvalidParameter unless its fields have the right types.
+
+    Names match in any case, as Go's do, and are the usual ones in the result.
+    """
     try:
         config = json_parse(data)
     except ValueError as error:
         raise InvalidParameter(f"invalid image config: {error}") from None
     if not isinstance(config, dict):
         raise InvalidParameter("invalid image config: not an object")
+    config = fields_fold(config, (*IMAGE_DOCUMENT_TYPES, "rootfs"))
     rootfs = config.get("rootfs")
     if not isinstance(rootfs, dict):
         raise InvalidParameter("invalid image JSON, no RootFS key")
+    rootfs = config["rootfs"] = fields_fold(rootfs, ("diff_ids", "type"))
     _types_check(rootfs, {"diff_ids": list})
     _types_check(config, IMAGE_DOCUMENT_TYPES)
+    if config.get("config"):
+        config["config"] = fields_fold(config["config"], IMAGE_CONFIG_TYPES)
     _types_check(config.get("config") or {}, IMAGE_CONFIG_TYPES)
-    steps, labels = config.get("history") or (), (config.get("config") or {}).get("Labels") or {}
-    if not all(isinstance(step, dict) for step in steps):
-        raise InvalidParameter("invalid image config: history has the wrong type")
-    for step in steps:
-        _types_check(step, IMAGE_HISTORY_TYPES)
+    labels = (config.get("config") or {}).get("Labels") or {}
     if not all(isinstance(value, str) for value in labels.values()):
         raise InvalidParameter("invalid image config: Labels has the wrong type")
+    _history_check(config, len(rootfs.get("diff_ids") or ()))
     for diff_id in rootfs.get("diff_ids") or ():
         digest_check(diff_id)
     if len(rootfs.get("diff_ids") or ()) > IMAGE_LAYERS_MAX:
@@ -13298,6 +13302,41 @@ def _types_check(document: dict, types: dict) -> None:
             kind is list and key != "history" and not all(isinstance(item, str) for item in value)
         ):
             raise InvalidParameter(f"invalid image config: {key} has the wrong type")
+
+
+def _history_check(config: dict, layers: int) -> None:
+    steps = config.get("history") or []
+    if not all(isinstance(step, dict) for step in steps):
+        raise InvalidParameter("invalid image config: history has the wrong type")
+    if steps:
+        steps = config["history"] = [fields_fold(step, IMAGE_HISTORY_TYPES) for step in steps]
+    for step in steps:
+        _types_check(step, IMAGE_HISTORY_TYPES)
+    for part in (config, *steps):
+        if part.get("created") is not None:
+            _created_check(part["created"])
+    if sum(not step.get("empty_layer") for step in steps) > layers:
+        raise InvalidParameter("too many non-empty layers in History section")
+
+
+def _created_check(text: str) -> None:
+    """Go reads RFC 3339 here and nothing else."""
+    shape = pattern(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:\d\d)\Z")
+    try:
+        if not (text.isascii() and shape.match(text)):
+            raise InvalidParameter(f"parsing time {quote(text)}: not in the form"
+                                   " 2006-01-02T15:04:05Z")
+        time_parse(text)
+    except InvalidParameter as wrong:
+        raise InvalidParameter(f"invalid image config: {wrong}") from None
+
+
+def fields_fold(document: dict, names: Iterable[str]) -> dict:
+    """The document with those of `names` that it spells in another case under these names."""
+    known = {name.lower(): name for name in names}
+    odd = {key: known[key.lower()] for key in document
+           if key.lower() in known and known[key.lower()] not in document}
+    return {odd.get(key, key): value for key, value in document.items()} if odd else document
 
 
 def image_diff_ids(config: dict) -> list:
@@ -13339,7 +13378,7 @@ def image_create(
                 sum(row[3] for row in stack),
                 max(-INT64_MAX, min(_created_ns(document), INT64_MAX)),
                 time_now(),
-                config.decode("utf-8"),
+                json_text(document),
             ),
         )
         for name in names:
@@ -14239,8 +14278,9 @@ CHANGES = {
 # =============================================================================
 # Runs in: api, cli; unpacking in worker.   Refs: image-spec image-layout.md, moby v28.5.2
 # image/tarexport
-# Two kinds of archive are read, and one is written that is both: docker-archive (manifest.json
-# names configs, layers and tags) and OCI layout (index.json, blobs by digest). manifest.json
+# Two kinds of archive are read (and that of Docker before 1.10), and one is written that is both:
+# docker-archive (manifest.json names configs, layers and tags) and OCI layout (index.json, blobs by
+# digest). manifest.json
 # decides where both are; index.json then still gives the manifest whose config it is, so that its
 # bytes, and its digest, live on. A file that can seek is only indexed, and what is needed of it
 # read from its place; a pipe, or a compressed archive, is spooled into the lease's directory, every
@@ -14255,6 +14295,8 @@ INDEX_TYPES = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 CONFIG_TYPES = (MEDIA_CONFIG, "application/vnd.docker.container.image.v1+json")
+OCI_LAYOUT = "1.0.0"
+LEGACY_KEYS = frozenset(("Size", "id", "layer_id", "parent", "parent_id", "throwaway"))
 IMAGE_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
 COLLECT_ATTEMPTS = 10
@@ -14267,9 +14309,8 @@ class _Member:
 
     __slots__ = ("at", "digest", "fd", "path", "size")
 
-    def __init__(
-        self, size: int, *, fd: int = -1, at: int = 0, path: str = "", digest: str = ""
-    ) -> None:
+    def __init__(self, size: int, *, fd: int = -1, at: int = 0, path: str = "",
+                 digest: str = "") -> None:
         self.size = size
         self.fd = fd  # of the archive, with the offset in `at`; or
         self.at = at
@@ -14341,11 +14382,8 @@ class _Archive:
             self.links.pop(name, None)
             self.members[name] = take(reader, entry)
         elif entry.kind in (TAR_LINK, TAR_SYMLINK):
-            base = (
-                name.rpartition(b"/")[0] + b"/"
-                if entry.kind == TAR_SYMLINK and entry.link[:1] != b"/"
-                else b"/"
-            )
+            is_relative = entry.kind == TAR_SYMLINK and entry.link[:1] != b"/"
+            base = name.rpartition(b"/")[0] + b"/" if is_relative else b"/"
             self.members.pop(name, None)
             self.links[name] = name_clean(b"/" + base + entry.link)
         if len(self.members) + len(self.links) > ARCHIVE_FILES_MAX:
@@ -14367,10 +14405,8 @@ def _members_open(lease: content_lease, source: Any) -> _Archive:
     def place(reader: TarReader, entry: TarEntry) -> _Member:
         member = _Member(entry.stored, fd=fd, at=start + reader.position)
         if member.at + member.size > end or entry.sparse is not None:
-            raise InvalidParameter(
-                "invalid tar archive: "
-                + ("unexpected EOF" if entry.sparse is None else "a sparse file")
-            )
+            what = "unexpected EOF" if entry.sparse is None else "a sparse file"
+            raise InvalidParameter("invalid tar archive: " + what)
         return member
 
     for entry in reader.entries():
@@ -14393,10 +14429,8 @@ def _members_spool(lease: content_lease, read: Callable) -> _Archive:
     def spool(reader: TarReader, entry: TarEntry) -> _Member:
         if entry.sparse is not None:
             raise InvalidParameter("invalid tar archive: a sparse file")
-        path, digester = (
-            f"{lease.directory}/member-{len(archive.members)}-{os.urandom(4).hex()}",
-            hasher(),
-        )
+        path = f"{lease.directory}/member-{len(archive.members)}-{os.urandom(4).hex()}"
+        digester = hasher()
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             for _offset, data in reader.pieces(entry):
@@ -14431,10 +14465,8 @@ class _Plan:
         self.items: list = []
         expected = image_diff_ids(self.document)
         if len(layers) != len(expected):
-            raise InvalidParameter(
-                f"invalid manifest, layers length mismatch: expected {len(layers)},"
-                f" got {len(expected)}"
-            )
+            raise InvalidParameter("invalid manifest, layers length mismatch: expected"
+                                   f" {len(layers)}, got {len(expected)}")
         if self.document.get("os") not in (None, "", "linux"):
             raise InvalidParameter(f"cannot load {self.document['os']} image on linux")
 
@@ -14475,9 +14507,8 @@ def images_load(
         raise
 
 
-def _layers_load(
-    lease: content_lease, plans: list, quiet: bool, run_worker: Callable | None
-) -> Iterator[dict]:
+def _layers_load(lease: content_lease, plans: list, quiet: bool,
+                 run_worker: Callable | None) -> Iterator[dict]:
     items: list = []
     for plan in plans:
         parent = ""
@@ -14496,9 +14527,8 @@ def _layers_load(
         yield _layer_progress(item, member.size, member.size)
 
 
-def _fetcher(
-    lease: content_lease, member: _Member | None, digest: str, media: str, diff_id: str
-) -> Callable:
+def _fetcher(lease: content_lease, member: _Member | None, digest: str, media: str,
+             diff_id: str) -> Callable:
     def fetch() -> tuple:
         if member is None:
             raise InvalidParameter(f"invalid archive: layer {digest or diff_id} is missing")
@@ -14511,11 +14541,8 @@ def _fetcher(
 
 
 def _layer_progress(item: LayerItem, current: int, total: int) -> dict:
-    return {
-        "status": "Loading layer",
-        "progressDetail": {"current": current, "total": total},
-        "id": id_short(item.diff_id[7:]),
-    }
+    return {"status": "Loading layer", "id": id_short(item.diff_id[7:]),
+            "progressDetail": {"current": current, "total": total}}
 
 
 def _image_load(lease: content_lease, plan: _Plan) -> Iterator[dict]:
@@ -14558,6 +14585,10 @@ def _plans(archive: _Archive, platform: dict | None) -> list:
         plans = [plan for plan in plans if not platform or platform_rank(plan.platform, platform)]
     elif archive.find("index.json"):
         plans = _plans_oci(archive, platform)
+    elif archive.find("repositories"):
+        document = _document(archive.find("repositories"), "repositories")
+        plans = _plans_legacy(archive, document)
+        plans = [plan for plan in plans if not platform or platform_rank(plan.platform, platform)]
     else:
         raise InvalidParameter("invalid archive: does not contain a manifest.json")
     if platform and not plans:
@@ -14576,22 +14607,20 @@ def _plans_docker(archive: _Archive, rows: Any) -> list:
     if rows is None:
         raise InvalidParameter("invalid manifest, manifest cannot be null (but can be [])")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InvalidParameter(
-            "invalid archive: failed to decode manifest.json: not a list of objects"
-        )
+        raise InvalidParameter("invalid archive: failed to decode manifest.json: not a list of"
+                               " objects")
     manifests = _manifests_by_config(archive)
     plans = []
     for row in rows:
+        row = fields_fold(row, ("Config", "Layers", "RepoTags"))
         names, layers = row.get("RepoTags") or [], row.get("Layers") or []
         if not all(isinstance(text, str) for text in [*names, *layers, row.get("Config")]):
-            raise InvalidParameter(
-                "invalid archive: failed to decode manifest.json: a field has the wrong type"
-            )
+            raise InvalidParameter("invalid archive: failed to decode manifest.json: a field has"
+                                   " the wrong type")
         config = archive.find(row["Config"])
         if config is None:
-            raise InvalidParameter(
-                f"invalid archive: {name_shown(row['Config'].encode())} is missing"
-            )
+            name = name_shown(row["Config"].encode())
+            raise InvalidParameter(f"invalid archive: {name} is missing")
         data = config.document()
         listed = [(archive.find(name), "", "") for name in layers]
         own, described = manifests.get(digest_of(data), (b"", []))
@@ -14636,29 +14665,43 @@ def _manifests_by_config(archive: _Archive) -> dict:
     return found
 
 
+def _digest_wrong(descriptor: dict, data: bytes) -> InvalidParameter:
+    return InvalidParameter(f"content digest mismatch: expected {descriptor['digest']}, got"
+                            f" {digest_of(data)}")
+
+
+def _size_check(descriptor: dict, size: int) -> None:
+    if "size" in descriptor and descriptor["size"] != size:
+        raise InvalidParameter(f"invalid size of {descriptor['digest']}: expected"
+                               f" {descriptor['size']}, got {size}")
+
+
 def _manifest_parse(data: bytes, descriptor: dict) -> tuple:
     """(config descriptor, layer descriptors) of a manifest, verified against its own descriptor."""
     if digest_of(data) != descriptor["digest"]:
-        raise InvalidParameter(
-            f"content digest mismatch: expected {descriptor['digest']}, got {digest_of(data)}"
-        )
+        raise _digest_wrong(descriptor, data)
+    _size_check(descriptor, len(data))
     try:
         manifest = json_parse(data)
         config, layers = manifest["config"], manifest["layers"]
         for part in [config, *layers]:
             digest_check(part["digest"])
-            if not isinstance(part["mediaType"], str) or not isinstance(part["size"], int):
+            if not isinstance(part["mediaType"], str) or type(part["size"]) is not int:
                 raise TypeError
     except (ValueError, KeyError, TypeError):
         raise InvalidParameter(f"invalid manifest {descriptor['digest']}") from None
     if config["mediaType"] not in CONFIG_TYPES:
-        raise InvalidParameter(
-            f"{descriptor['digest']} is no container image: its config is {config['mediaType']!r}"
-        )
+        raise InvalidParameter(f"{descriptor['digest']} is no container image: its config is"
+                               f" {config['mediaType']!r}")
     return config, layers
 
 
 def _plans_oci(archive: _Archive, platform: dict | None) -> list:
+    layout = archive.find("oci-layout")
+    version = _document(layout, "oci-layout") if layout else {}
+    version = version.get("imageLayoutVersion") if isinstance(version, dict) else None
+    if layout and version != OCI_LAYOUT:
+        raise InvalidParameter(f"unsupported OCI version {version}")
     index = _document(archive.find("index.json"), "index.json")
     groups: dict = {}
     for descriptor in _descriptors(index, "index.json"):
@@ -14689,9 +14732,8 @@ def _descriptors(index: Any, name: str) -> list:
             or not isinstance(descriptor.get("annotations") or {}, dict)
             or not isinstance(descriptor.get("platform") or {}, dict)
         ):
-            raise InvalidParameter(
-                f"invalid archive: failed to decode {name}: a field has the wrong type"
-            )
+            raise InvalidParameter(f"invalid archive: failed to decode {name}: a field has the"
+                                   " wrong type")
     # What buildkit says about an image (provenance, bills of material) is no image.
     return [
         descriptor
@@ -14709,9 +14751,8 @@ def _oci_name(descriptor: dict) -> str:
     return reference_full(reference_tagged(reference_parse(name)))
 
 
-def _platform_choose(
-    archive: _Archive, descriptors: list, want: dict, strict: bool, depth: int
-) -> list:
+def _platform_choose(archive: _Archive, descriptors: list, want: dict, strict: bool,
+                     depth: int) -> list:
     """The manifests of one name that are for `want`: one, or all where they tell no platform."""
     if depth > _INDEX_DEPTH_MAX:
         raise InvalidParameter("invalid archive: indexes are nested too deeply")
@@ -14723,10 +14764,7 @@ def _platform_choose(
                 raise InvalidParameter(f"invalid archive: {descriptor['digest']} is missing")
             data = member.document()
             if digest_of(data) != descriptor["digest"]:
-                raise InvalidParameter(
-                    f"content digest mismatch: expected {descriptor['digest']},"
-                    f" got {digest_of(data)}"
-                )
+                raise _digest_wrong(descriptor, data)
             try:
                 inner = _descriptors(json_parse(data), descriptor["digest"])
             except ValueError:
@@ -14735,9 +14773,7 @@ def _platform_choose(
         elif archive.blob(descriptor["digest"]):
             flat.append(descriptor)
     if not flat and descriptors:
-        raise NotFound(
-            f"no matching manifest for {platform_text(want)} in the manifest list entries"
-        )
+        raise _no_platform(want)
     told = [descriptor for descriptor in flat if descriptor.get("platform")]
     if len(told) < len(flat) or len(flat) == 1 and not strict and not depth:
         return flat
@@ -14745,10 +14781,12 @@ def _platform_choose(
         told, key=lambda descriptor: platform_rank(_platform_of(descriptor), want), default=None
     )
     if ranked is None or not platform_rank(_platform_of(ranked), want):
-        raise NotFound(
-            f"no matching manifest for {platform_text(want)} in the manifest list entries"
-        )
+        raise _no_platform(want)
     return [ranked]
+
+
+def _no_platform(want: dict) -> NotFound:
+    return NotFound(f"no matching manifest for {platform_text(want)} in the manifest list entries")
 
 
 def _platform_of(descriptor: dict) -> dict:
@@ -14767,15 +14805,93 @@ def _plan_oci(archive: _Archive, descriptor: dict) -> _Plan:
         raise InvalidParameter(f"invalid archive: {config['digest']} is missing")
     document = member.document()
     if digest_of(document) != config["digest"]:
-        raise InvalidParameter(
-            f"content digest mismatch: expected {config['digest']}, got {digest_of(document)}"
-        )
+        raise _digest_wrong(config, document)
+    _size_check(config, len(document))
+    members = [archive.blob(layer["digest"]) for layer in layers]
+    for layer, blob in zip(layers, members):
+        if blob:
+            _size_check(layer, blob.size)
     return _Plan(
         document,
-        [(archive.blob(layer["digest"]), layer["digest"], layer["mediaType"]) for layer in layers],
+        [(blob, layer["digest"], layer["mediaType"]) for layer, blob in zip(layers, members)],
         [],
         data,
     )
+
+
+def _plans_legacy(archive: _Archive, repositories: Any) -> list:
+    """The images of an archive of Docker before 1.10: a directory each with json and layer.tar, its
+    parent by name; `repositories` names some: {"busybox": {"latest": directory}}.
+
+    Loaded are those with a name and those that are nobody's parent; ids are as moby makes them.
+    """
+    documents = {}
+    for key, member in archive.members.items():
+        directory, slash, name = key.decode("utf-8", "surrogateescape").rpartition("/")
+        if slash and "/" not in directory and name == "json":
+            documents[directory] = _document(member, directory + "/json")
+    if not isinstance(repositories, dict) or not all(
+            isinstance(tags, dict) for tags in repositories.values()) or not all(
+            isinstance(document, dict) for document in documents.values()):
+        raise InvalidParameter("invalid archive: failed to decode repositories")
+    parents = {document.get("parent") for document in documents.values()}
+    wanted: dict = {id: [] for id in sorted(documents) if id not in parents}
+    for name, tags in repositories.items():
+        for tag, id in tags.items():
+            if not isinstance(id, str) or id not in documents:
+                raise InvalidParameter(f"invalid target ID: {id}")
+            wanted.setdefault(id, []).append(_tag_parse(f"{name}:{tag}"))
+    diff_ids: dict = {}
+    return [_plan_legacy(archive, documents, diff_ids, id=id, names=names)
+            for id, names in wanted.items()]
+
+
+def _plan_legacy(archive: _Archive, documents: dict, diff_ids: dict, *, id: str,
+                 names: list) -> _Plan:
+    chain = [id]
+    while documents[chain[0]].get("parent"):
+        parent = documents[chain[0]]["parent"]
+        if parent not in documents:
+            shown = name_shown(str(parent).encode())
+            raise InvalidParameter(f"invalid archive: {shown}/json is missing")
+        if len(chain) > IMAGE_LAYERS_MAX:
+            raise InvalidParameter("max depth exceeded")    # or they are each other's parents
+        chain.insert(0, parent)
+    layers, history = [], []
+    for directory in chain:
+        member = archive.find(directory + "/layer.tar")
+        if member is None:
+            raise InvalidParameter(f"invalid archive: {directory}/layer.tar is missing")
+        if directory not in diff_ids:
+            diff_ids[directory] = _member_diff_id(member)
+        layers.append((member, "", ""))
+        document = documents[directory]
+        words = (document.get("container_config") or {}).get("Cmd") or ()
+        step = {"created": document.get("created"), "author": document.get("author"),
+                "created_by": " ".join(map(str, words)), "comment": document.get("comment")}
+        history.append({key: value for key, value in step.items() if value})
+    made = {key: value for key, value in documents[id].items() if key not in LEGACY_KEYS}
+    made["rootfs"] = {"type": "layers", "diff_ids": [diff_ids[name] for name in chain]}
+    made["history"] = history
+    text = json_text({key: made[key] for key in sorted(made)})
+    for sign in "<>&":                      # as Go escapes them
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return _Plan(text.encode(), layers, names)
+
+
+def _member_diff_id(member: _Member) -> str:
+    """The digest of a layer as it is unpacked."""
+    read, fd = member.stream()
+    try:
+        plain, digester = decompressed(read)[1], hasher()
+        while True:
+            data = plain(STREAM_CHUNK)
+            if not data:
+                return "sha256:" + digester.hexdigest()
+            digester.update(data)
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 # -- save ---------------------------------------------------------------------
@@ -14870,7 +14986,7 @@ def _save_documents(store: Store, chosen: dict) -> tuple:
             {"schemaVersion": 2, "mediaType": INDEX_TYPES[0], "manifests": index}
         ),
         "manifest.json": json_text(rows) + "\n",
-        "oci-layout": '{"imageLayoutVersion": "1.0.0"}',
+        "oci-layout": f'{{"imageLayoutVersion": "{OCI_LAYOUT}"}}',
     }
     if repositories:
         documents["repositories"] = json_text(repositories) + "\n"

@@ -114,6 +114,51 @@ def test_compressed_layers_in_a_docker_archive(store, packed):
         assert part["mediaType"].endswith("+gzip") == is_gzip
 
 
+def test_an_archive_of_docker_before_1_10(store):
+    assert load(store, tar_of(LEGACY))[1:] == ["Loaded image: old/name:1"]
+    shown = engine.image_inspect(store, "old/name:1")
+    assert shown["RootFS"]["Layers"] == [digest(A), digest(B)]
+    assert shown["Config"]["Env"] == ["ID=top"]
+    image = engine.image_get(store, "old/name:1")
+    created = {"created": "2015-01-01T00:00:00Z"}
+    assert image.config["history"] == [
+        {**created, "created_by": f"/bin/sh -c #(nop) {id} <&>"} for id in ("base", "top")
+    ]
+    assert not {"id", "parent", "Size"} & set(image.config)
+    # The bytes are those that Docker makes of it, so the id is, too.
+    made = {
+        "architecture": "amd64",
+        "config": {"Cmd": ["sh"], "Env": ["ID=top"]},
+        "container_config": {"Cmd": ["/bin/sh", "-c", "#(nop) top <&>"]},
+        **created,
+        "docker_version": "1.9.1",
+        "history": [
+            {**created, "created_by": f"/bin/sh -c #(nop) {id} <&>"} for id in ("base", "top")
+        ],
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [digest(A), digest(B)]},
+    }
+    text = json.dumps(made, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    assert image.id == digest(text.encode())
+    assert len(engine.image_list(store, {}, list)) == 2         # and that which has no name
+
+
+def test_names_of_fields_in_any_case(store):
+    settings = b'"config": {"ENV": ["A=1"], "cmd": ["sh"], "labels": {"x": "y"}}'
+    data = config_of([A]).replace(b'"config": {}', settings).replace(b'"rootfs"', b'"RootFS"')
+    files = docker_files([A], config=data)
+    row = json.loads(files["manifest.json"])[0]
+    files["manifest.json"] = json.dumps([{key.lower(): row[key] for key in row}]).encode()
+    load(store, tar_of(files))
+    image = engine.image_get(store, "test:1")
+    assert image.id == digest(data)
+    assert image.settings["Env"] == ["A=1"] and image.settings["Cmd"] == ["sh"]
+    assert image.settings["Labels"] == {"x": "y"}
+    assert engine.blob_document(store, image.id) == data
+
+
 def test_linked_layers(store):
     """docker save before 25 wrote a link where an image had the same layer twice."""
     files = docker_files([A, B])
@@ -437,6 +482,17 @@ HOSTILE = {
     "config Labels list": tar_of(docker_files([A, B], Labels=["x"])),
     "config Labels values": tar_of(docker_files([A, B], Labels={"x": 1})),
     "config history": tar_of(docker_files([A, B], history=[1])),
+    "config created text": tar_of(docker_files([A, B], created="yesterday")),
+    "config created date": tar_of(docker_files([A, B], created="2024-01-01")),
+    "config created empty": tar_of(docker_files([A, B], created="")),
+    "config created month": tar_of(docker_files([A, B], created="2024-13-01T00:00:00Z")),
+    "config history created": tar_of(docker_files([A, B], history=[{"created": "10m"}])),
+    "config history long": tar_of(docker_files([A, B], history=[{}, {}, {}])),
+    "config Env text in lower case": tar_of(
+        docker_files(
+            [A, B], config=config_of([A, B]).replace(b'"config": {', b'"CONFIG": {"env":"x"')
+        )
+    ),
     "layer damaged": replaced(FILES, LAYER, b"garbage" * 500),
     "layer other": replaced(FILES, LAYER, C),
     "layer truncated gzip": replaced(FILES, LAYER, gz(A)[:-9]),
@@ -457,6 +513,9 @@ HOSTILE = {
     "oci layer other": replaced(OCI, GZ, gz(C)),
     "oci layer larger": replaced(OCI, GZ, gz(A) + b"x"),
     "oci config missing": without(OCI, "blobs/sha256/" + digest(config_of([A, B]))[7:]),
+    "oci layout version": tar_of({**OCI, "oci-layout": b'{"imageLayoutVersion":"2.0.0"}'}),
+    "oci layout list": tar_of({**OCI, "oci-layout": b"[]"}),
+    "oci manifest size": tar_of(oci_files([{**DESCRIPTOR, "size": 5}], PARTS)),
     "oci annotations": tar_of(oci_files([{**DESCRIPTOR, "annotations": 5}], PARTS)),
     "oci name bad": tar_of(oci_files([named(DESCRIPTOR, "docker.io/UPPER:1")], PARTS)),
 }
@@ -489,6 +548,59 @@ def loop_of_indexes(depth):
     return tar_of(oci_files([descriptor], files))
 
 
+def wrong_size(which):
+    """A layout whose manifest tells a wrong size of its config or first layer."""
+    parts, descriptor = oci_parts([A])
+    name = "blobs/sha256/" + descriptor["digest"][7:]
+    document = json.loads(parts.pop(name))
+    place = document["config"] if which == "config" else document["layers"][0]
+    place["size"] += 1
+    data = json.dumps(document).encode()
+    found = {"mediaType": engine.MEDIA_MANIFEST, "digest": digest(data), "size": len(data)}
+    return tar_of(oci_files([found], {**parts, "blobs/sha256/" + digest(data)[7:]: data}))
+
+
+def legacy_files(images, repositories):
+    """An archive of Docker before 1.10: images are {id: (parent, layer)}."""
+    files = {"repositories": json.dumps(repositories).encode()}
+    for id, (parent, data) in images.items():
+        document = {
+            "id": id,
+            **({"parent": parent} if parent else {}),
+            "created": "2015-01-01T00:00:00Z",
+            "container_config": {"Cmd": ["/bin/sh", "-c", f"#(nop) {id} <&>"]},
+            "docker_version": "1.9.1",
+            "config": {"Cmd": ["sh"], "Env": [f"ID={id}"]},
+            "architecture": "amd64",
+            "os": "linux",
+            "Size": 5,
+        }
+        files[f"{id}/VERSION"] = b"1.0"
+        files[f"{id}/json"] = json.dumps(document).encode()
+        files[f"{id}/layer.tar"] = data
+    return files
+
+
+LEGACY = legacy_files(
+    {"top": ("base", B), "base": ("", A), "free": ("base", C)}, {"old/name": {"1": "top"}}
+)
+HOSTILE.update({
+    "legacy repositories text": tar_of({**LEGACY, "repositories": b"x"}),
+    "legacy repositories list": tar_of({**LEGACY, "repositories": b'{"a":[]}'}),
+    "legacy tag of nothing": tar_of({**LEGACY, "repositories": b'{"a":{"1":"nope"}}'}),
+    "legacy tag a number": tar_of({**LEGACY, "repositories": b'{"a":{"1":7}}'}),
+    "legacy tag bad": tar_of({**LEGACY, "repositories": b'{"A":{"1":"top"}}'}),
+    "legacy parent missing": without(LEGACY, "base/json"),
+    "legacy layer missing": without(LEGACY, "base/layer.tar"),
+    "legacy layer damaged": tar_of({**LEGACY, "top/layer.tar": gz(A)[:-9]}),
+    "legacy circle": tar_of(
+        legacy_files({"a": ("b", A), "b": ("a", B)}, {"name": {"1": "a"}})
+    ),
+    "legacy json list": tar_of({**LEGACY, "top/json": b"[]"}),
+    "legacy for windows": tar_of({**LEGACY, "top/json": b'{"os":"windows"}'}),
+})
+HOSTILE["oci config size"] = wrong_size("config")
+HOSTILE["oci layer size"] = wrong_size("layer")
 HOSTILE["oci artifact"] = artifact()
 HOSTILE["oci indexes too deep"] = loop_of_indexes(8)
 
