@@ -1129,6 +1129,14 @@ def ip_is_valid(text: str) -> bool:
     return False
 
 
+def fields_fold(document: dict, names: Iterable[str]) -> dict:
+    """The document with those of `names` that it spells in another case under these names."""
+    known = {name.lower(): name for name in names}
+    odd = {key: known[key.lower()] for key in document
+           if key.lower() in known and known[key.lower()] not in document}
+    return {odd.get(key, key): value for key, value in document.items()} if odd else document
+
+
 def key_values(texts: Iterable[str]) -> dict[str, str]:
     """{"a": "1", "b": ""} of ["a=1", "b"]; the last one wins."""
     return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
@@ -13323,20 +13331,12 @@ def _created_check(text: str) -> None:
     """Go reads RFC 3339 here and nothing else."""
     shape = pattern(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:\d\d)\Z")
     try:
-        if not (text.isascii() and shape.match(text)):
-            raise InvalidParameter(f"parsing time {quote(text)}: not in the form"
-                                   " 2006-01-02T15:04:05Z")
-        time_parse(text)
-    except InvalidParameter as wrong:
-        raise InvalidParameter(f"invalid image config: {wrong}") from None
-
-
-def fields_fold(document: dict, names: Iterable[str]) -> dict:
-    """The document with those of `names` that it spells in another case under these names."""
-    known = {name.lower(): name for name in names}
-    odd = {key: known[key.lower()] for key in document
-           if key.lower() in known and known[key.lower()] not in document}
-    return {odd.get(key, key): value for key, value in document.items()} if odd else document
+        if text.isascii() and shape.match(text):
+            time_parse(text)
+            return
+    except InvalidParameter:
+        pass
+    raise InvalidParameter(f"invalid image config: parsing time {quote(text)}: not a time")
 
 
 def image_diff_ids(config: dict) -> list:
@@ -14841,13 +14841,12 @@ def _plans_legacy(archive: _Archive, repositories: Any) -> list:
             if not isinstance(id, str) or id not in documents:
                 raise InvalidParameter(f"invalid target ID: {id}")
             wanted.setdefault(id, []).append(_tag_parse(f"{name}:{tag}"))
-    diff_ids: dict = {}
-    return [_plan_legacy(archive, documents, diff_ids, id=id, names=names)
-            for id, names in wanted.items()]
+    known: dict = {}
+    return [_plan_legacy(archive, documents, known, (id, wanted[id])) for id in wanted]
 
 
-def _plan_legacy(archive: _Archive, documents: dict, diff_ids: dict, *, id: str,
-                 names: list) -> _Plan:
+def _plan_legacy(archive: _Archive, documents: dict, diff_ids: dict, image: tuple) -> _Plan:
+    id, names = image
     chain = [id]
     while documents[chain[0]].get("parent"):
         parent = documents[chain[0]]["parent"]
@@ -14886,9 +14885,9 @@ def _member_diff_id(member: _Member) -> str:
         plain, digester = decompressed(read)[1], hasher()
         while True:
             data = plain(STREAM_CHUNK)
+            digester.update(data)
             if not data:
                 return "sha256:" + digester.hexdigest()
-            digester.update(data)
     finally:
         if fd >= 0:
             os.close(fd)
