@@ -21366,6 +21366,13 @@ def info_for_version(info: dict, version: tuple) -> dict:
     if version < (1, 49):
         for commit in ("ContainerdCommit", "RuncCommit", "InitCommit"):
             info[commit] = {**info[commit], "Expected": info[commit]["ID"]}
+    if version < (1, 47):
+        for field in ("AllowNondistributableArtifactsCIDRs",
+                      "AllowNondistributableArtifactsHostnames"):
+            info["RegistryConfig"][field] = None
+    if version < (1, 25):
+        info["SecurityOptions"] = [option.partition(",")[0].partition("=")[2]
+                                   for option in info["SecurityOptions"]]
     if version < (1, 44):
         for runtime in info.get("Runtimes", {}).values():
             runtime.pop("status", None)

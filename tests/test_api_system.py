@@ -131,6 +131,8 @@ def test_what_is_not_there_answers_501(method, path):
 
 
 INFO = {
+    "RegistryConfig": {},
+    "SecurityOptions": ["name=seccomp,profile=builtin"],
     "ContainerdCommit": {"ID": "x"},
     "RuncCommit": {"ID": ""},
     "InitCommit": {"ID": ""},
@@ -159,3 +161,7 @@ def test_info_has_the_fields_of_the_version(version, there, gone):
     assert not [key for key in there.split() if key not in info]
     assert not [key for key in gone.split() if key in info]
     assert ("Expected" in info["RuncCommit"]) is (version < (1, 49))
+    registry = info["RegistryConfig"]
+    assert ("AllowNondistributableArtifactsCIDRs" in registry) is (version < (1, 47))
+    security = info["SecurityOptions"]
+    assert security == (["seccomp"] if version < (1, 25) else ["name=seccomp,profile=builtin"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import re
 import shutil
 import subprocess
 
@@ -266,6 +268,19 @@ def test_every_flag_of_dockerd_has_a_row():
     ours = {word for row in engine.DAEMON_OPTIONS for word in row[0].split()}
     assert len(theirs) > 60
     assert theirs - ours <= {"--help", "--version"}
+
+
+def test_the_readme_tells_of_every_flag():
+    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+    rows = re.search(r"\| flags of `daemon` .*?\n\n", readme, re.S)[0].splitlines()[2:]
+    told = [set(re.findall("`([a-z0-9-]+)`", row.split("|")[2].split(";")[0])) for row in rows]
+    want = [set(), set(), set(), set()]
+    for row in engine.DAEMON_OPTIONS:
+        reason = row[4]
+        place = (0 if not reason else 1 if reason == engine.IGNORED
+                 else 2 if reason.endswith("yet") else 3)  # fmt: skip
+        want[place].add(row[0].rpartition("--")[2])
+    assert told == [want[0] | {"validate"}, *want[1:]]
 
 
 @pytest.mark.root
