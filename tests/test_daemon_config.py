@@ -272,7 +272,7 @@ def test_every_flag_of_dockerd_has_a_row():
 
 def test_the_readme_tells_of_every_flag():
     readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-    rows = re.search(r"\| flags of `daemon` .*?\n\n", readme, re.S)[0].splitlines()[2:]
+    rows = re.search(r"\| flags of `daemon` .*?\n\n", readme, re.S)[0].split("\n")[2:-2]
     told = [set(re.findall("`([a-z0-9-]+)`", row.split("|")[2].split(";")[0])) for row in rows]
     want = [set(), set(), set(), set()]
     for row in engine.DAEMON_OPTIONS:
