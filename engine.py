@@ -19328,8 +19328,9 @@ def stats_now(engine: Engine, ref: str, once: bool) -> dict:
     return stats_pair(stats_sample(engine.containers.find(c.id)), sample)
 
 
-def stats_stream(engine: Engine, ref: str) -> Iterator[bytes]:
-    """Lines of JSON, one a second, until the container is gone."""
+def stats_stream(engine: Engine, ref: str, gone: int = -1) -> Iterator[bytes]:
+    """Lines of JSON, one a second, until the container is gone, or the descriptor `gone` readable.
+    """
     c = engine.containers.find(ref)         # NotFound before the reply begins
 
     def lines() -> Iterator[bytes]:
@@ -19339,12 +19340,22 @@ def stats_stream(engine: Engine, ref: str) -> Iterator[bytes]:
             yield (json_text(stats_pair(sample, before) if before else sample) + "\n").encode()
             before = sample
             engine.store.release()          # a thread that sleeps needs no connection
-            time.sleep(STATS_INTERVAL)
+            if _is_gone(gone, STATS_INTERVAL):
+                return
             try:
                 now = engine.containers.find(c.id)
             except NotFound:
                 return
     return lines()
+
+
+def _is_gone(fd: int, seconds: float) -> bool:
+    """True when the descriptor (-1: none) becomes readable in that time."""
+    from select import POLLIN, poll
+    poller = poll()
+    if fd >= 0:
+        poller.register(fd, POLLIN)
+    return bool(poller.poll(seconds * 1000))
 
 
 def stats_pair(sample: dict, before: dict) -> dict:
@@ -22020,7 +22031,7 @@ def get_container_stats(engine: Engine, request: Request) -> Any:
     """What a container uses, once or every second."""
     ref = request.params["id"]
     if request.flag("stream", True):
-        return Stream(stats_stream(engine, ref))
+        return Stream(stats_stream(engine, ref, request.gone))
     once = not _is_older(request, 1, 41) and request.flag("one-shot")
     return stats_now(engine, ref, once)
 

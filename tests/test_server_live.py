@@ -223,6 +223,16 @@ def test_logs_end_with_the_container_or_the_client(door, client):
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
+def test_statistics_end_with_the_client(door, monkeypatch):
+    monkeypatch.setattr(engine, "STATS_INTERVAL", 30)
+    id = door.box.create("sleep", "60")
+    door.box.client.post(f"/containers/{id}/start")
+    one = door.raw().send(f"GET /containers/{id}/stats HTTP/1.1\r\nHost: x\r\n\r\n")
+    one.head()
+    one.sock.shutdown(socket.SHUT_WR)                   # as Go: who says no more has left
+    assert one.rest().endswith(b"0\r\n\r\n")
+
+
 def test_waiting_client_that_leaves_is_forgotten(door):
     id = door.box.create("sleep", "60")
     door.box.client.post(f"/containers/{id}/start")
