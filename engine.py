@@ -18502,6 +18502,7 @@ class Containers:
                        " remove")
                 raise Conflict(f'cannot remove container "{ref}": {why}')
             self._kill(c)
+            c = record_get(self._store, c.id) or c      # with the exit code of this end
         for _ in range(2):
             if record_move(self._store, c.id, ("created", "exited", "dead"), "removing",
                            owner=owner_self()):
@@ -18992,8 +18993,14 @@ def exec_create(engine: Engine, ref: str, body: Any) -> str:
     _execs_sweep(directory)
     file_write(f"{directory}/{record['ID']}.json",
                json_text(record).encode("utf-8", "surrogateescape"), 0o600)
-    container_event(engine.store, c, "exec_create: " + " ".join(asked["Cmd"]), execID=record["ID"])
+    container_event(engine.store, c, "exec_create: " + _command_line(asked["Cmd"]),
+                    execID=record["ID"])
     return record["ID"]
+
+
+def _command_line(words: list) -> str:
+    """As events name a command: a blank stands behind the first word, also where it is the last."""
+    return f"{words[0]} {' '.join(words[1:])}"
 
 
 def _object(body: Any, name: str) -> dict:
@@ -19105,7 +19112,7 @@ def exec_start(engine: Engine, id: str, body: Any, hijack: Callable) -> bool:
         "verb": "exec", "id": id, "tty": tty, "mux": not raw, "detach": asked["Detach"],
         "stdin": record["OpenStdin"] and not asked["Detach"], "stdout": record["OpenStdout"],
         "stderr": record["OpenStderr"], "detach_keys": record["detach_keys"] or None,
-        "command": " ".join(words)[:4096],
+        "command": _command_line(words)[:4096],
         "size": (raw and asked["ConsoleSize"] or record["size"]) if tty else None}
     document = os.memfd_create("exec", os.MFD_CLOEXEC)
     try:
@@ -19158,6 +19165,7 @@ def container_resize(engine: Engine, ref: str, height: int, width: int) -> None:
     """Set the size of a container's terminal."""
     c = engine.containers.running(ref)
     monitor_call(engine.store, c.id, {"verb": "resize", "h": height, "w": width})
+    container_event(engine.store, c, "resize", height=str(height), width=str(width))
 
 
 def container_attach(engine: Engine, ref: str, asked: dict, hijack: Callable, *,

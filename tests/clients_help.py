@@ -1,4 +1,4 @@
-"""Engines behind a socket, for clients that were written elsewhere: ours, and Debian's dockerd beside it."""
+"""Engines behind a socket, for clients written elsewhere: ours, and Debian's dockerd beside it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Host:
         return conftest.Result(args, done.returncode, done.stdout, done.stderr)
 
     def line(self, text):
-        """The same of a line of words; what follows ` < ` is its input, containers have no network."""
+        """The same of a line of words; ` < ` begins its input, containers have no network."""
         text, _, given = text.partition(" < ")
         words = shlex.split(text)
         if words[0] in ("run", "create"):
@@ -120,7 +120,7 @@ def ours(pyz, busybox_tar, session_base):
 
 @pytest.fixture(scope="module")
 def dockerd(busybox_tar, session_base):
-    """Debian's dockerd with roots, a containerd and a cgroup parent of its own, with busybox:latest."""
+    """Debian's dockerd with roots, a containerd and a cgroup parent of its own, and busybox."""
     program = next(filter(os.path.exists, DOCKERD), None)
     if not program or not shutil.which("docker"):
         pytest.skip("no dockerd to compare with: apt-get install docker.io")

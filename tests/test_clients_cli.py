@@ -1,4 +1,4 @@
-"""The docker command line on this engine and on Debian's dockerd: the same words, output and codes."""
+"""The docker command line on this engine and on Debian's dockerd: the same output and codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIES = (
 #: Words of Docker 20.10, which Debian has, and what Docker 28 says instead; \\b keeps the rest.
 NEWER = (
     (r"(failed to create shim task)", r"failed to create task for container: \1"),
-    (r"(runc create failed: unable to start container process: )", r"\1error during container init: "),
+    (r"(create failed: unable to start container process: )", r"\1error during container init: "),
     (r"\bno such image: (\S+): (No such image)", r"\2"),
     (r"\b(Error response from daemon: )no such container (\S+)", r"\1No such container: \2"),
     (r"\bContainer <id> is not running", "container <id> is not running"),
