@@ -3716,6 +3716,14 @@ class Store:
         else:
             connection.close()
 
+    def close(self) -> None:
+        """Give up this thread's connection and its memory; if it is the last one, that costs syncs.
+        """
+        from _thread import get_ident
+        connection = self._open.pop((os.getpid(), get_ident()), None)
+        if connection is not None:
+            connection.close()
+
     def rows(self, sql: str, *args) -> list:
         """All rows of a query as tuples."""
         return self.db.execute(sql, args).fetchall()
@@ -16649,6 +16657,7 @@ class Restarts:
     def later(self) -> None:
         """Start the container again when the time has come, unless somebody stops that."""
         count = self.count
+        self._monitor.store.close()         # what it holds would outlive the restart: half a MB
         self._monitor.after(self._delay, lambda: self._now(count))
 
     def _now(self, count: int) -> None:
