@@ -340,3 +340,46 @@ def test_a_new_daemon_starts_what_the_old_one_stopped(start, cli, image):
     assert [each["Names"] for each in second.get("/containers/json")] == [["/unless-stopped"]]
     out = cli("exec", "unless-stopped", "grep", "open files", "/proc/2/limits").ok().out
     assert out.split()[3:5] == ["77", "77"]
+
+
+def test_the_end_waits_for_what_is_asked_and_for_nobody_idle(start, cli, image):
+    """Idle connections and endless streams end with the daemon, and do not hold it up."""
+    from door_help import Raw
+
+    daemon = start()
+    idle, events = Raw(daemon.path), Raw(daemon.path)
+    assert idle.ask("/_ping").body == b"OK"
+    events.send("GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"200 OK" in events.head()
+    assert daemon.get("/info")["NEventsListener"] == 1
+    cli("run", "-d", "--network", "none", "--name", "web", image, "sleep", "1000").ok()
+    logs = Raw(daemon.path)
+    logs.send("GET /containers/web/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"200 OK" in logs.head()
+    began = time.monotonic()
+    assert daemon.end() == 0
+    assert time.monotonic() - began < 3
+    for client in (idle, events, logs):
+        client.rest()
+        client.close()
+
+
+def test_socket_activation(start, cli, tmp_path):
+    """A listening socket that somebody else made, as systemd does: LISTEN_FDS, LISTEN_PID."""
+    import socket
+
+    path = str(tmp_path / "activated.sock")
+    inner = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); "
+        "s.listen(5); os.dup2(s.fileno(), 3); os.set_inheritable(3, True); "
+        "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid())); "
+        "os.execvp(sys.argv[2], sys.argv[2:])"
+    )
+    daemon = start("-H", "fd://", hosts=False, prefix=("python3", "-c", inner, path))
+    daemon.path = path
+    assert daemon.ask("/_ping").body == b"OK"
+    environ = open(f"/proc/{conftest.launchers_of(cli.roots.run)[0]}/environ").read()
+    assert "LISTEN" not in environ
+    assert daemon.end() == 0
+    with socket.socket(socket.AF_UNIX) as probe:    # systemd's name stays
+        assert os.path.exists(path) and probe.connect_ex(path) != 0
