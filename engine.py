@@ -23749,6 +23749,8 @@ SSH_URL = "http://docker.example.com"
 SSH_COMMAND = ("docker", "system", "dial-stdio")
 SSH_OPTIONS = ("-o", "ConnectTimeout=30", "-T")
 SSH_REFUSED = "ssh host connection is not valid: invalid SSH URL: "
+TLS_REFUSED = ("the server probably has client authentication (--tlsverify) enabled; check your TLS "
+               "client certification settings")
 #: what a failed start says of the program: (words of it, exit code), as the docker CLI reads them
 START_EXITS = (("executable file not found", 127), ("no such file or directory", 127),
                ("system cannot find the file specified", 127), ("permission denied", 126),
@@ -24148,7 +24150,8 @@ class SocketTransport:
     def _failed(self, what: tuple, text: str) -> ConnectFailed:
         if text.startswith("has exited with"):
             text = f"command [ssh {' '.join(self._address)}] {text}"
-        return ConnectFailed(f"error during connect: {self._asked(what)}: {text}")
+        lead = TLS_REFUSED if "tls: bad certificate" in text else "error during connect"
+        return ConnectFailed(f"{lead}: {self._asked(what)}: {text}")
 
     def _line(self, what: tuple) -> _Line:
         while self._idle:
@@ -24174,12 +24177,14 @@ class SocketTransport:
     def api_version(self) -> str:
         """The version that is spoken; asked for at the first use. ConnectFailed as in `send`."""
         if not self._version:
-            self._version = API_VERSION
-            head = self.ping()
-            if head is not None:
-                theirs = head.headers.get("api-version", "") or API_VERSION_SILENT
-                if version_tuple(theirs) < version_tuple(API_VERSION):
-                    self._version = theirs
+            spoken = API_VERSION
+            try:
+                head = self.ping()
+                if head is not None:
+                    theirs = head.headers.get("api-version", "") or API_VERSION_SILENT
+                    spoken = min(theirs, API_VERSION, key=version_tuple)
+            finally:
+                self._version = spoken      # not before: another thread would take it for settled
         return self._version
 
     def ping(self) -> Head | None:
@@ -24295,11 +24300,12 @@ class SocketTransport:
         if head.status == 101 or 200 <= head.status < 300 or head.status == 304:
             return
         if head.status < 400:
-            if what[0] == "GET":
-                return
             line.close()
-            raise self._failed((what[0], head.headers.get("location", "")),
-                               "unexpected redirect in response")
+            if what[0] in ("GET", "HEAD"):      # Go takes it as it is, and finds no JSON in it
+                raise EngineError("EOF")
+            raise ConnectFailed(f'error during connect: {what[0].capitalize()} "'
+                                f'{head.headers.get("location", "")}": unexpected redirect in '
+                                "response")
         body = Arriving(self, line, what, head)
         data = b""
         if what[0] != "HEAD":
