@@ -6844,10 +6844,27 @@ def seccomp_flags(names: list[str] | None) -> int:
         return SECCOMP_FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
     bits = 0
     for name in names:
-        if name not in SECCOMP_FLAGS:
+        if not isinstance(name, str) or name not in SECCOMP_FLAGS:
             raise InvalidParameter(f"unknown flag in the seccomp profile: {name}")
         bits |= SECCOMP_FLAGS[name]
     return bits
+
+
+def seccomp_check(profile: dict) -> None:
+    """InvalidParameter for what is known before the start: flags, and an action that needs a
+    listener, which nobody would be here.
+    """
+    rows = [row for row in profile.get("syscalls") or () if isinstance(row, dict)]
+    if "SCMP_ACT_NOTIFY" in [profile.get("defaultAction"), *(row.get("action") for row in rows)]:
+        raise InvalidParameter("seccomp action SCMP_ACT_NOTIFY is not supported by this engine")
+    flags = profile.get("flags")
+    seccomp_flags([flags] if isinstance(flags, str) else flags)
+
+
+def seccomp_enter(profile: str | dict, caps: list[str] | tuple | frozenset) -> None:
+    """Hold this process to "default" or to a profile, with the flags that it asks for."""
+    flags = None if isinstance(profile, str) else profile.get("flags")
+    seccomp_install(seccomp_program(profile, caps), seccomp_flags(flags))
 
 
 def seccomp_install(program: bytes, flags: int = 4) -> None:
@@ -6857,7 +6874,7 @@ def seccomp_install(program: bytes, flags: int = 4) -> None:
     try:
         sys_seccomp(1, flags, header)               # SECCOMP_SET_MODE_FILTER
     except OSError as refused:
-        if refused.errno != errno.EINVAL or not flags:
+        if refused.errno != errno.EINVAL or flags != seccomp_flags(None):
             raise
         sys_seccomp(1, 0, header)                   # a kernel that does not know the flag
 
@@ -7929,6 +7946,7 @@ def _seccomp_parse(value: str) -> Any:
         raise InvalidParameter(f"Decoding seccomp profile failed: {wrong}") from None
     if not isinstance(profile, dict):
         raise InvalidParameter("Decoding seccomp profile failed: not an object")
+    seccomp_check(profile)
     return profile
 
 
@@ -9847,7 +9865,7 @@ def init_confine(birth: Birth) -> None:
         no_new_privs()
     caps_bound(caps["bounding"])
     if seccomp is not None and not quiet:
-        seccomp_install(seccomp_program(seccomp, caps["bounding"]))
+        seccomp_enter(seccomp, caps["bounding"])
     caps_keep(True)
     sys_setgroups(len(birth.groups), struct.pack(f"={len(birth.groups)}I", *birth.groups))
     os.setresgid(birth.gid, birth.gid, birth.gid)
@@ -9857,7 +9875,7 @@ def init_confine(birth: Birth) -> None:
     caps_set(effective=mine["effective"], permitted=mine["permitted"],
              inheritable=caps.get("inheritable", ()), ambient=caps.get("ambient", ()))
     if seccomp is not None and quiet:
-        seccomp_install(seccomp_program(seccomp, caps["bounding"]))
+        seccomp_enter(seccomp, caps["bounding"])
 
 
 def init_cwd(birth: Birth) -> None:
