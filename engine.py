@@ -22882,7 +22882,9 @@ LINGER_TIME = 0.5               # s that a client's last bytes are waited for be
 LINGER_SIZE = 1 << 22
 M_ARENA_MAX = -8
 CROWD = 64                      # threads at once after which memory is given back in the end
-STACK_SIZE = 1 << 19            # bytes of a thread: the nesting of JSON is bounded (formats)
+STACK_SIZE = 1 << 20            # bytes of a thread, of which few are touched; a thousand frames fit
+HEAD_READ = 4096                # bytes read at once of a head: what follows it may be another's
+EARLY_MAX = 1 << 14             # bytes after a head that fit in a message to a monitor
 EPOLL_EDGE = 1 << 31            # EPOLLET
 HTTP_ON_TLS = (b"HTTP/1.0 400 Bad Request\r\n\r\n"
                b"Client sent an HTTP request to an HTTPS server.\n")
@@ -23106,7 +23108,7 @@ class Connection:
             try:
                 if until:
                     self._times(max(0.001, until - time.monotonic()), SEND_STALL)
-                more = self.request.recv(READ_SIZE)
+                more = self.request.recv(HEAD_READ)
             except BlockingIOError:
                 if not data:
                     return None
@@ -23234,6 +23236,8 @@ class Connection:
         head: Any = self.head
         if self._body is not None:
             self._body.read()
+        if len(self.held) > EARLY_MAX:
+            raise InvalidParameter("too much was sent before the connection was upgraded")
         if "upgrade" in head.headers:
             lines = f"101 UPGRADED\r\nContent-Type: {content_type}\r\n" \
                     "Connection: Upgrade\r\nUpgrade: tcp\r\n"

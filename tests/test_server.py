@@ -9,8 +9,8 @@ import time
 import engine
 import hypothesis
 import pytest
-from hypothesis import strategies as st
 from door_help import Door, Raw, empty_engine
+from hypothesis import strategies as st
 
 GET = "GET /_ping HTTP/1.1\r\nHost: x\r\n"
 

@@ -1,4 +1,4 @@
-"""The server in a daemon of its own: clients that others wrote, systemd's sockets, memory under load.
+"""The server in a daemon of its own: clients of others, systemd's sockets, memory under load.
 """
 
 from __future__ import annotations

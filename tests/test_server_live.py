@@ -87,6 +87,37 @@ def test_half_close_ends_the_input_only(door):
     assert out == b"x" * 300000
 
 
+def test_input_may_come_with_the_request(door, client):
+    """Any bytes, more than fit in a message to the monitor, before the answer was seen."""
+    id = door.box.create("cat", OpenStdin=True, StdinOnce=True)
+    door.box.client.post(f"/containers/{id}/start")
+    early = bytes(range(256)) * 400
+    one = client()
+    one.send(f"POST /containers/{id}/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: x\r\n\r\n"
+             .encode() + early)
+    one.head()
+    data = b""
+    while len(data) < len(early):
+        size = int.from_bytes(one.take(8)[4:], "big")
+        data += one.take(size)
+    assert data == early
+
+
+def test_too_much_before_an_upgrade(door):
+    """What comes behind chunks may have been read with them; a little of it is passed on."""
+    id = door.box.create("sleep", "60")
+    door.box.client.post(f"/containers/{id}/start")
+    made = door.box.client.post(f"/containers/{id}/exec", body={"Cmd": ["cat"]})["Id"]
+    one = door.raw()
+    one.send(f"POST /exec/{made}/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+             "Transfer-Encoding: chunked\r\n\r\n")
+    time.sleep(0.1)
+    one.send(b"2\r\n{}\r\n0\r\n\r\n" + b"x" * 60000)
+    reply = one.reply()
+    assert (reply.status, reply.message) == (
+        400, "too much was sent before the connection was upgraded")
+
+
 def test_tls_half_close(door):
     """As Go's clients do it: close_notify, then the rest of the output."""
     id = door.box.create("cat", OpenStdin=True, StdinOnce=True)
