@@ -17779,7 +17779,8 @@ def _ps_list(text: str) -> list:
 #   starting          its starter is dead and no process came of it: back to what it was;
 #   removing          its remover is dead: the removal is finished.
 # A --rm container that has ended this way is removed. One repairs at a time (a lock per container),
-# and each step may be repeated, so a repair that dies is itself repaired.
+# and each step may be repeated, so a repair that dies is itself repaired. What is left of
+# containers without a row is found by whoever lists containers (orphans_find).
 
 MONITOR_PATIENCE = 10.0                 # s that a monitor may take to say hello
 
@@ -17918,20 +17919,32 @@ def _run_dir_remove(store: Store, id: str) -> None:
                 raise
 
 
-def orphans_remove(store: Store) -> None:
-    """Remove directories of containers that have no row: a create or a removal died half-way.
+def orphans_find(store: Store, ids: set) -> list:
+    """Names below the containers' two roots that are not among `ids`: two looks at a directory."""
+    found: set = set()
+    for root in (store.run_path("containers"), store.path("containers")):
+        try:
+            found.update(os.listdir(root))
+        except FileNotFoundError:
+            continue
+    return sorted(found - ids)
 
-    One that is younger than a minute may be a create at work.
+
+def orphans_remove(store: Store) -> None:
+    """Remove what containers without a row left: a create, a removal or a monitor died half-way.
+
+    Below the run root nothing is made before the row is there. A directory of a container that is
+    younger than a minute may be a create at work.
     """
-    for root in (store.path("containers"), store.run_path("containers")):
-        for name in os.listdir(root):
-            if store.row("SELECT 1 FROM containers WHERE id = ?", name) is None:
-                try:
-                    old = time.time() - os.stat(f"{root}/{name}").st_mtime > 60
-                except FileNotFoundError:
-                    continue
-                if old and not _monitor_hello(store, name):
-                    tree_remove(f"{root}/{name}")
+    ids = {row[0] for row in store.rows("SELECT id FROM containers")}
+    for name in orphans_find(store, ids):
+        path = store.path("containers", name)
+        try:
+            is_ours = os.path.exists(store.run_path("containers", name))
+            if is_ours or time.time() - os.stat(path).st_mtime > 60:
+                container_repair(store, name)
+        except FileNotFoundError:
+            continue                        # its owner has removed it meanwhile
     for name in os.listdir(store.path("tmp")):
         if name.startswith("removed-"):
             tree_remove(store.path("tmp", name))
@@ -18456,8 +18469,10 @@ class Containers:
 
     def all(self) -> list:
         """Every container, the newest first, each in its true state."""
-        boot = boot_id()
-        settled = (container_settle(self._store, c, boot) for c in record_list(self._store))
+        boot, rows = boot_id(), record_list(self._store)
+        if orphans_find(self._store, {c.id for c in rows}):
+            orphans_remove(self._store)
+        settled = (container_settle(self._store, c, boot) for c in rows)
         return [self._healthy(c) for c in settled if c is not None]
 
     # ---- create and remove

@@ -195,6 +195,23 @@ def test_what_a_monitor_killed_at_the_very_end_leaves_is_swept(bare_box):  # noq
 
 
 @pytest.mark.root
+def test_a_list_sweeps_what_has_no_row(bare_box):  # noqa: F811
+    """Nobody knows the id any more, so it is found by the directories."""
+    store, ids = bare_box.store, sorted(engine.id_new() for _ in range(3))
+    kept = bare_box.create("sh")
+    cgroup = engine.cgroup_paths("engine/" + ids[0])
+    cgroup.create()
+    os.makedirs(store.run_path("containers", ids[0]))           # a killed monitor's
+    os.makedirs(store.path("containers", ids[1], "upper"))      # a killed client's
+    os.utime(store.path("containers", ids[1]), (1, 1))
+    os.makedirs(store.path("containers", ids[2], "upper"))      # a create at work
+    assert [c.id for c in bare_box.containers.all()] == [kept]
+    assert os.listdir(store.run_path("containers")) == []
+    assert sorted(os.listdir(store.path("containers"))) == sorted([kept, ids[2]])
+    assert [path for path in cgroup.paths() if os.path.exists(path)] == []
+
+
+@pytest.mark.root
 def test_a_directory_without_a_row_is_swept_too(bare_box):  # noqa: F811
     """The monitor was killed after its row was gone and before the directory was moved away."""
     store, id = bare_box.store, engine.id_new()
