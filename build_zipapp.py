@@ -10,9 +10,9 @@ What is in the archive, in this order (a member costs 5 us at every start, so th
     help                       what `--help` prints, so that it needs no engine to be loaded
     seccomp                    the default filter: marshal of {machine: BPF program}
     <cache tag>/engine         byte code in pieces, loaded as they are used; see `Code`
-    <cache tag>/launcher       the pieces that the launcher's forks run; see `packed`
     <cache tag>/vendored       byte code of the vendored packages: {name: (is package, code)}
-    engine.py                  the source, for every other Python and for tracebacks
+    engine.py                  the source less comments and docstrings, each line in its place:
+                               for every other Python, and for tracebacks
     packer.py                  the part of this file that makes byte code for such a Python
     vendored                   source of the vendored packages: {name: (is package, source)}
     zstd-<machine>             pyzstd's C extensions for that machine: one solid xz
@@ -117,56 +117,59 @@ LocalTransport.send ROUTES Reference.__new__ Reference._suffix Reference.familia
 Reference.familiar_name Reference.name Request.__init__ Request.arg Request.filters Request.flag
 Request.number Response.__init__ Show.__init__ Store.__init__ Store.db Store.path Store.row
 Store.rows Store.run_path VendoredFinder.__init__ VendoredFinder.find_spec _Pair.__init__
-_Pair.close _absent_register _build_time _command_find _component_lines _config_apply _config_read
-_container_command _container_image _container_names _created_ns _day_number _domain_split
-_exited_codes _flag_default _flag_set _flags_table _handler_run _help_command _id_shown _image_row
-_is_domain _is_host_label _is_older _is_path_component _is_version _later_register _list_mark
-_month_days _nargs_check _parse_or_usage _quote_char _refusal _refuse _route_match _run _run_id
-_server_version _shown_name _since_text _store_claim _store_connect _streams_prepare _tag_key
-_take_long _terminal_width _time_calendar _top_check _use_line _wrap ago boot_id cli_main
-client_local client_version cmd_ps cmd_version columns_align command container_settle
-containers_text daemon_flags duration_parse ellipsis file_read filter_bool filters_check
-filters_parse flag_kind flags_parse flush_output get_containers get_version help_flags http_dispatch
-id_short image_get json_parse list_filters_check list_select main main_exit network_ids
-networks_show output_write pattern platform_host ports_text program_name quote record_list
-reference_parse reference_tagged roots_find route route_find sqlite_module state_text summary_show
-text_width time_now time_parse vendored_install version_text version_tuple
+_Pair.close _absent_register _build_time _client_make _command_find _component_lines _config_apply
+_config_default _config_load _container_command _container_image _container_names _created_ns
+_day_number _domain_split _exited_codes _flag_default _flag_set _flags_table _handler_run
+_help_command _id_shown _image_row _is_domain _is_host_label _is_older _is_path_component
+_is_version _later_register _list_mark _month_days _nargs_check _parse_or_usage _quote_char _refusal
+_refuse _reply_check _request _route_match _run _run_id _server_version _shared _shown_name
+_since_text _store_claim _store_connect _streams_prepare _tag_key _take_long _terminal_width
+_time_calendar _top_check _use_line _wrap ago boot_id cli_main client_local client_version cmd_ps
+cmd_version columns_align command config_directory config_read container_settle containers_text
+daemon_flags duration_parse ellipsis file_read filter_bool filters_check filters_parse flag_kind
+flags_parse flush_output get_containers get_version help_flags http_dispatch id_short image_get
+json_parse list_filters_check list_select main main_exit network_ids networks_show output_write
+pattern platform_host ports_text program_name quote record_list reference_parse reference_tagged
+roots_find route route_find sqlite_module state_text summary_show text_width time_now time_parse
+vendored_install version_text version_tuple
 """, """
-ApiClient.hijack ApiClient.post ApiClient.wait Body.json Containers._launch
-Containers._modes_resolve Containers._running Containers.create Containers.find Containers.running
+ApiClient.hijack ApiClient.post ApiClient.wait Body.json Containers._modes_resolve
+Containers._running Containers.create Containers.find Containers.launch Containers.running
 Containers.start Demultiplexer.__init__ FrameReader.__init__ Image.platform Image.settings
-Images.for_container Pump.__init__ Pump._loop Pump._receive Pump.run Request.has_body Request.hijack
-Request.json Request.take Store.lock Store.write Waiter.__init__ Waiter.fileno Waiter.result
-_CidFile.__init__ _CidFile.keep _Pair._open _Pair.hijack _Pair.take _Write.__enter__ _Write.__exit__
-_Write.__init__ _add_network _arg_since _attach _attached_start _body_attach _body_devices
-_body_health _body_limits _body_networks _body_ports _body_process _body_restart _body_security
-_body_storage _capabilities_verify _config_verify _cpu_verify _create _create_checked _endpoint
-_endpoint_verify _env_merge _event_files _exec_pump _execs_sweep _exit_status _hijacker _host_fill
-_host_verify _hosts_text _is_user_defined _items_check _json_encoder _memory_verify _modes_check
-_monitor_ask _monitor_fork _namespaces_resolve _object _platform_settle _query_text _resizer
-_resolv_text _restart_verify _signal_sender _size_known _spec_linux _spec_mounts _spec_namespaces
-_spec_process _spec_root _start_time _stream_type _sysctls_verify _thermal_paths _ulimits_verify
-_value_check _version_adapt answer_read body_fill body_set bool_parse build_id
-capabilities_available capabilities_normalize capabilities_resolve cgroup_name cmd_exec cmd_run
-command_words config_merge container_attach container_event container_wait create_body create_check
-create_verify detach_keys_check dir_ensure env_merge environment_build event_emit exec_create
-exec_dir exec_find exec_inspect exec_start fds_send fields_check file_write files_write get_exec
-go_int health_plan health_words id_new image_platform_warning init_layer_make is_hex json_text
-launcher_ask launcher_call launcher_name layer_directories layer_name layer_paths layer_stack
-lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_verify mode_container
-monitor_call monitor_connect monitor_request monitor_start name_random network_id_ensure
-network_verify owner_of owner_self plan_build platform_rank ports_expose ports_publish
-post_container_attach post_container_create post_container_exec post_container_start
+Images.for_container LocalTransport.hijack Pump.__init__ Pump._loop Pump._receive Pump.run
+Request.has_body Request.hijack Request.json Request.take Store.lock Store.write Waiter.__init__
+Waiter.fileno Waiter.result _CidFile.__init__ _CidFile.keep _Pair._open _Pair.hijack _Pair.take
+_Write.__enter__ _Write.__exit__ _Write.__init__ _add_network _arg_since _attach _attached_start
+_body_attach _body_devices _body_health _body_limits _body_networks _body_ports _body_process
+_body_restart _body_security _body_storage _capabilities_verify _config_verify _cpu_verify _create
+_create_checked _endpoint _endpoint_verify _env_merge _event_files _exec_pump _execs_sweep
+_exit_status _hijacker _host_fill _host_verify _hosts_text _is_user_defined _items_check
+_json_encoder _memory_verify _modes_check _monitor_ask _monitor_fork _namespaces_resolve _object
+_platform_settle _query_text _resizer _resolv_text _signal_sender _size_known _size_number
+_spec_linux _spec_mounts _spec_namespaces _spec_process _spec_root _start_time _stream_type
+_sysctls_verify _thermal_paths _ulimits_verify _value_check _version_adapt answer_read body_fill
+body_set bool_parse build_id capabilities_available capabilities_normalize capabilities_resolve
+cgroup_name cmd_exec cmd_run command_words config_fill config_merge container_attach container_event
+container_wait create_body create_check create_verify detach_keys_check dir_ensure env_merge
+environment_build event_emit exec_create exec_dir exec_find exec_inspect exec_start fds_send
+fields_check file_write files_guard.__enter__ files_guard.__exit__ files_guard.__init__ files_write
+get_exec go_int health_plan health_words id_new image_platform_warning init_layer_make is_hex
+json_text launcher_ask launcher_call launcher_name layer_directories layer_name layer_paths
+layer_stack lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_verify
+mode_container monitor_call monitor_connect monitor_request monitor_start name_random
+network_id_ensure network_verify owner_of owner_self plan_build platform_rank ports_expose
+ports_publish post_container_attach post_container_create post_container_exec post_container_start
 post_container_wait post_exec_start process_build record_find record_insert record_move record_new
-resources_build resources_verify security_parse sha256 signal_number signal_parse
-signals_caught.__enter__ signals_caught.__exit__ signals_caught.__init__ signals_caught.fileno
-spec_build terminal_size tty_check undo_on_error.__enter__ undo_on_error.__exit__
-undo_on_error.__init__ undo_on_error.callback unix_connect wait_any winsize_get write_all
+resources_build resources_verify restart_parse restart_verify security_parse sha256 signal_number
+signal_parse signals_caught.__enter__ signals_caught.__exit__ signals_caught.__init__
+signals_caught.fileno size_float size_parse spec_build terminal_size tty_check
+undo_on_error.__enter__ undo_on_error.__exit__ undo_on_error.__init__ undo_on_error.callback
+unix_connect wait_any winsize_get write_all
 """)
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (
     "ast", "marshal", "struct", "sys", "zlib", "Code", "HOT_SECTIONS", "LAUNCHER_ROOTS",
-    "LAUNCHER_START", "QUICK", "Slim", "Splitter", "Unit", "code_walk", "engine_parts",
+    "LAUNCHER_START", "QUICK", "Slim", "Splitter", "Unit", "code_walk", "engine_code",
     "names_changed", "names_used", "own_source", "packed", "sections_of",
 )
 # fmt: off
@@ -223,7 +226,7 @@ def get(name):
     return __loader__.get_data(archive + os.sep + name)
 
 
-def cache_path(name):
+def cache_path():
     data = os.environ.get("ENGINE_DATA_ROOT")
     for at, word in enumerate(sys.argv[1:], 2):
         if not word.startswith("-"):
@@ -233,8 +236,8 @@ def cache_path(name):
     if not data and os.geteuid():
         home = os.environ.get("HOME") or "/"
         data = (os.environ.get("XDG_DATA_HOME") or home + "/.local/share") + "/engine"
-    parts = (data or "/var/lib/engine", BUILD_ID, sys.implementation.cache_tag, name)
-    return "%s/cache/%s/%s.%s" % parts
+    parts = (data or "/var/lib/engine", BUILD_ID, sys.implementation.cache_tag)
+    return "%s/cache/%s/%s.engine" % parts
 
 
 def cache_read(path):
@@ -262,11 +265,11 @@ def checked(data):
     return data
 
 
-def part_get(name):
+def code_get():
     try:
-        return checked(get(sys.implementation.cache_tag + "/" + name))
+        return checked(get(sys.implementation.cache_tag + "/engine"))
     except (OSError, ValueError):
-        path = cache_path(name)
+        path = cache_path()
     try:
         return checked(cache_read(path))
     except (OSError, ValueError):
@@ -274,20 +277,19 @@ def part_get(name):
     packer = get("packer.py")
     space = {"__name__": "packer"}
     exec(compile(packer, archive + "/packer.py", "exec", dont_inherit=True), space)
-    made = space["engine_parts"](get("engine.py"), packer)
+    made = space["engine_code"](get("engine.py"), packer)
     try:
-        for each in made:
-            cache_write(cache_path(each), made[each])
+        cache_write(path, made)
     except OSError:
         pass
-    return made[name]
+    return made
 
 
 def engine_load():
     global CODE
     module = type(sys)("engine")
     try:
-        data = part_get("engine")
+        data = code_get()
     except ImportError:  # zipimport's, which needs zlib for what is compressed
         lacks("zlib", "to unpack engine.pyz")
     module.__file__ = archive + "/engine.py"
@@ -328,7 +330,7 @@ def start():
     try:
         module = engine_load()
         if sys.argv[2:3] == ["--role=launcher"]:
-            CODE.ahead(part_get("launcher"))
+            CODE.ahead()
         main_exit = module.main_exit
     except ImportError as missing:
         lacks(missing.name, "to start")
@@ -585,7 +587,7 @@ class Code:
             from zlib import decompress
 
             start, size = self.groups[self.group_of[unit]]
-            self.known.update(loads(decompress(self.data[start:start + size])))
+            self.known.update(loads(decompress(self.data[start:start + size]))[-1])
         return self.known.pop(unit)
 
     def need(self, units: Iterable[int]) -> None:
@@ -688,13 +690,14 @@ class Code:
             self.run()
         return self.space[name]
 
-    def ahead(self, blob: bytes) -> None:
-        """Makes real what a stream of `packed` holds; what that mentions, stubs."""
+    def ahead(self) -> None:
+        """Makes the launcher's group real; what that mentions besides, stubs."""
         from marshal import loads
         from zlib import decompress
 
         with self.lock:
-            self.held = loads(decompress(memoryview(blob)[16:]))[-1]
+            start, size = self.groups[0]
+            self.held = loads(decompress(self.data[start:start + size]))[-1]
             units = sorted(self.held)
             for unit in units:
                 if unit in self.stubs:
@@ -1014,26 +1017,31 @@ def own_source(text: bytes, names: tuple) -> str:
     return "\n\n".join(parts)
 
 
-def engine_parts(
+def engine_code(
     source: bytes, own: bytes, roots: tuple = LAUNCHER_ROOTS, callers: tuple = LAUNCHER_START
-) -> dict[str, bytes]:
-    """{"engine": what `Code` reads, "launcher": what `roots` may ever run} for this Python.
+) -> bytes:
+    """What `Code` reads, for this Python.
 
-    Each begins with 16 bytes: magic number, size, where the groups start. The index is (names,
-    kinds, groups, group of each unit, code of the loader). A group is {unit: record}, compressed:
-    one for each list of QUICK, then one for what is left of each section.
+    16 bytes of head (magic number, size, where the groups start, zeros), the index, the groups. The
+    index is (names, kinds, groups, group of each unit, code of the loader). A group is a tuple that
+    ends with {unit: record}, compressed: the launcher's first (see `packed`), which also has units
+    of other groups, then one for each list of QUICK, then what is left of each section.
     """
     from importlib.util import MAGIC_NUMBER
 
     sections = sections_of(source)
     split = Splitter(Slim().visit(ast.parse(source)), "engine.pyz/engine.py")
     records = {at: split.record(at) for at in range(len(split.units))}
+    order = [*HOT_SECTIONS, *dict.fromkeys(sections)]
+    rank = {at: order.index(sections[split.units[at].line])
+            for at in sorted(split.reached(roots, callers))}
     homes = {at: sections[unit.line] for at, unit in enumerate(split.units)}
+    homes.update(dict.fromkeys(rank, "launcher's"))
     for names in reversed(QUICK):
         homes.update(dict.fromkeys(split.quick(set(names.split())), names))
-    groups: dict[str, dict] = {}
+    groups = {"launcher's": packed({at: records[at] for at in rank}, rank)}
     for at, home in homes.items():
-        groups.setdefault(home, {})[at] = records[at]
+        groups.setdefault(home, ({},))[-1][at] = records[at]
     places = {home: at for at, home in enumerate(groups)}
     rows, data = [], bytearray()
     for group in groups.values():
@@ -1046,19 +1054,15 @@ def engine_parts(
         "\n".join(unit.name for unit in split.units),
         "".join(unit.kind for unit in split.units).encode(), tuple(rows),
         bytes(places[home] for home in homes.values()), loader))
-    order = [*HOT_SECTIONS, *dict.fromkeys(sections)]
-    rank = {at: order.index(sections[split.units[at].line])
-            for at in sorted(split.reached(roots, callers))}
-    hot = packed({at: records[at] for at in rank}, rank)
-    made = {"engine": index + bytes(data), "launcher": zlib.compress(marshal.dumps(hot), 9)}
-    return {name: MAGIC_NUMBER + struct.pack("<III", 16 + len(body), 16 + len(index), 0) + body
-            for name, body in made.items()}
+    start = 16 + len(index)
+    head = MAGIC_NUMBER + struct.pack("<III", start + len(data), start, 0)
+    return head + index + bytes(data)
 
 
 def compile_pipe() -> None:
     """Role `--compile`: {name: (is package, source)} in, byte code as this Python makes it out.
 
-    Also what engine_parts makes of the module "engine", in the place of its byte code.
+    Also what engine_code makes of the module "engine", in the place of its byte code.
     co_filename must not tell where it was built, and no import system is needed.
     """
     from importlib.util import MAGIC_NUMBER
@@ -1066,7 +1070,7 @@ def compile_pipe() -> None:
     given, made = marshal.load(sys.stdin.buffer), {}
     for name, (package, source) in given.items():
         if name == "engine":
-            made[name] = (package, engine_parts(source, file_bytes("build_zipapp.py")))
+            made[name] = (package, engine_code(source, file_bytes("build_zipapp.py")))
             continue
         path = "engine.pyz/" + name.replace(".", "/") + ".py"
         # Docstrings of others stay out.
@@ -1133,6 +1137,29 @@ def rendered(source: bytes) -> tuple[bytes, bytes]:
 # ---------------------------------------------------------------- archive
 
 
+def source_bare(source: bytes) -> bytes:
+    """engine.py without comments and docstrings, which are a third; no line moves.
+
+    What tells the sections apart stays: see sections_of.
+    """
+    import io
+    import tokenize
+
+    lines = source.decode().splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source.decode()).readline):
+        row, column = token.start
+        if token.type == tokenize.COMMENT and " -- " not in token.string + lines[row]:
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    for node in ast.walk(ast.parse(source)):
+        if (isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+                and ast.get_docstring(node, clean=False) is not None):
+            text = node.body[0]
+            lines[text.lineno - 1:text.end_lineno] = [""] * (text.end_lineno - text.lineno + 1)
+            if len(node.body) == 1:
+                lines[text.lineno - 1] = " " * text.col_offset + "pass"
+    return ("\n".join(lines) + "\n").encode()
+
+
 def file_bytes(name: str) -> bytes:
     with open(os.path.join(TOP, name), "rb") as file:
         return file.read()
@@ -1140,20 +1167,21 @@ def file_bytes(name: str) -> bytes:
 
 def members(cache: str, pythons: list[str], vendored: bool) -> list[tuple[str, bytes, bool]]:
     """(name, content, stored) of the archive, in order; the build id is made of all of them."""
-    source = file_bytes("engine.py")
+    source = source_bare(file_bytes("engine.py"))
     sources = vendored_modules(cache) if vendored else {}
     made = {}
     for python in pythons:
         tag, magic, codes = byte_code(python, {"engine": (False, source), **sources})
         made[tag] = (magic, codes)
     help_text, filters = rendered(source)
-    rows = [("help", help_text, True), ("seccomp", filters, True)]
+    rows = [("help", help_text, True), ("seccomp", filters, False)]
     for tag, (magic, codes) in sorted(made.items()):
-        rows += [(f"{tag}/{name}", part, True) for name, part in codes.pop("engine")[1].items()]
+        rows.append((tag + "/engine", codes.pop("engine")[1], True))
         if codes:
             rows.append((tag + "/vendored", xz(magic + marshal.dumps(codes, 2)), True))
     rows.append(("engine.py", source, False))
-    rows.append(("packer.py", own_source(file_bytes("build_zipapp.py"), PACKER).encode(), False))
+    packer = own_source(file_bytes("build_zipapp.py"), PACKER).encode()
+    rows.append(("packer.py", source_bare(packer), False))
     if vendored:
         rows.append(("vendored", xz(marshal.dumps(sources, 2)), True))
         rows += [

@@ -6,9 +6,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 
 import pytest
-from conftest import PYTHON
+from conftest import PYTHON, TOP
 from test_build import LOAD, OTHER_PYTHONS, evaluate
 
 import build_zipapp
@@ -20,12 +21,12 @@ class Loaded:
     """A small module, loaded as the archive loads the engine's."""
 
     def __init__(self, source):
-        parts = build_zipapp.engine_parts(source.encode(), LOADER, (), ())
-        index = build_zipapp.marshal.loads(memoryview(parts["engine"])[16:])
+        made = build_zipapp.engine_code(source.encode(), LOADER, (), ())
+        index = build_zipapp.marshal.loads(memoryview(made)[16:])
         self.space = {"__name__": "small"}
         names = {"__name__": "loader"}
         exec(index[-1], names)
-        self.code = names["Code"](self.space, parts["engine"], index)
+        self.code = names["Code"](self.space, made, index)
 
     def __getattr__(self, name):
         return self.code.find(name)
@@ -206,7 +207,7 @@ sys.modules["engine"] = module
 names = [name for name in whole.__dict__ if name[:2] != "__"]
 random.Random(SEED).shuffle(names)
 if SEED == 0:
-    CODE.ahead(part_get("launcher"))
+    CODE.ahead()
     split = space["Splitter"](tree, "engine.pyz/engine.py")
     late = [n for n in split.reached(space["LAUNCHER_ROOTS"], ()) if n in CODE.stubs]
     assert late == [], late
@@ -235,8 +236,9 @@ def same(mine, theirs, name):
         for a, b in zip(functions(mine), functions(theirs)):
             seen += 1
             # CPython compiles a call of an imported module's function differently where it sees
-            # the import: which it doesn't for a lambda in a statement.
-            assert a.__code__ == b.__code__ or a.__name__ == "<lambda>" and (
+            # the import: which it doesn't for a lambda or what has super(), in their statement.
+            inside = a.__name__ == "<lambda>" or a.__code__.co_freevars
+            assert a.__code__ == b.__code__ or inside and (
                 a.__code__.co_consts == b.__code__.co_consts
                 and set(a.__code__.co_names) == set(b.__code__.co_names)), name
             assert a.__qualname__ == b.__qualname__ and a.__doc__ == b.__doc__, name
@@ -298,3 +300,15 @@ def test_a_traceback_shows_the_lines_of_the_source_and_no_loader(pyz):
     assert [line.split(" in ")[1] for line in lines if line.startswith("  File")] == [
         "main_exit", "main", "cli_main", "broken"]
     assert "    code = _run(words)" in lines
+
+
+def test_the_source_inside_has_every_line_in_its_place(pyz):
+    with zipfile.ZipFile(pyz) as archive:
+        bare = archive.read("engine.py")
+    whole = (TOP / "engine.py").read_bytes()
+    assert bare.count(b"\n") == whole.count(b"\n")
+    assert build_zipapp.sections_of(bare) == build_zipapp.sections_of(whole)
+    codes = [[(code.co_name, code.co_firstlineno, code.co_varnames, code.co_names)
+              for code in build_zipapp.code_walk(compile(text, "engine.py", "exec", optimize=2))]
+             for text in (bare, whole)]
+    assert codes[0] == codes[1]

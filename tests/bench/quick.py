@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Which functions the commands run that must start at once: QUICK in build_zipapp.py.
 
-    quick.py PYZ [--check]       as root; needs a static busybox on this host
+    quick.py PYZ [--check|--write]       as root; needs a static busybox on this host
 
-Prints the names, as QUICK has them. With --check only those that QUICK lacks: each costs a start
-the reading of a whole section.
+Prints the names, as QUICK has them, or writes them there. With --check only those that QUICK lacks:
+each costs a start the reading of a whole section.
 """
 
 from __future__ import annotations
@@ -80,9 +80,17 @@ def main(argv: list[str]) -> int:
     import build_zipapp
 
     known = set(" ".join(build_zipapp.QUICK).split()) if argv[1:] == ["--check"] else set()
-    for names in names_seen(os.path.abspath(argv[0])):
-        text = " ".join(sorted(names - known))
-        print("\n".join(textwrap.wrap(text, 100, break_long_words=False)), end="\n\n")
+    lists = ["\n".join(textwrap.wrap(" ".join(sorted(names - known)), 100))
+             for names in names_seen(os.path.abspath(argv[0]))]
+    if argv[1:] != ["--write"]:
+        print("\n\n".join(lists))
+        return 0
+    with open(TOP + "/build_zipapp.py") as file:
+        before, _, after = file.read().partition('QUICK = ("""\n')
+    with open(TOP + "/build_zipapp.py", "w") as file:
+        middle = '\n""", """\n'.join(lists)
+        file.write(before + 'QUICK = ("""\n' + middle + '\n""")\n'
+                   + after.partition('""")\n')[2])
     return 0
 
 
