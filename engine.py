@@ -29830,7 +29830,8 @@ def daemon_flags() -> list:
                  f"{text} (no effect here)" if reason == IGNORED else text,
                  hidden=reason not in ("", IGNORED))
             for names, kind, _, default, reason, text in DAEMON_OPTIONS] + [
-        Flag("--validate", help="Check the configuration and leave")]
+        Flag("--validate", help="Check the configuration and leave"),
+        Flag("-v --version", help="Print the version and leave")]
 
 
 # ---- the file
@@ -30220,7 +30221,9 @@ TCP_WARNINGS = (
     " everyone who has access to your network.",
     "Binding to an IP address, even on localhost, can also give access to scripts run in a browser."
     " Be safe out there!")
-#: a directory that only dockerd makes, and one that only this engine does
+#: flags before the word `daemon` that have another name behind it
+TOP_NAMES = {"run-root": "exec-root"}
+#: a directory that only dockerd makes, and a file that only this engine does
 FOREIGN_DIR, OWN_FILE = "overlay2", "engine.db"
 
 
@@ -30287,6 +30290,8 @@ class Daemon:
             self._docker_socket(hosts, tls)
         made["hosts"] = hosts
         for listener in self.listeners:
+            if listener.path and os.path.dirname(listener.path) == self.store.run:
+                os.chmod(self.store.run, 0o711)     # its group may come as far as the socket
             if listener.kind == "tcp":
                 for text in TCP_WARNINGS:
                     notice("warn", text, host=listener.text)
@@ -30554,17 +30559,29 @@ def _environment_apply(made: dict) -> None:
             file.write(str(made["oom-score-adjust"]))
 
 
+def _top_take(args: Args) -> None:
+    """Flags before the word `daemon` that it knows too are meant for it; others are refused."""
+    top = args.top
+    for name in sorted(top.seen):
+        mine = TOP_NAMES.get(name, name)
+        if not hasattr(args, mine.replace("-", "_")):
+            raise UsageError(f"--{name} is for clients: `daemon` does not know it", 125)
+        if not args.given(mine):
+            setattr(args, mine.replace("-", "_"), getattr(top, name.replace("-", "_")))
+            args.seen.add(mine)
+    asked = os.environ.get("DOCKER_MIN_API_VERSION", "")
+    if asked not in ("", API_VERSION_MIN):
+        raise Unsupported(f"DOCKER_MIN_API_VERSION={asked} is not supported by this engine: it "
+                          f"serves versions from {API_VERSION_MIN} on")
+
+
 def daemon_main(args: Args) -> int:
     """Configure, start and serve; the exit code. EngineError when it cannot start."""
     import signal
-    top = args.top
-    if top.host:
-        raise UsageError("-H stands behind `daemon`: it is what the daemon listens on", 125)
-    for name, old in (("data_root", "data-root"), ("exec_root", "run-root")):
-        if top.given(old) and not args.given(name.replace("_", "-")):
-            setattr(args, name, getattr(top, old.replace("-", "_")))
-            args.seen.add(name.replace("_", "-"))
-    args.debug = args.debug or top.debug
+    if args.version:
+        print(f"Docker version {DOCKER_VERSION}, build engine-{VERSION}")
+        return 0
+    _top_take(args)
     made, warnings = daemon_configure(args)
     if args.validate:
         os.write(2, b"configuration OK\n")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
 
@@ -37,10 +38,10 @@ def image(busybox):
     return "busybox" if busybox else ""
 
 
-def refuses(cli, *flags):
+def refuses(cli, *flags, code=1):
     """The one line of a daemon that does not start."""
     done = cli("daemon", "--config-file", os.devnull, *flags)
-    assert done.code == 1
+    assert done.code == code
     lines = [line for line in done.err.splitlines() if not line.startswith("time=")]
     assert len(lines) == 1, done.err
     return lines[0]
@@ -85,6 +86,57 @@ def test_validate(cli):
         "--bip is not supported by this engine: it makes no networks yet"
     )
     assert cli("daemon", "--validate", "--config-file", os.devnull, "x").code != 0
+
+
+def test_flags_before_the_word(cli, start):
+    argv = cli.argv
+    top = cli.roots.base + "/top"
+    cli.argv = lambda *words: argv("-l", "error", "-H", "unix://" + top, *words)
+    daemon = start(hosts=False)
+    cli.argv = argv
+    daemon.path = top
+    assert daemon.configuration()["hosts"] == ["unix://" + daemon.path]
+    assert daemon.configuration()["log-level"] == "error"
+    assert daemon.end() == 0
+    assert daemon.log() == ""
+    cli.argv = lambda *words: argv("--context", "x", *words)
+    assert refuses(cli, code=125) == "--context is for clients: `daemon` does not know it"
+
+
+def test_version(cli):
+    done = cli("daemon", "-v").ok()
+    assert done.out == f"Docker version {engine.DOCKER_VERSION}, build engine-{engine.VERSION}\n"
+    env = {"DOCKER_MIN_API_VERSION": "1.40"}
+    done = cli("daemon", "--config-file", os.devnull, env=env)
+    assert done.err.startswith("DOCKER_MIN_API_VERSION=1.40 is not supported by this engine")
+
+
+class Told:
+    def __init__(self, path):
+        import socket
+
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(path)
+        self.sock.settimeout(5)
+
+
+def test_notifier(tmp_path, monkeypatch):
+    told = Told(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "3000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    notifier = engine.Notifier()
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(os.environ)
+    assert notifier.period == 1.5
+    notifier.send("READY=1")
+    assert told.sock.recv(100) == b"READY=1"
+    told.sock.close()
+    notifier.send("STOPPING=1")                 # nobody there: told in the log, no error
+    monkeypatch.setenv("WATCHDOG_USEC", "3000000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    silent = engine.Notifier()
+    assert silent.period == 0.0
+    silent.send("READY=1")
 
 
 def test_help_shows_what_works(cli):
@@ -287,13 +339,17 @@ def test_default_sockets(cli, start, tmp_path):
     daemon.path = cli.roots.run + "/engine.sock"
     assert daemon.ask("/_ping").body == b"OK"
     inside = f"/proc/{daemon.pid}/root/var/run/docker.sock"
-    assert os.stat(os.path.realpath(daemon.path)).st_mode & 0o777 == 0o660
+    assert os.stat(daemon.path).st_mode & 0o777 == 0o660
+    assert os.stat(cli.roots.run).st_mode & 0o777 == 0o711
+    for entry in os.scandir(cli.roots.run):
+        if entry.name not in ("engine.sock", "daemon.pid"):
+            assert entry.stat().st_mode & 0o077 == 0, entry.name
     nsenter = ["nsenter", "-t", str(daemon.pid), "-m"]
     if HAVE_DOCKER:
         done = subprocess.run([*nsenter, "docker", "version", "-f", "{{.Server.Platform.Name}}"],
                               capture_output=True, text=True)  # fmt: skip
         assert done.stdout == f"engine.pyz {engine.VERSION}\n"
-    assert os.path.lexists(inside) or inside
+    assert stat.S_ISSOCK(os.stat(inside).st_mode)
     assert daemon.end() == 0
     assert not os.path.exists(daemon.path)
 
