@@ -299,7 +299,8 @@ def test_what_it_decides_holds_for_every_command(cli, start, image):
     assert shown["Ulimits"] == [{"Name": "nofile", "Hard": 456, "Soft": 123}]
     own = cli("run", "--network", "none", "--ulimit", "nofile=50", "--security-opt",
               "no-new-privileges=false", "--init=false", image, "sh", "-c",
-              "ulimit -Hn; grep NoNew /proc/self/status; cat /proc/1/comm; true").ok().out  # fmt: skip
+              "ulimit -Hn; grep NoNew /proc/self/status; cat /proc/1/comm; true",
+              ).ok().out  # fmt: skip
     assert own.split() == ["50", "NoNewPrivs:", "0", "sh"]
     assert daemon.end() == 0
     out = cli(*run).ok().out
@@ -338,7 +339,7 @@ def test_default_sockets(cli, start, tmp_path):
     assert daemon.configuration()["hosts"] == hosts
     daemon.path = cli.roots.run + "/engine.sock"
     assert daemon.ask("/_ping").body == b"OK"
-    inside = f"/proc/{daemon.pid}/root/var/run/docker.sock"
+    inside = f"/proc/{daemon.pid}/root/run/docker.sock"
     assert os.stat(daemon.path).st_mode & 0o777 == 0o660
     assert os.stat(cli.roots.run).st_mode & 0o777 == 0o711
     for entry in os.scandir(cli.roots.run):
