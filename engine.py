@@ -8524,7 +8524,7 @@ PAGE_BITS, PAGE_COPIED = 1 << 63 | 1 << 61 | 1 << 56, 1 << 63 | 1 << 56
 F_ADD_SEALS = 1033
 MFD_NOEXEC_SEAL, MFD_EXEC = 8, 16                                       # Linux 6.3
 F_SEALS = 1 | 2 | 4 | 8         # F_SEAL_SEAL, SHRINK, GROW, WRITE: fcntl(2)
-MADV_DONTNEED = 4
+MADV_DONTNEED, MADV_POPULATE_READ = 4, 22
 
 
 class MemoryImage:
@@ -8628,7 +8628,17 @@ def memory_image() -> None:
                    MAP_PRIVATE | MAP_FIXED, fd, read - view) for at, end, read in pieces)
     fcntl.fcntl(fd, F_ADD_SEALS, F_SEALS)
     os.close(fd)
+    for at, end, _ in list(image.pieces()):
+        memory_populate(at, end)
     memory_image.made = image              # type: ignore[attr-defined]
+
+
+def memory_populate(start: int, end: int) -> None:
+    """Map these pages now, so that forks find them mapped; nothing happens before Linux 5.14."""
+    try:
+        sys_madvise(start, end - start, MADV_POPULATE_READ)
+    except OSError:
+        pass
 
 
 def _pieces(image: MemoryImage, regions: list, size: int) -> Iterator[tuple[int, int, int]]:
@@ -8712,7 +8722,6 @@ BUILTIN_TYPES = (bytes, bytearray, dict, int, list, str, tuple, os.stat_result, 
 CODE_WARMUP = 52              # where PyCodeObject of CPython 3.11 has co_warmup, 16 bits
 LAUNCHER_CGROUP = "engine/launcher"
 PLUGS_SIZE = 1 << 18          # bytes for each size: with another allocator there is no end
-MADV_POPULATE_READ = 22
 LAUNCHER_LOG_SIZE = 1 << 20   # bytes; a larger launcher.log is started anew
 
 ROLES: dict = {}              # name -> function(request, conn, fds); filled by @role
@@ -9030,10 +9039,7 @@ def _code_populate() -> None:
         where, mode, _, _, inode = line.split()[:5]
         if mode[0] + mode[1] == "r-" and inode != "0":
             start, end = (int(number, 16) for number in where.split("-"))
-            try:
-                sys_madvise(start, end - start, MADV_POPULATE_READ)
-            except OSError:
-                return                      # Linux < 5.14
+            memory_populate(start, end)
 
 
 def _launcher_refuse(listener: _socket.socket, failure: EngineError) -> NoReturn:
