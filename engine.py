@@ -3686,11 +3686,12 @@ class Store:
     EngineError where a root cannot be written or sqlite3 is missing.
     """
 
-    __slots__ = ("data", "run", "_free", "_open")
+    __slots__ = ("data", "monitors", "run", "_free", "_open")
 
     def __init__(self, data: str, run: str) -> None:
         self.data = data
         self.run = run
+        self.monitors: dict = {}        # id -> connection to one that was asked for ahead
         self._open: dict = {}
         self._free: list = []           # connections that a thread has given back
 
@@ -16787,7 +16788,7 @@ def restarts_adopt(monitor: Monitor, delay: float) -> Restarts | None:
 #   - It outlives upgrades of engine.pyz, so the statements of MONITOR_SQL and the verbs of
 #     MONITOR_VERBS are only added to, never changed.
 
-ACTOR_SIZE = 1 << 14            # of the 64 KiB of a request; more labels are read from the row
+ACTOR_SIZE = 1 << 14            # characters; more labels are read from the row
 LINGER = 60.0                   # s that a client has to take what is queued after the end
 
 MONITOR_SQL = {
@@ -16829,6 +16830,13 @@ def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socke
     """A connection to a container's monitor, or None; with `start` one is forked if there is none.
     """
     directory = store.run_path("containers", id)
+    asked = store.monitors.pop(id, None) if start else None
+    if asked:
+        try:
+            answer_read(asked, "the monitor died")
+            return asked
+        except (EngineError, ConnectionResetError):
+            asked.close()               # the usual way tells what is wrong
     sock = unix_connect(directory, "monitor.sock")
     if sock is not None or not start:
         return sock
@@ -16839,17 +16847,26 @@ def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socke
     return sock
 
 
+def monitor_expect(store: Store, id: str, config: dict) -> None:
+    """Have a monitor forked while its container is being created, which is to start at once.
+
+    `config` is the create body. Should the container not come about, the monitor goes when this
+    process does, and takes the container's directory below the run root with it.
+    """
+    dir_ensure(store.run_path("containers", id), 0o700)
+    store.monitors[id] = launcher_call(store, "monitor", {**_monitor_request(id, config),
+                                                          "is_expected": True})
+
+
 def monitor_request(store: Store, id: str) -> dict:
     """What a monitor must know until it has a plan; who asks for it has the database open."""
-    row = store.row("SELECT name, config FROM containers WHERE id=?", id)
-    config = json_parse(row[1]) if row else {}
-    actor = {"name": row[0] if row else "", "image": config.get("Image", ""),
-             "labels": config.get("Labels") or {}}
-    request = {"id": id, "tty": bool(config.get("Tty")), "stdin": bool(config.get("OpenStdin")),
-               "stdin_once": bool(config.get("StdinOnce"))}
-    if len(json_text(actor)) < ACTOR_SIZE:
-        request["actor"] = actor
-    return request
+    row = store.row("SELECT config FROM containers WHERE id=?", id)
+    return _monitor_request(id, json_parse(row[0]) if row else {})
+
+
+def _monitor_request(id: str, config: dict) -> dict:
+    return {"id": id, "tty": bool(config.get("Tty")), "stdin": bool(config.get("OpenStdin")),
+            "stdin_once": bool(config.get("StdinOnce"))}
 
 
 def _monitor_fork(store: Store, id: str) -> _socket.socket:
@@ -16915,21 +16932,22 @@ def _monitor_ask(store: Store, id: str, message: dict, fds: list[int] | tuple,
 class Monitor(Loop):
     """The state of one container's monitor and its loop; see the banner."""
 
-    __slots__ = ("_actor", "_born", "_conns", "_execs", "_listener", "_plan", "_starter", "_stops",
-                 "_trash", "_waiters", "_wake", "cgroup", "health", "id", "main", "paused",
-                 "restarts", "store", "user_stopped")
+    __slots__ = ("_born", "_conns", "_is_expected", "_listener", "_plan", "_starter", "_stops",
+                 "_trash", "_waiters", "_wake", "actor", "cgroup", "execs", "health", "id", "main",
+                 "paused", "restarts", "store", "user_stopped")
 
     def __init__(self, store: Store, request: dict, conn: _socket.socket | None) -> None:
         super().__init__()
         self.store = store
         self.id = id = request["id"]
-        self._actor = request.get("actor")
+        self.actor: dict | None = None     # what events say of it until there is a plan
+        self._is_expected = request.get("is_expected", False)
+        self._trash: list = []             # directories to remove at last
         self._starter: _socket.socket | None = None     # who will say `go`
         self._conns: dict = {}             # fd -> socket
-        self._execs: dict = {}             # id -> Stdio
+        self.execs: dict = {}             # id -> Stdio
         self._waiters: list = []           # (condition, fd, head)
         self._stops: list = []             # sockets that wait for the end
-        self._trash: list = []             # directories to remove at last
         self._born: Born | None = None
         self._plan: dict = {}
         self.main = Stdio(self, "", tty=request["tty"], takes_input=request["stdin"],
@@ -16964,7 +16982,7 @@ class Monitor(Loop):
 
     def _idle(self) -> bool:
         return not (self._born or self._conns or self._waiters or self._stops
-                    or self.main.clients or self._execs or self.is_waiting())
+                    or self.main.clients or self.execs or self.is_waiting())
 
     def _leave(self) -> None:
         """The name first, so that who comes now makes a new monitor; then what nobody waits for."""
@@ -16974,6 +16992,10 @@ class Monitor(Loop):
         except FileNotFoundError:
             pass
         self._listener.close()
+        if self._is_expected:               # its container never ran, and may not even be
+            with container_lock(self.store, self.id):
+                if not os.path.exists(directory + "/monitor.sock"):
+                    self._trash.append(directory)
         for path in self._trash:
             tree_remove(path)
 
@@ -17046,7 +17068,7 @@ class Monitor(Loop):
             if self._born and pid == self._born.pid:
                 self._main_ended(status_code(status))
                 continue
-            for stdio in list(self._execs.values()):
+            for stdio in list(self.execs.values()):
                 if stdio.pid == pid:
                     self._exec_ended(stdio, status_code(status))
 
@@ -17070,7 +17092,7 @@ class Monitor(Loop):
             self.cgroup.remove()
             self.main.dismiss()
             raise
-        self._born, self._starter = born, starter
+        self._born, self._starter, self._is_expected = born, starter, False
         self.user_stopped = self.paused = False
         self.main.log = log_open(plan["log"], ns_fork)
         self.main.started = time.time_ns()
@@ -17099,7 +17121,7 @@ class Monitor(Loop):
             self.health.stop()
         self.cgroup_end()
         self.main.end()
-        for stdio in list(self._execs.values()):
+        for stdio in list(self.execs.values()):
             self._exec_ended(stdio, 137)
         oom = self.cgroup.oom_count() > 0
         now = time.time_ns()
@@ -17248,7 +17270,7 @@ class Monitor(Loop):
                             open_stdin=stdio.takes_input, size=message.get("size"))
         born.release()
         stdio.started = time.time_ns()
-        self._execs[stdio.id] = stdio
+        self.execs[stdio.id] = stdio
         self.exec_record(stdio.id, {"Running": True, "Pid": born.pid, "ExitCode": None})
         if client >= 0:
             stdio.clients.append(Attached(stdio, client, message))
@@ -17262,7 +17284,7 @@ class Monitor(Loop):
     def _exec_ended(self, stdio: Stdio, code: int) -> None:
         pid = stdio.pid
         stdio.end()
-        self._execs.pop(stdio.id, None)
+        self.execs.pop(stdio.id, None)
         self.exec_record(stdio.id, {"Running": False, "Pid": pid, "ExitCode": code})
         self.emit("exec_die", self.main, execID=stdio.id, exitCode=str(code))
         stdio.dismiss()
@@ -17285,7 +17307,7 @@ class Monitor(Loop):
 
     def emit(self, action: str, stdio: Stdio, **attributes: str) -> None:
         """An event of this container, with the attributes that Docker gives it."""
-        plan = self._plan or self._actor
+        plan = self._plan or self.actor
         if not plan:
             row = self.store.row("SELECT name, config FROM containers WHERE id=?", self.id)
             config = json_parse(row[1]) if row else {}
@@ -17298,7 +17320,7 @@ class Monitor(Loop):
 
     def rename(self, name: str) -> None:
         """The name that events carry from now on."""
-        for known in (self._plan, self._actor):
+        for known in (self._plan, self.actor):
             if known:
                 known["name"] = name
 
@@ -17306,12 +17328,6 @@ class Monitor(Loop):
     def runs(self) -> bool:
         """There is a process."""
         return self._born is not None
-
-    def exec_find(self, id: str) -> Stdio:
-        """A second process that runs, by its exec id; NotFound when there is none."""
-        if id not in self._execs:
-            raise NotFound(f"No such exec instance: {id}")
-        return self._execs[id]
 
 
 def _signal_note(number: int, frame: object) -> None:
@@ -17347,6 +17363,7 @@ def verb_attach(monitor: Monitor, message: dict, fds: list, sock: _socket.socket
     client = Attached(monitor.main, fds[0], message)
     fds[0] = -1
     monitor.main.clients.append(client)
+    monitor.actor = message.get("actor")
     if message.get("early"):
         client.feed(message["early"].encode("latin-1"))
     monitor.emit("attach", monitor.main)
@@ -17424,7 +17441,9 @@ def verb_resize(monitor: Monitor, message: dict, fds: list, sock: _socket.socket
 
 def verb_exec_resize(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Set the size of a second process's terminal."""
-    return _resize(monitor.exec_find(message["id"]), message)
+    if message["id"] not in monitor.execs:
+        raise NotFound(f"No such exec instance: {message['id']}")
+    return _resize(monitor.execs[message["id"]], message)
 
 
 def _resize(stdio: Stdio, message: dict) -> dict:
@@ -18458,11 +18477,12 @@ def _shared(containers: list, known: dict | None) -> list:
 class Containers:
     """The containers of one store: every verb of the API, by what the user called the container."""
 
-    __slots__ = ("_engine", "_store", "known")
+    __slots__ = ("_engine", "_expected", "_store", "known")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._store = engine.store
+        self._expected = ""             # the id of the next container, see expect
         #: in a process that lists often: documents as they were parsed, see Container.share
         self.known: dict | None = None
 
@@ -18507,6 +18527,15 @@ class Containers:
 
     # ---- create and remove
 
+    def expect(self, config: dict) -> None:
+        """A container is about to be created from this body, and started: prepare for that now."""
+        id = id_new()
+        try:
+            monitor_expect(self._store, id, config)
+            self._expected = id
+        except (EngineError, OSError):
+            pass                        # create and start will tell
+
     def create(self, body: Any, *, name: str = "", platform: str = "",
                version: str = API_VERSION) -> dict:
         """Make a container from a create body: {"Id": id, "Warnings": [...]}."""
@@ -18525,7 +18554,7 @@ class Containers:
         config_merge(config, image["config"])
         network_verify(config, host, networking)
         self._modes_resolve(host)
-        id = id_new()
+        id, self._expected = self._expected or id_new(), ""
         if not config["Hostname"]:
             config["Hostname"] = os.uname().nodename if host["NetworkMode"] == "host" else id[:12]
         words = command_words(config)
@@ -19266,7 +19295,15 @@ def container_attach(engine: Engine, ref: str, asked: dict, hijack: Callable, *,
         monitor_call(engine.store, c.id, {
             "verb": "attach", "stdin": asked["stdin"], "stdout": asked["stdout"],
             "stderr": asked["stderr"], "mux": mux and not tty, "early": early.decode("latin-1"),
-            "detach_keys": asked["detach_keys"] or None}, [sock.fileno()], start=True)
+            "detach_keys": asked["detach_keys"] or None, "actor": _actor(c)}, [sock.fileno()],
+            start=True)
+
+
+def _actor(c: Container) -> dict | None:
+    """What events say of a container; None when it is too much for a message."""
+    labels = c.config["Labels"] or {}
+    actor = {"name": c.name, "image": c.config["Image"], "labels": labels}
+    return actor if sum(len(key) + len(labels[key]) for key in labels) < ACTOR_SIZE else None
 
 
 def container_wait(engine: Engine, ref: str, condition: str, take: Callable) -> dict | None:
@@ -23621,6 +23658,10 @@ class LocalTransport:
         """send(), for a request whose connection is to be given away."""
         return self.send(request)
 
+    def expect(self, config: dict) -> None:
+        """A container will be created from this body and started: it may be prepared for."""
+        self.engine().containers.expect(config)
+
 
 class Waiter:
     """An answer that comes later: `fileno()` to poll (-1: it is here), `result()` to read it."""
@@ -24151,6 +24192,9 @@ class SocketTransport:
         self.url = SSH_URL if self._kind == "ssh" else f"{scheme}://{where}"
 
     # -- connections ------------------------------------------------------------
+
+    def expect(self, config: dict) -> None:
+        """A container will be created from this body and started: the other side sees it then."""
 
     def dial(self, what: tuple = ("GET", "/")) -> _Line:
         """A new connection; ConnectFailed in Docker's words for `what`, (method, target)."""
@@ -27720,6 +27764,7 @@ def cmd_run(client: ApiClient, args: Args) -> int:
             raise UsageError(str(exc)) from None
     detach_keys_check(args.detach_keys)
     body.setdefault("Tty", False)
+    client.transport.expect(body)
     if args.detach:
         ref = _create(client, args, body)
         print(ref)

@@ -24,6 +24,9 @@ class FakeTransport:
     def hijack(self, request):
         return self.send(request)
 
+    def expect(self, config):
+        self.expected = config
+
     def send(self, request):
         with self.lock:
             self.asked.append(

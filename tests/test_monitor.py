@@ -88,6 +88,23 @@ def test_what_nobody_recorded_does_not_run(engine, store, busybox, monkeypatch):
     assert "A /ran" in busybox("diff", id).ok().out
 
 
+def test_one_that_is_expected_in_vain_leaves_nothing(engine, store, busybox):
+    assert busybox("run", *NONE, "nosuch", "true").code == 125
+    busybox("run", *NONE, "--name", "one", "busybox", "true").ok()
+    assert busybox("run", *NONE, "--name", "one", "busybox", "true").code == 125
+    wait_for(lambda: not monitors(busybox), what="the monitors' end")
+    (id,) = busybox("ps", "-aq", "--no-trunc").ok().out.split()
+    assert set(os.listdir(busybox.roots.run + "/containers")) <= {id}
+
+
+def test_the_expected_one_tells_events_of_the_container(busybox):
+    busybox("run", *NONE, "--name", "one", "-l", "k=v", "busybox", "true").ok()
+    seen = busybox("events", "--since", "60s", "--until", "0s", "-f", "container=one",
+                   "--format", "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.k}}")
+    assert seen.ok().out.split("\n")[:-1] == [
+        f"{action} one v" for action in ("create", "attach", "start", "die")]
+
+
 def test_its_death_removes_a_container_that_wanted_that(busybox):
     id = run(busybox, "--rm", "busybox", "sleep", "60")
     (pid,) = monitors(busybox)
