@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import tempfile
 
@@ -83,6 +86,43 @@ class Host:
             self.docker("rm", "-f", *ids)
         self.process.terminate()
         self.process.wait(30)
+
+
+class Reply:
+    """An HTTP reply read to its end: `.status`, `.headers`, `.body`, `.json()`."""
+
+    def __init__(self, reply):
+        self.status, self.headers, self.body = reply.status, dict(reply.headers), reply.read()
+
+    def json(self):
+        return json.loads(self.body)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path, timeout=30):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def api(host, method, path, body=None, headers=None):
+    """Reply to one request; a body that is no text or bytes is sent as JSON."""
+    headers = dict(headers or {})
+    if body is not None and not isinstance(body, (bytes, str)):
+        body = json.dumps(body)
+        headers.setdefault("Content-Type", "application/json")
+    connection = UnixConnection(host.socket)
+    try:
+        connection.request(method, path, body, headers)
+        return Reply(connection.getresponse())
+    finally:
+        connection.close()
 
 
 def needs_docker():
