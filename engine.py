@@ -21850,13 +21850,21 @@ def get_image_history(engine: Any, request: Request) -> list:
 
 # --- change ---
 
+def _name_arg(request: Request) -> Reference:
+    """The name that `repo` and `tag` make; a tag beside that of `repo` takes its place."""
+    name, tag = reference_parse(request.arg("repo")), request.arg("tag")
+    if name.digest:
+        raise InvalidParameter("cannot import digest reference")
+    if tag and not is_tag(tag):
+        raise InvalidParameter("invalid tag format")
+    return Reference(name.domain, name.path, tag or name.tag)
+
+
 @route("POST", "/images/{name}/tag")
 def post_image_tag(engine: Any, request: Request) -> Response:
     """201: the name `repo:tag` means the image now."""
-    target = request.arg("repo")
-    if request.arg("tag"):
-        target += ":" + request.arg("tag")
-    image_tag(engine.store, request.params["name"], target)
+    name = _name_arg(request)
+    image_tag(engine.store, request.params["name"], name.familiar)
     return Response(201)
 
 
@@ -21900,10 +21908,7 @@ def post_image_create(engine: Any, request: Request) -> Stream:
     if version_tuple(request.version) < (1, 32):
         platform = ""
     if request.arg("repo"):
-        tag = request.arg("tag")
-        name = reference_parse(request.arg("repo") + (f":{tag}" if tag else ""))
-        if name.digest:
-            raise InvalidParameter("cannot import digest reference")
+        name = _name_arg(request)
     asked: dict = {
         "name": name, "changes": request.query.get("changes", ()),
         "message": request.arg("message") or "Imported from " + source,
