@@ -1,7 +1,7 @@
-"""Status and message of requests about containers, execs and images that ask for too much or nothing.
+"""Statuses and messages for requests that ask for too much, for nothing, or in the wrong state.
 
-data/clients/requests.tsv is worked off in its order, on four containers: `run` and `tty` run, `stop`
-has ended with 3, `new` never ran. The messages are those of Docker 28.5.
+data/clients/requests.tsv is worked off in its order, on four containers: `run` and `tty` run,
+`stop` has ended with 3, `new` never ran. The messages are those of Docker 28.5.
 """
 
 from __future__ import annotations
