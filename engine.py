@@ -28204,6 +28204,7 @@ UPDATE_FLAGS = (
         "blkio-weight", "cpu-period", "cpu-quota", "cpu-rt-period", "cpu-rt-runtime", "cpu-shares",
         "cpus", "cpuset-cpus", "cpuset-mems", "memory", "memory-reservation", "memory-swap",
         "pids-limit")),
+    Flag("--kernel-memory", "bytes", deprecated="and no longer supported by the kernel"),
     Flag("--restart", "string", help="When to restart from now on"),
 )
 STATS_PATIENCE = 5.0        # seconds that a first sample may take
