@@ -13837,8 +13837,14 @@ def image_remove(store: Store, ref: str, in_use: Callable, *, force: bool = Fals
 
     Conflict in Docker's words where containers or other names hold the image.
     """
+    return _image_remove(store, ref, in_use, force)[0]
+
+
+def _image_remove(store: Store, ref: str, in_use: Callable, force: bool = False) -> tuple:
+    """(report of image_remove, bytes that are free now)."""
     image = image_get(store, ref)
     guard = content_alone(store)
+    size = 0
     with guard as alone:
         with store.write() as db:
             untagged, deleted = _remove_rows(db, image, ref, in_use(), force)
@@ -13852,8 +13858,8 @@ def image_remove(store: Store, ref: str, in_use: Callable, *, force: bool = Fals
             report.append({"Deleted": image.id})
             report += [{"Deleted": chain} for _n, chain, _size in freed]
         if sweep:
-            content_drop(store, freed)
-    return report
+            size = content_drop(store, freed) + sum(row[2] for row in freed)
+    return report, size
 
 
 def _remove_rows(db: Any, image: Image, ref: str, uses: list, force: bool) -> tuple:
@@ -13943,8 +13949,18 @@ def image_prune(store: Store, filters: dict, in_use: Callable) -> dict:
     if len(filters.get("until") or ()) > 1:
         raise InvalidParameter("more than one until filter specified")
     until = _until_ns(filters["until"][0]) if filters.get("until") else None
-    sizes = dict(store.rows("SELECT chain_id, size FROM layers"))
+    with prune_lock(store, "images"):
+        deleted, freed = _prune_images(store, filters, in_use, dangling, until)
+        freed += content_collect(store, in_use)
+    event_emit(store, "image", "prune", "", {"reclaimed": str(freed)})
+    return {"ImagesDeleted": deleted or None, "SpaceReclaimed": freed}
+
+
+def _prune_images(store: Store, filters: dict, in_use: Callable, dangling: bool,
+                  until: int | None) -> tuple:
+    """(rows of what was removed, bytes that are free now)."""
     deleted: list = []
+    freed = 0
     for image in _images_all(store):
         tags, digests = image_tags(store, image.id)
         if (
@@ -13959,13 +13975,30 @@ def image_prune(store: Store, filters: dict, in_use: Callable) -> dict:
             continue
         for ref in tags + digests or [image.id]:
             try:
-                deleted += image_remove(store, ref, in_use)
+                report, size = _image_remove(store, ref, in_use)
             except (Conflict, NotFound):
                 continue
-    freed = sum(sizes.get(row.get("Deleted", ""), 0) for row in deleted)
-    freed += content_collect(store, in_use)
-    event_emit(store, "image", "prune", "", {"reclaimed": str(freed)})
-    return {"ImagesDeleted": deleted or None, "SpaceReclaimed": freed}
+            deleted += report
+            freed += size
+    return deleted, freed
+
+
+class prune_lock:
+    """Context manager: one prune of a kind at a time; Conflict in Docker's words for a second."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, store: Store, kind: str) -> None:
+        self._lock = store.lock("prune-" + kind, block=False)
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.__enter__()
+        except BlockingIOError:
+            raise Conflict("a prune operation is already running") from None
+
+    def __exit__(self, *failure: object) -> None:
+        self._lock.__exit__(*failure)
 
 
 # -- collecting ---------------------------------------------------------------
@@ -18625,6 +18658,13 @@ class Containers:
         """Remove what does not run: {"ContainersDeleted": ids or None, "SpaceReclaimed": bytes}."""
         filters_check(filters, REMOVE_FILTERS)
         until = _until_parse(filters)
+        with prune_lock(self._store, "containers"):
+            deleted, freed = self._prune(filters, until)
+            orphans_remove(self._store)
+        event_emit(self._store, "container", "prune", "", {"reclaimed": str(freed)})
+        return {"ContainersDeleted": deleted or None, "SpaceReclaimed": freed}
+
+    def _prune(self, filters: dict, until: int) -> tuple:
         deleted, freed = [], 0
         for c in self.all():
             if c.state not in ("created", "exited", "dead") or until and c.created > until:
@@ -18640,9 +18680,7 @@ class Containers:
                 continue                # started or removed by somebody else meanwhile
             deleted.append(c.id)
             freed += size
-        orphans_remove(self._store)
-        event_emit(self._store, "container", "prune", "", {"reclaimed": str(freed)})
-        return {"ContainersDeleted": deleted or None, "SpaceReclaimed": freed}
+        return deleted, freed
 
     def rename(self, ref: str, name: str) -> None:
         """Give a container another name."""
@@ -28897,6 +28935,8 @@ def source_find(path: str, follow: bool) -> CopyEnd:
             changed = path.endswith("/") and path_base(path) != path_base(resolved)
             rename = path_base(path) if changed else ""
         info = os.lstat(resolved)
+    except NotADirectoryError:
+        raise EngineError("not a directory") from None
     except OSError as refused:
         raise _stat_refused(refused, path) from None
     return CopyEnd(resolved, True, info.st_mode >> 12 == 4, rename)

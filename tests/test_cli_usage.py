@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -100,3 +101,62 @@ def test_prune(busybox):
         "Deleted Images:\nuntagged: busybox:latest\ndeleted: sha256:")
     assert busybox("system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Size}}").ok().out == (
         "Images 0 0B\nContainers 0 0B\nLocal Volumes 0 0B\nBuild Cache 0 0B\n")
+
+
+def bytes_below(*paths):
+    return sum(os.lstat(os.path.join(above, name)).st_size for path in paths
+               for above, _, names in os.walk(path) for name in names)
+
+
+@pytest.mark.root
+class TestPruneApi:
+    def test_images_tell_what_is_really_free(self, engine, busybox, roots):
+        busybox("run", "--name", "box", "--network", "none", "busybox", "sh", "-c",
+                "head -c 3000000 /dev/urandom >/tmp/x").ok()
+        busybox("commit", "box").ok()
+        usage = busybox("system", "df", "--format", "{{.Size}}").ok().lines()
+        assert usage[0] == "4.982MB" and usage[1] == "3MB"
+        before = bytes_below(roots.data + "/layers", roots.data + "/blobs")
+        module = engine.Engine(engine.Store(roots.data, roots.run))
+        reply = engine.http_dispatch(module, engine.Request("POST", "/images/prune")).value
+        assert reply["SpaceReclaimed"] == before - bytes_below(
+            roots.data + "/layers", roots.data + "/blobs") > 6000000
+        reply = engine.http_dispatch(module, engine.Request("POST", "/containers/prune")).value
+        assert reply["SpaceReclaimed"] == 3000000 and len(reply["ContainersDeleted"]) == 1
+        for kind, field in (("containers", "ContainersDeleted"), ("images", "ImagesDeleted")):
+            reply = engine.http_dispatch(module, engine.Request("POST", f"/{kind}/prune")).value
+            assert reply == {field: None, "SpaceReclaimed": 0}
+
+    def test_one_at_a_time(self, engine, busybox, roots):
+        store = engine.Store(roots.data, roots.run)
+        for kind in ("images", "containers"):
+            with store.lock("prune-" + kind):
+                done = busybox(kind[:-1], "prune", "-f")
+                assert done.code == 1 and "a prune operation is already running" in done.err
+
+    @pytest.mark.parametrize(
+        ("query", "text"),
+        [
+            ({"x": ["1"]}, "invalid filter 'x'"),
+            ({"until": ["1h", "2h"]}, "more than one until filter specified"),
+        ],
+    )
+    def test_wrong_filters(self, engine, cli, roots, query, text):
+        module = engine.Engine(engine.Store(roots.data, roots.run))
+        for kind in ("images", "containers"):
+            reply = engine.http_dispatch(module, engine.Request(
+                "POST", f"/{kind}/prune", query={"filters": [json.dumps(query)]}))
+            assert reply.status == 400 and text in reply.value["message"]
+
+    def test_labels_and_until(self, busybox):
+        ids = [busybox("create", "--network", "none", "-l", label, "busybox").ok().out.strip()
+               for label in ("a=1", "a=2", "b=1")]
+
+        def pruned(*filters):
+            out = busybox("container", "prune", "-f",
+                          *[word for each in filters for word in ("--filter", each)]).ok().out
+            return [line for line in out.splitlines() if len(line) == 64]
+        assert pruned("until=24h") == []
+        assert pruned("label=a=1") == [ids[0]]
+        assert pruned("label!=a") == [ids[2]]
+        assert pruned("until=0s") == [ids[1]]
