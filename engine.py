@@ -3799,6 +3799,24 @@ class _Write:
             self._db.execute("ROLLBACK")
 
 
+class prune_lock:
+    """Context manager: one prune of a kind at a time; Conflict in Docker's words for a second."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, store: Store, kind: str) -> None:
+        self._lock = store.lock("prune-" + kind, block=False)
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.__enter__()
+        except BlockingIOError:
+            raise Conflict("a prune operation is already running") from None
+
+    def __exit__(self, *failure: object) -> None:
+        self._lock.__exit__(*failure)
+
+
 def _store_refused(store: Store, refused: OSError) -> EngineError:
     where = refused.filename or store.data
     if refused.errno in (errno.EACCES, errno.EPERM) and os.geteuid():
@@ -12991,6 +13009,16 @@ def layer_stack(store: Store, number: int) -> list:
     )
 
 
+def layers_size(store: Store) -> int:
+    """The bytes of the files of all layers that images have, each counted once."""
+    rows = store.rows(
+        "WITH RECURSIVE used(n) AS (SELECT layer FROM images WHERE layer IS NOT NULL UNION"
+        " SELECT l.parent FROM layers l JOIN used ON l.n=used.n WHERE l.parent IS NOT NULL)"
+        " SELECT coalesce(sum(size), 0) FROM layers WHERE n IN (SELECT n FROM used)"
+    )
+    return rows[0][0]
+
+
 def layer_directories(store: Store, number: int) -> list:
     """The absolute directories to be overlaid, topmost first."""
     return [store.path("layers", layer_name(row[0]), "diff") for row in layer_stack(store, number)]
@@ -13700,16 +13728,6 @@ def _layers_shared(store: Store, images: list) -> dict:
     }
 
 
-def layers_size(store: Store) -> int:
-    """The bytes of the files of all layers that images have, each counted once."""
-    rows = store.rows(
-        "WITH RECURSIVE used(n) AS (SELECT layer FROM images WHERE layer IS NOT NULL UNION"
-        " SELECT l.parent FROM layers l JOIN used ON l.n=used.n WHERE l.parent IS NOT NULL)"
-        " SELECT coalesce(sum(size), 0) FROM layers WHERE n IN (SELECT n FROM used)"
-    )
-    return rows[0][0]
-
-
 def image_inspect(store: Store, ref: str, platform: dict | None = None) -> dict:
     """What GET /images/{name}/json shows (API 1.51)."""
     image = image_get(store, ref)
@@ -13981,24 +13999,6 @@ def _prune_images(store: Store, filters: dict, in_use: Callable, dangling: bool,
             deleted += report
             freed += size
     return deleted, freed
-
-
-class prune_lock:
-    """Context manager: one prune of a kind at a time; Conflict in Docker's words for a second."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self, store: Store, kind: str) -> None:
-        self._lock = store.lock("prune-" + kind, block=False)
-
-    def __enter__(self) -> None:
-        try:
-            self._lock.__enter__()
-        except BlockingIOError:
-            raise Conflict("a prune operation is already running") from None
-
-    def __exit__(self, *failure: object) -> None:
-        self._lock.__exit__(*failure)
 
 
 # -- collecting ---------------------------------------------------------------

@@ -149,7 +149,8 @@ class TestCopy:
 
     def test_archive_mode_gives_to_the_user(self, busybox, tmp_path):
         (tmp_path / "f").write_text("x")
-        busybox("create", "--name", "own", "--user", "user:audio", "--network", "none", "busybox").ok()
+        busybox("create", "--name", "own", "--user", "user:audio", "--network", "none",
+                "busybox").ok()
         busybox("cp", "-a", str(tmp_path / "f"), "own:/tmp/a").ok()
         busybox("cp", str(tmp_path / "f"), "own:/tmp/b").ok()
         with tarfile.open(fileobj=io.BytesIO(busybox("cp", "own:/tmp", "-").raw)) as tar:
