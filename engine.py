@@ -46,6 +46,7 @@ CONTENT     bytes that have a digest
     trees           a tar becomes a directory and back, by descriptors: nothing leaves the root
     blobs           content-addressed store: put, verify, get, lease
     layers          one unpacked tree per chain id: registered once, in parallel, collected
+    collection      layers and blobs that no row names are removed
     images          what is named: tags, list, inspect, history, remove, prune
     changes         lines of a Dockerfile that change an image's configuration: -c, --change
     images_archive  images as files: load, save, import
@@ -13265,6 +13266,99 @@ def worker_extract(request: dict, conn: Any, fds: list) -> None:
 
 
 # =============================================================================
+# collection -- layers and blobs that no row names are removed
+# =============================================================================
+# Runs in: api, cli.
+# What a removal leaves unnamed goes only while nobody holds a lease on content (section blobs): a
+# layer by its row first, so that no other process finds it, then its directory, which is renamed out
+# of the way before its files go; a blob when no layer, image or manifest of an image names it. What
+# was missed, because somebody was at work or died, is found by the next collection. Nothing here
+# knows containers: `in_use` is asked for the layers that they lie on.
+
+def content_collect(store: Store, in_use: Callable, attempts: int = 1) -> int:
+    """Remove layers, blobs and directories that no row names; the bytes that this freed.
+
+    Does nothing while somebody adds content: the next collection finds the same. `attempts` is for
+    after a failure, as a worker that has just answered may hold the lease for one moment more.
+    """
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(0.02)
+        with content_alone(store) as alone:
+            if alone:
+                return _collect_alone(store, in_use)
+    return 0
+
+
+def _collect_alone(store: Store, in_use: Callable) -> int:
+    stray = content_drop(store, [])
+    with store.write() as db:
+        freed = layers_unnamed(db, in_use())
+    if freed:
+        content_drop(store, freed)
+    known = {layer_name(row[0]) for row in store.rows("SELECT n FROM layers")}
+    for name in os.listdir(store.path("layers")):
+        if name not in known:
+            _directory_drop(store, name)
+    return stray + sum(row[2] for row in freed)
+
+
+def layers_unnamed(db: Any, uses: list) -> list:
+    """Delete the rows of layers that nothing needs any more: [(n, chain id, size)]."""
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS used_layers(n INTEGER PRIMARY KEY)")
+    db.execute("DELETE FROM used_layers")
+    db.executemany(
+        "INSERT OR IGNORE INTO used_layers VALUES(?)", [(row[3],) for row in uses if row[3]]
+    )
+    db.execute("INSERT OR IGNORE INTO used_layers SELECT layer FROM images WHERE layer IS NOT NULL")
+    freed: list = []
+    while True:
+        rows = db.execute(
+            "SELECT n, chain_id, size FROM layers WHERE n NOT IN (SELECT n FROM used_layers)"
+            " AND n NOT IN (SELECT parent FROM layers WHERE parent IS NOT NULL)"
+        ).fetchall()
+        if not rows:
+            return freed
+        db.executemany("DELETE FROM layers WHERE n=?", [(row[0],) for row in rows])
+        freed += rows
+
+
+def content_drop(store: Store, freed: list) -> int:
+    """Remove the directories of deleted layers, and every blob that nothing names; its bytes."""
+    for number, _chain, _size in freed:
+        _directory_drop(store, layer_name(number))
+    named = {row[0] for row in store.rows("SELECT blob FROM layers")}
+    for image, manifest in store.rows("SELECT id, manifest FROM images"):
+        named |= {image, manifest}
+        named |= manifest_blobs(store, manifest)
+    total = 0
+    for name in os.listdir(store.path("blobs", "sha256")):
+        if "sha256:" + name not in named:
+            total += blob_size(store, "sha256:" + name)
+            os.unlink(store.path("blobs", "sha256", name))
+    return total
+
+
+def manifest_blobs(store: Store, manifest: str) -> set:
+    """The digests of the layers that a stored manifest lists; none where it is gone."""
+    try:
+        layers = json_parse(blob_document(store, manifest)).get("layers") or ()
+        return {layer["digest"] for layer in layers}
+    except (NotFound, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _directory_drop(store: Store, name: str) -> None:
+    """Out of the way first: half a layer must never stand under its number."""
+    away = store.path("tmp", f"{LEASE_PREFIX}{name}-{os.urandom(4).hex()}")
+    try:
+        os.rename(store.path("layers", name), away)
+    except FileNotFoundError:
+        return
+    tree_remove(away)
+
+
+# =============================================================================
 # images -- what is named: tags, list, inspect, history, remove, prune
 # =============================================================================
 # Runs in: api, cli.   Refs: image-spec config.md, moby v28.5.2 daemon/images
@@ -13867,7 +13961,7 @@ def _image_remove(store: Store, ref: str, in_use: Callable, force: bool = False)
         with store.write() as db:
             untagged, deleted = _remove_rows(db, image, ref, in_use(), force)
             sweep = alone and (deleted or guard.found)
-            freed = _layers_unnamed(db, in_use()) if sweep else []
+            freed = layers_unnamed(db, in_use()) if sweep else []
         for _name in untagged:
             image_event(store, "untag", image.id, image.labels if not deleted else {})
         report = [{"Untagged": name} for name in untagged]
@@ -13999,92 +14093,6 @@ def _prune_images(store: Store, filters: dict, in_use: Callable, dangling: bool,
             deleted += report
             freed += size
     return deleted, freed
-
-
-# -- collecting ---------------------------------------------------------------
-
-
-def content_collect(store: Store, in_use: Callable, attempts: int = 1) -> int:
-    """Remove layers, blobs and directories that no row names; the bytes that this freed.
-
-    Does nothing while somebody adds content: the next collection finds the same. `attempts` is for
-    after a failure, as a worker that has just answered may hold the lease for one moment more.
-    """
-    for attempt in range(attempts):
-        if attempt:
-            time.sleep(0.02)
-        with content_alone(store) as alone:
-            if alone:
-                return _collect_alone(store, in_use)
-    return 0
-
-
-def _collect_alone(store: Store, in_use: Callable) -> int:
-    stray = content_drop(store, [])
-    with store.write() as db:
-        freed = _layers_unnamed(db, in_use())
-    if freed:
-        content_drop(store, freed)
-    known = {layer_name(row[0]) for row in store.rows("SELECT n FROM layers")}
-    for name in os.listdir(store.path("layers")):
-        if name not in known:
-            _directory_drop(store, name)
-    return stray + sum(row[2] for row in freed)
-
-
-def _layers_unnamed(db: Any, uses: list) -> list:
-    """Delete the rows of layers that nothing needs any more: [(n, chain id, size)]."""
-    db.execute("CREATE TEMP TABLE IF NOT EXISTS used_layers(n INTEGER PRIMARY KEY)")
-    db.execute("DELETE FROM used_layers")
-    db.executemany(
-        "INSERT OR IGNORE INTO used_layers VALUES(?)", [(row[3],) for row in uses if row[3]]
-    )
-    db.execute("INSERT OR IGNORE INTO used_layers SELECT layer FROM images WHERE layer IS NOT NULL")
-    freed: list = []
-    while True:
-        rows = db.execute(
-            "SELECT n, chain_id, size FROM layers WHERE n NOT IN (SELECT n FROM used_layers)"
-            " AND n NOT IN (SELECT parent FROM layers WHERE parent IS NOT NULL)"
-        ).fetchall()
-        if not rows:
-            return freed
-        db.executemany("DELETE FROM layers WHERE n=?", [(row[0],) for row in rows])
-        freed += rows
-
-
-def content_drop(store: Store, freed: list) -> int:
-    """Remove the directories of deleted layers, and every blob that nothing names; its bytes."""
-    for number, _chain, _size in freed:
-        _directory_drop(store, layer_name(number))
-    named = {row[0] for row in store.rows("SELECT blob FROM layers")}
-    for image, manifest in store.rows("SELECT id, manifest FROM images"):
-        named |= {image, manifest}
-        named |= manifest_blobs(store, manifest)
-    total = 0
-    for name in os.listdir(store.path("blobs", "sha256")):
-        if "sha256:" + name not in named:
-            total += blob_size(store, "sha256:" + name)
-            os.unlink(store.path("blobs", "sha256", name))
-    return total
-
-
-def manifest_blobs(store: Store, manifest: str) -> set:
-    """The digests of the layers that a stored manifest lists; none where it is gone."""
-    try:
-        layers = json_parse(blob_document(store, manifest)).get("layers") or ()
-        return {layer["digest"] for layer in layers}
-    except (NotFound, ValueError, KeyError, TypeError, AttributeError):
-        return set()
-
-
-def _directory_drop(store: Store, name: str) -> None:
-    """Out of the way first: half a layer must never stand under its number."""
-    away = store.path("tmp", f"{LEASE_PREFIX}{name}-{os.urandom(4).hex()}")
-    try:
-        os.rename(store.path("layers", name), away)
-    except FileNotFoundError:
-        return
-    tree_remove(away)
 
 
 # =============================================================================
