@@ -18667,28 +18667,10 @@ class Containers:
         filters_check(filters, REMOVE_FILTERS)
         until = _until_parse(filters)
         with prune_lock(self._store, "containers"):
-            deleted, freed = self._prune(filters, until)
+            deleted, freed = _prune(self, self._store, filters, until)
             orphans_remove(self._store)
         event_emit(self._store, "container", "prune", "", {"reclaimed": str(freed)})
         return {"ContainersDeleted": deleted or None, "SpaceReclaimed": freed}
-
-    def _prune(self, filters: dict, until: int) -> tuple:
-        deleted, freed = [], 0
-        for c in self.all():
-            if c.state not in ("created", "exited", "dead") or until and c.created > until:
-                continue
-            labels = c.config["Labels"] or {}
-            if not filter_labels(filters, labels) or "label!" in filters and filter_labels(
-                    {"label": filters["label!"]}, labels):
-                continue
-            size = tree_size(self._store.path("containers", c.id, "upper"))
-            try:
-                self.remove(c.id)
-            except (Conflict, NotFound):
-                continue                # started or removed by somebody else meanwhile
-            deleted.append(c.id)
-            freed += size
-        return deleted, freed
 
     def rename(self, ref: str, name: str) -> None:
         """Give a container another name."""
@@ -18917,6 +18899,26 @@ class Containers:
         c = self.find(ref)
         lowers = layer_paths(self._store, c.document["Layers"])
         return changes_list(self._store.path("containers", c.id, "upper"), lowers) or None
+
+
+def _prune(containers: Containers, store: Store, filters: dict, until: int) -> tuple:
+    """(ids of what was removed, bytes of their files)."""
+    deleted, freed = [], 0
+    for c in containers.all():
+        if c.state not in ("created", "exited", "dead") or until and c.created > until:
+            continue
+        labels = c.config["Labels"] or {}
+        if not filter_labels(filters, labels) or "label!" in filters and filter_labels(
+                {"label": filters["label!"]}, labels):
+            continue
+        size = tree_size(store.path("containers", c.id, "upper"))
+        try:
+            containers.remove(c.id)
+        except (Conflict, NotFound):
+            continue                # started or removed by somebody else meanwhile
+        deleted.append(c.id)
+        freed += size
+    return deleted, freed
 
 
 def _until_parse(filters: dict) -> int:
