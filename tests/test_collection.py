@@ -19,15 +19,15 @@ def layer(store, number, parent=None, size=10):
         db.execute(
             "INSERT INTO layers(n, chain_id, diff_id, parent, blob, blob_size, media_type, size,"
             " created) VALUES(?, ?, ?, ?, ?, 1, '', ?, 0)",
-            (number, f"chain{number}", f"diff{number}", parent, f"sha256:{number}", size))
+            (number, f"chain{number}", f"diff{number}", parent, f"sha256:{number:064x}", size))
     os.makedirs(store.path("layers", str(number), "diff"))
-    with open(store.path("blobs", "sha256", str(number)), "w") as file:
+    with open(store.path("blobs", "sha256", f"{number:064x}"), "w") as file:
         file.write("x")
 
 
 def left(store):
     return (sorted(os.listdir(store.path("layers"))),
-            sorted(os.listdir(store.path("blobs", "sha256"))))
+            sorted(name.lstrip("0") for name in os.listdir(store.path("blobs", "sha256"))))
 
 
 def test_layers_below_a_used_one_stay(engine, store):
