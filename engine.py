@@ -13295,7 +13295,7 @@ def _collect_alone(store: Store, in_use: Callable) -> int:
     with store.write() as db:
         freed = layers_unnamed(db, in_use())
     if freed:
-        content_drop(store, freed)
+        stray += content_drop(store, freed)
     known = {layer_name(row[0]) for row in store.rows("SELECT n FROM layers")}
     for name in os.listdir(store.path("layers")):
         if name not in known:
