@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -52,3 +54,13 @@ def test_every_flavour_can_be_built():
         made = set(re.findall(r"^        ([a-z0-9-]+)\) ", file.read(), re.M))
     assert {flavour.base for flavour in machine.FLAVOURS.values()} == made - {"qemu-system-x86_64",
         "qemu-system-aarch64"}
+
+
+def test_make_clean_keeps_the_machines(tmp_path):
+    for name in ("tests/.cache/vm/debian", "tests/.cache/ruff", ".build", "tests/__pycache__"):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copy(os.path.join(TOP, "Makefile"), tmp_path)
+    for target, left in (("clean", ["vm"]), ("clean-vm", []), ("clean", [])):
+        subprocess.run(["make", "-s", "-C", tmp_path, target], check=True)
+        assert os.listdir(tmp_path / "tests" / ".cache") == left
+    assert sorted(os.listdir(tmp_path)) == ["Makefile", "tests"]
