@@ -16195,7 +16195,8 @@ class Attached:
             if byte == keys[self._at]:
                 self._at += 1
                 if self._at == len(keys):
-                    self._stdio.monitor.emit("detach", self._stdio)
+                    self._stdio.monitor.emit("exec_detach" if self._stdio.id else "detach",
+                                             self._stdio)
                     self._stdio.input_write(bytes(out))
                     self.drop()
                     return b""
@@ -21569,8 +21570,8 @@ def get_events(engine: Any, request: Request) -> Stream:
     if until_ns is not None and since_ns is not None and until_ns < since_ns:
         raise InvalidParameter(f"`since` time ({request.arg('since')}) cannot be after `until` "
                                f"time ({request.arg('until')})")
-    filters = request.filters()
-    filters_check(filters, EVENT_FILTERS)
+    # A key that is none asks for nothing, as in Docker, which does not look at them here.
+    filters = {key: values for key, values in request.filters().items() if key in EVENT_FILTERS}
     if until_ns is not None and since_ns is None:
         since_ns = 0
     skip_create = version_tuple(request.version) < (1, 46)

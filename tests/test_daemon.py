@@ -440,3 +440,104 @@ def test_socket_activation(start, cli, tmp_path):
     assert daemon.end() == 0
     with socket.socket(socket.AF_UNIX) as probe:    # systemd's name stays
         assert os.path.exists(path) and probe.connect_ex(path) != 0
+
+
+def test_another_build_takes_over(start, cli, image):
+    """The plain source is another build than the file: its daemon drives the older monitors."""
+    daemon = start()
+    cli("run", "-d", "--network", "none", "--name", "web", image, "sh", "-c",
+        "echo first; read line < /dev/zero; sleep 1000").ok()  # fmt: skip
+    daemon.kill()
+    pyz, cli.pyz = cli.pyz, engine.__file__
+    second = start()
+    assert second.get("/containers/json")[0]["State"] == "running"
+    assert cli("exec", "web", "echo", "hello").ok().out == "hello\n"
+    if HAVE_DOCKER:
+        assert second.docker("logs", "web") == "first\n"
+        assert second.docker("exec", "web", "echo", "hello") == "hello\n"
+        assert second.docker("top", "web").count("sh -c") == 1
+    assert second.ask("/containers/web/stop?t=0", "POST").status == 204
+    cli.pyz = pyz
+    assert cli("ps", "-aq", "--filter", "status=exited").ok().out.count("\n") == 1
+    assert second.end() == 0
+
+
+def actions(reply):
+    return [json.loads(line)["Action"] for line in reply.body.splitlines()]
+
+
+def test_events(start, cli, image):
+    daemon = start()
+    since = f"{time.time_ns() / 1e9:.9f}"
+    cli("run", "--rm", "--network", "none", "--name", "one", "--label", "a=1", image, "true").ok()
+    cli("run", "-d", "--network", "none", "--name", "two", image, "sleep", "1000").ok()
+    cli("exec", "two", "true").ok()
+    for verb in ("pause", "unpause", "kill"):
+        cli(verb, "two").ok()
+    cli("tag", image, "other:1").ok()
+    cli("wait", "two").ok()
+    span = f"since={since}&until={time.time_ns() / 1e9:.9f}"
+
+    def seen(filters):
+        """The same from both encodings of filters."""
+        old = daemon.ask(f"/events?{span}&filters={engine.percent_encode(json.dumps(filters))}")
+        new = {key: dict.fromkeys(values, True) for key, values in filters.items()}
+        again = daemon.ask(f"/events?{span}&filters={engine.percent_encode(json.dumps(new))}")
+        assert old.body == again.body
+        return actions(old)
+
+    life = ["create", "attach", "start", "die", "destroy"]
+    assert seen({"container": ["one"]}) == life
+    assert seen({"label": ["a=1"]}) == life
+    assert seen({"label": ["a=2"]}) == []
+    assert seen({"type": ["image"]}) == ["tag"]
+    assert seen({"event": ["die", "tag"]}) == ["die", "die", "tag"]
+    assert seen({"container": ["two"]}) == [
+        "create", "start", "exec_create: true ", "exec_start: true ", "exec_die", "pause",
+        "unpause", "kill", "die",
+    ]  # fmt: skip
+    assert seen({"event": ["exec_create"]}) == ["exec_create: true "]
+    assert seen({"image": [image], "event": ["start"]}) == ["start", "start"]
+    assert seen({"container": ["one"], "event": ["start"], "scope": ["local"]}) == ["start"]
+    assert seen({"scope": ["swarm"]}) == []
+    events = [json.loads(line) for line in daemon.ask(f"/v1.30/events?{span}").body.splitlines()]
+    for event in events:
+        assert set(event) >= {"Type", "Action", "Actor", "scope", "time", "timeNano"}
+        assert event["timeNano"] // 10**9 == event["time"]
+        assert event["status"] == event["Action"]
+        assert event["id"] == event["Actor"]["ID"]
+    if HAVE_DOCKER:
+        shown = daemon.docker("events", "--since", since, "--until", f"{time.time():.3f}", "-f",
+                              "container=two", "--format", "{{.Type}} {{.Action}}")  # fmt: skip
+        assert shown.splitlines()[0] == "container create"
+        assert shown.splitlines()[-1] == "container die"
+
+
+@pytest.mark.skipif(not HAVE_DOCKER, reason="no docker")
+def test_dockers_command_line_on_system_commands(start, cli, image):
+    daemon = start("--label", "a=1", "--registry-mirror", "https://m.example", "-D")
+    version = json.loads(daemon.docker("version", "--format", "json"))["Server"]
+    assert version["Platform"]["Name"] == f"engine.pyz {engine.VERSION}"
+    assert version["Components"][0]["Name"] == "Engine"
+    text = daemon.docker("info")
+    for line in (" Server Version: 28.5.2", " Storage Driver: overlay2", "  a=1", " Images: 1",
+                 " Logging Driver: json-file", " Cgroup Driver: cgroupfs", " Swarm: inactive",
+                 " Debug Mode: true", "  https://m.example/", " Live Restore Enabled: true",
+                 f" Docker Root Dir: {cli.roots.data}"):  # fmt: skip
+        assert line in text.splitlines()
+    errors = {
+        ("network", "ls"): "networks: not supported by this engine",
+        ("volume", "ls"): "volumes: not supported by this engine",
+        ("node", "ls"): engine.NO_SWARM,
+        ("service", "ls"): engine.NO_SWARM,
+        ("swarm", "leave"): "This node is not part of a swarm",
+        ("plugin", "inspect", "x"): 'plugin "x" not found',
+        ("search", "x"): "searching a registry: not supported by this engine",
+    }
+    for words, text in errors.items():
+        done = subprocess.run(["docker", "-H", "unix://" + daemon.path, *words],
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 1
+        assert text in done.stderr
+    assert daemon.docker("plugin", "ls", "-q") == ""
+    assert daemon.docker("system", "df").startswith("TYPE")
