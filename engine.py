@@ -4427,7 +4427,11 @@ class Watch:
         poller.register(self.fd, POLLIN)
         if other >= 0:
             poller.register(other, POLLIN)
-        ready = poller.poll(None if timeout is None else max(0, timeout * 1000))
+        ready: list = []
+        while timeout is not None and timeout > 1e6 and not ready:
+            ready = poller.poll(10 ** 9)    # poll(2) counts milliseconds in an int: 24 days
+            timeout -= 1e6
+        ready = ready or poller.poll(None if timeout is None else max(0, timeout * 1000))
         if any(fd == self.fd for fd, _ in ready):
             os.read(self.fd, 65536)
             return True
@@ -23092,11 +23096,16 @@ class BodyReader:
             return False
         return self.is_over
 
+    def ask(self) -> None:
+        """Tell a client that waits for it to send the body; after the reply's head it is too late.
+        """
+        if self.expects:
+            self.expects = False
+            self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def _piece(self, size: int) -> bytes:
         while not self._held and not self.is_over:
-            if self.expects:
-                self.expects = False
-                self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.ask()
             try:
                 self._fetch()
             except EngineError:
@@ -23277,6 +23286,8 @@ class Connection:
             if reply is HIJACKED:
                 self._relay_run()
         elif isinstance(reply, Stream):
+            if self._body is not None:
+                self._body.ask()        # it may be read while the reply is written, as load does
             self._stream(reply)
             self._body_drop()
         else:

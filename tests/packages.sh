@@ -15,6 +15,7 @@ need /usr/share/doc/busybox-static busybox-static
 need /usr/bin/strace strace
 need /usr/bin/unshare util-linux
 need /usr/bin/git git
+need /usr/bin/curl curl
 if [ "${2:-}" = bench ]; then
     need /usr/sbin/dockerd docker.io
     need /usr/bin/podman podman
@@ -36,4 +37,9 @@ fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+# dockerode is tried where node is.
+if command -v npm >/dev/null && [ ! -d "$here/.cache/node/node_modules/dockerode" ]; then
+    npm install --silent --no-audit --no-fund --prefix "$here/.cache/node" dockerode@4.0.9 >/dev/null ||
+        echo "tests/packages.sh: npm does not install dockerode; its test is skipped" >&2
+fi
 touch "$venv/ready"
