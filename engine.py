@@ -11480,12 +11480,25 @@ class TarReader:
         self._left -= size
         return data
 
+    def _some(self, size: int) -> bytes:
+        """The same, but not less than what is in hand: much content is not copied together."""
+        held = len(self._data) - self._at
+        if held:
+            return self.read(min(size, held))
+        data = self._read(min(size, self._left, STREAM_CHUNK))
+        if not data:
+            raise _tar_truncated()
+        self._base += len(self._data) + len(data)
+        self._data, self._at = b"", 0
+        self._left -= len(data)
+        return data
+
     def pieces(self, entry: TarEntry) -> Iterator[tuple]:
         """(offset, bytes) of the entry's content, holes left out."""
         for offset, size in entry.sparse if entry.sparse is not None else [(0, entry.size)]:
             end = offset + size
             while offset < end:
-                data = self.read(end - offset)
+                data = self._some(end - offset)
                 yield offset, data
                 offset += len(data)
 
