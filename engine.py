@@ -18397,6 +18397,9 @@ def _changes_walk(found: dict, upper: str, lowers: list, path: str) -> bool:
             found[child] = 2
         elif below is None:
             found[child] = 1
+            if info.st_mode & 0o170000 == 0o040000:
+                _changes_new(found, upper, child)
+                continue
         elif _is_changed(upper + child, info, lower + child, below):
             found[child] = 0
         if info.st_mode & 0o170000 == 0o040000 and _changes_walk(found, upper, lowers, child):
@@ -18406,6 +18409,23 @@ def _changes_walk(found: dict, upper: str, lowers: list, path: str) -> bool:
         gone = _lower_names(lowers, path) - {name for name, _ in children}
         found.update((f"{path}/{name}", 2) for name in gone)
     return len(found) > before
+
+
+def _changes_new(found: dict, upper: str, top: str) -> None:
+    """Note all that is in a directory that no layer below has: nobody need look there."""
+    pending = [top]
+    while pending:
+        path = pending.pop()
+        with os.scandir(upper + path) as entries:
+            for entry in entries:
+                child = f"{path}/{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(child)
+                elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()) and \
+                        _is_whiteout(entry.stat(follow_symlinks=False)):
+                    found[child] = 2
+                    continue
+                found[child] = 1
 
 
 def _is_made_anew(path: str) -> bool:
