@@ -6,7 +6,6 @@ import json
 import re
 import time
 
-import conftest
 import pytest
 from clients_help import dockerd, ours  # noqa: F401
 from test_clients_cli import newer, plain
@@ -48,8 +47,8 @@ class Told:
 def restarts(told):
     told.do("run -d --name rr --restart on-failure:2 busybox sh -c 'echo run; exit 3'")
     told.until("inspect -f '{{.State.Status}} {{.RestartCount}}' rr", "exited 2")
-    told.do("inspect -f '{{.State.ExitCode}} {{.State.Restarting}} {{json .HostConfig.RestartPolicy}}'"
-            " rr")
+    told.do("inspect -f '{{.State.ExitCode}} {{.State.Restarting}}"
+            " {{json .HostConfig.RestartPolicy}}' rr")
     told.do("logs rr")
     told.lines.append(told.events("rr"))
     told.do("start rr")
@@ -58,8 +57,8 @@ def restarts(told):
     told.do("run -d --name ss --restart always busybox sh -c 'exit 7'")
     told.until("inspect -f '{{.RestartCount}}' ss", "4")
     told.until("inspect -f '{{.State.Status}}' ss", "restarting")
-    told.do("inspect -f '{{.State.Running}} {{.State.Restarting}} {{.State.Pid}} {{.State.ExitCode}}"
-            " {{.State.Dead}}' ss")
+    told.do("inspect -f '{{.State.Running}} {{.State.Restarting}} {{.State.Pid}}"
+            " {{.State.ExitCode}} {{.State.Dead}}' ss")
     told.do("ps --format '{{.Names}} {{.State}} {{.Status}}'")
     told.do("ps --filter status=restarting --format {{.Names}}")
     for line in ("exec ss true", "pause ss", "attach ss", "top ss", "start ss", "unpause ss",
@@ -134,7 +133,8 @@ def stats(told):
     told.do("stats --no-stream --format '{{.Name}} {{.PIDs}} {{.NetIO}}' ww ee")
     percent = told.quietly("stats --no-stream --format {{.CPUPerc}} ww")
     assert re.fullmatch(r"\d+\.\d\d%\n", percent) and float(percent[:-2]) > 5
-    for path in ("ww/stats?stream=0", "ww/stats?stream=0&one-shot=1", "ee/stats?stream=0", "ww/stats"):
+    for path in ("ww/stats?stream=0", "ww/stats?stream=0&one-shot=1", "ee/stats?stream=0",
+                 "ww/stats"):
         told.lines.append((path, told.stats(path)))
     for options in ("", "-ef", "aux", "-o pid,comm", "-eo pid,ppid,user,args", "-o comm", "-w",
                     "-o nosuch", "-o pid -o comm"):
