@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import tarfile
+import tempfile
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 
 class TestArguments:
@@ -225,3 +229,76 @@ class TestExport:
         box("create", "--name", "two", "--network", "none", "again", "true").ok()
         assert box("export", "two").raw == (tmp_path / "e.tar").read_bytes()
         assert image.startswith("sha256:")
+
+
+NAMES = st.sampled_from(["a", "b", "c", ".h", "x y", "\u00e4"])
+TREES = st.recursive(
+    st.sampled_from(["file", "text", "link"]),
+    lambda inner: st.dictionaries(NAMES, inner, max_size=3), max_leaves=6)
+
+
+def tree_make(path, tree, links=True):
+    if isinstance(tree, dict):
+        os.mkdir(path)
+        for name, inner in tree.items():
+            tree_make(os.path.join(path, name), inner, links)
+    elif tree == "link" and links:
+        os.symlink("somewhere", path)
+    else:
+        with open(path, "w") as file:
+            file.write(tree)
+
+
+def tree_read(path):
+    """The same tree back, with modes."""
+    mode = os.lstat(path).st_mode
+    if os.path.islink(path):
+        return mode, os.readlink(path)
+    if os.path.isdir(path):
+        return mode, {name: tree_read(os.path.join(path, name)) for name in os.listdir(path)}
+    with open(path) as file:
+        return mode, file.read()
+
+
+def copied(engine, source, target):
+    """What `docker cp` does of it, here both ends local; whether it went well."""
+    try:
+        start = engine.source_find(source, False)
+        directory, renames = engine.copy_plan(start, engine.target_find(target))
+        root = os.open(directory, os.O_RDONLY)
+        try:
+            engine.tree_receive(root, engine.stream_of(engine._source_pack(start, renames)),
+                                engine.Reception(directory, owner=False, strict=True))
+        finally:
+            os.close(root)
+    except (engine.EngineError, OSError):
+        return False
+    return True
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(
+    source=TREES, source_end=st.sampled_from(["", "/", "/."]),
+    target=st.none() | TREES, target_end=st.sampled_from(["", "/", "/.", "/new", "/new/"]),
+    by_link=st.booleans())
+def test_paths_mean_what_they_mean_to_cp(engine, source, source_end, target, target_end, by_link):
+    """Docker's rules are those of `cp -a`, trailing slashes and all."""
+    trees, results = [], []
+    for copy in (
+        lambda start, end: copied(engine, start, end),
+        lambda start, end: subprocess.run(["cp", "-a", start, end], check=False,
+                                          stderr=subprocess.DEVNULL).returncode == 0,
+    ):
+        with tempfile.TemporaryDirectory() as base:
+            tree_make(base + "/src", source)
+            if by_link:
+                os.rename(base + "/src", base + "/real")
+                os.symlink("real", base + "/src")
+            if target is not None:
+                tree_make(base + "/dst", target, links=False)
+            results.append(copy(base + "/src" + source_end, base + "/dst" + target_end))
+            trees.append(tree_read(base))
+    hypothesis.event(f"copied: {results[0]}")
+    assert results[0] == results[1]
+    if results[0]:
+        assert trees[0] == trees[1]
