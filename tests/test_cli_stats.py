@@ -9,7 +9,7 @@ import subprocess
 import engine
 import pytest
 from container_help import box  # noqa: F401
-from server_help import Door
+from door_help import Door
 from test_cli_containers import fake, run  # noqa: F401
 
 IDS = ["a" * 64, "b" * 64]
