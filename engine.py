@@ -18224,7 +18224,10 @@ def exec_ids(store: Store, c: Container) -> list:
     out = []
     for name in names:
         if name.endswith(".json"):
-            record = json_parse(file_read(f"{exec_dir(store, c.id)}/{name}"))
+            try:
+                record = json_parse(file_read(f"{exec_dir(store, c.id)}/{name}"))
+            except FileNotFoundError:
+                continue                # a health check that is just over
             if record["ExitCode"] is None:
                 out.append(record["ID"])
     return out
