@@ -21,6 +21,8 @@ VARIES = (
     (r'"RunningFor":"[^"]*"', ""),
     (r'"CreatedAt":"[^"]*"', ""),
     (r'"(Size|Status)":"[^"]*"', ""),
+    # of a client that is refused while it still sends
+    (r'(?m)^time="<time>" level=error msg="Can\'t .*\n', ""),
     (r"(?m)^\d+ +(sleep|sh)", r"<pid> \1"),
 )
 
@@ -85,6 +87,7 @@ PINNED = {
     ),
     "load < this is no archive": (1, "", "invalid tar archive: unexpected EOF\n"),
     'import -c "NOSUCH x" - x < x': (1, "", ERROR + "NOSUCH is not a valid change command\n"),
+    'commit -c "NOSUCH x" files made:3': (1, "", ERROR + "NOSUCH is not a valid change command\n"),
     "image prune -f --filter until=x": (
         1,
         "",
