@@ -190,7 +190,7 @@ def test_an_unhealthy_container_that_recovers(box):  # noqa: F811
     engine.exec_start(box.engine, exec_id, {"Detach": True}, None)
     conftest.wait_for(lambda: health(box, id)["Status"] == "healthy")
     assert health(box, id)["FailingStreak"] == 0
-    assert statuses(box) == ["unhealthy", "healthy"]
+    conftest.wait_for(lambda: statuses(box) == ["unhealthy", "healthy"])
 
 
 @pytest.mark.root
@@ -247,7 +247,7 @@ def test_pause_and_the_end(box):  # noqa: F811
     assert count == 1
     box.containers.unpause(id)
     conftest.wait_for(lambda: health(box, id)["Status"] == "healthy")
-    assert statuses(box) == ["healthy", "healthy"]
+    conftest.wait_for(lambda: statuses(box) == ["healthy", "healthy"])
     assert len(health(box, id)["Log"]) > count
     box.containers.kill(id)
     assert health(box, id)["Status"] == "unhealthy"
@@ -258,7 +258,7 @@ def test_pause_and_the_end(box):  # noqa: F811
     seen = health(box, id)
     assert (seen["Status"], seen["FailingStreak"], seen["Log"]) == ("starting", 0, last)
     conftest.wait_for(lambda: health(box, id)["Status"] == "healthy")
-    assert statuses(box) == ["healthy"] * 3
+    conftest.wait_for(lambda: statuses(box) == ["healthy"] * 3)
 
 
 @pytest.mark.root
