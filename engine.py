@@ -12217,6 +12217,9 @@ class _Unpacker:
                 self.xattrs(fd, entry)
             mtime = _time_bound(entry.mtime)
             os.utime(fd, ns=(mtime, mtime))
+        except BaseException:
+            _undo(fd, at, leaf)
+            raise
         finally:
             os.close(fd)
 
@@ -12428,6 +12431,15 @@ def tree_receive(root: int, read: Callable, rules: Reception) -> int:
 
 def _renamed(name: bytes, old: bytes, new: bytes) -> bytes:
     return new + name[len(old) :] if name.startswith(old) else name
+
+
+def _undo(fd: int, at: int, leaf: bytes) -> None:
+    """Remove a file that could not be written to its end, if it still has the name."""
+    try:
+        if os.path.samestat(os.fstat(fd), os.stat(leaf, dir_fd=at, follow_symlinks=False)):
+            os.unlink(leaf, dir_fd=at)
+    except FileNotFoundError:
+        pass
 
 
 def _kind_at(at: int, leaf: bytes) -> tuple:
@@ -13287,10 +13299,10 @@ def worker_extract(request: dict, conn: Any, fds: list) -> None:
 # =============================================================================
 # Runs in: api, cli.
 # What a removal leaves unnamed goes only while nobody holds a lease on content (section blobs): a
-# layer by its row first, so that no other process finds it, then its directory, which is renamed out
-# of the way before its files go; a blob when no layer, image or manifest of an image names it. What
-# was missed, because somebody was at work or died, is found by the next collection. Nothing here
-# knows containers: `in_use` is asked for the layers that they lie on.
+# layer by its row first, so that no other process finds it, then its directory, which is renamed
+# out of the way before its files go; a blob when no layer, image or manifest of an image names it.
+# What was missed, because somebody was at work or died, is found by the next collection. Nothing
+# here knows containers: `in_use` is asked for the layers that they lie on.
 
 def content_collect(store: Store, in_use: Callable, attempts: int = 1) -> int:
     """Remove layers, blobs and directories that no row names; the bytes that this freed.
@@ -19932,8 +19944,10 @@ def container_binds(store: Store, c: Container) -> list:
     """[[path of the host, path in the container]] of what is mounted into a container's root."""
     if not c.started:
         return []
-    return [[store.path("containers", c.id, name), "/etc/" + name]
-            for name in ("resolv.conf", "hostname", "hosts")]
+    donor = mode_container(c.host["NetworkMode"]) or c.id      # whose network it is, whose names
+    found = ((store.path("containers", donor, name), "/etc/" + name)
+             for name in ("resolv.conf", "hostname", "hosts"))
+    return [[source, target] for source, target in found if os.path.exists(source)]
 
 
 def files_ask(store: Store, c: Container, verb: str, fds: list | tuple = (), **more: Any) -> tuple:

@@ -1,4 +1,4 @@
-"""cp, export, commit, system df by the docker command line: on this engine as on Debian's dockerd."""
+"""cp, export, commit, system df by the docker command line: here as on Debian's dockerd."""
 
 from __future__ import annotations
 

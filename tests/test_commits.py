@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import tarfile
 
 import pytest
@@ -161,3 +162,36 @@ class TestConfig:
         busybox("rm", "box").ok()
         busybox("rmi", "busybox").ok()
         assert busybox("image", "inspect", "c").json()[0]["Parent"] == ""
+
+
+@pytest.mark.root
+class TestFull:
+    @pytest.fixture
+    def small(self, cli, busybox_tar, roots):
+        """A data root of 64 MB; its memory is given back at the end."""
+        os.makedirs(roots.data)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", roots.data], check=True)
+        cli("load", "-i", busybox_tar).ok()
+        yield cli
+        cli("rm", "-f", "box")
+        subprocess.run(["umount", "-l", roots.data], check=True)
+
+    def test_commit_and_copy(self, small, roots, tmp_path):
+        small("create", "--name", "box", "--network", "none", "busybox").ok()
+        with open(tmp_path / "big", "wb") as file:
+            for _ in range(90):
+                file.write(os.urandom(1 << 20))
+        done = small("cp", str(tmp_path / "big"), "box:/tmp")
+        assert done.code == 1 and done.err == (
+            "Error response from daemon: unpack /big: no space left on device\n")
+        assert small("diff", "box").ok().lines() in ([], ["C /tmp"])
+        with open(tmp_path / "big", "r+b") as file:
+            file.truncate(22 << 20)
+        small("cp", str(tmp_path / "big"), "box:/tmp").ok()
+        left = sorted(os.listdir(roots.data + "/blobs/sha256")), os.listdir(roots.data + "/layers")
+        done = small("commit", "box", "c")
+        assert done.code == 1 and "no space left on device" in done.err, done
+        assert left == (sorted(os.listdir(roots.data + "/blobs/sha256")),
+                        os.listdir(roots.data + "/layers"))
+        assert os.listdir(roots.data + "/tmp") == []
+        assert small("images", "-q").ok().out.count("\n") == 1
