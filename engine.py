@@ -4273,6 +4273,7 @@ sys_clone             = RawCall("clone", "LLLLL",         56, 220, 120, 220)  # 
 sys_pivot_root        = RawCall("pivot_root", "ss",      155,  41, 218,  41)  # pivot_root(2)
 sys_brk               = RawCall("brk", "L",               12, 214,  45, 214)  # brk(2)
 sys_mmap              = RawCall("mmap", "LLiiil",          9, 222, 192, 222)  # mmap(2)
+sys_pwrite64          = RawCall("pwrite64", "ipLl",       18,  68, 181,  68)  # pwrite(2)
 sys_madvise           = RawCall("madvise", "LLi",         28, 233, 220, 233)  # madvise(2)
 sys_capget            = RawCall("capget", "pp",          125,  90, 184,  90)  # capget(2)
 sys_capset            = RawCall("capset", "pp",          126,  91, 185,  91)  # capset(2)
@@ -8500,8 +8501,8 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
 #     equal ones: whoever looks there next finds the image again.
 #   - Nothing may be written between comparing and dropping, and Python cannot do two things without
 #     writing in between. Hence the one place with machine code, IF_SAME: a table of "if these words
-#     equal those, make that system call". It also makes the image: a piece of memory is mapped over
-#     only if the image still has all of it.
+#     equal those, make that system call". It also makes the image: a piece of memory is written and
+#     mapped over, if the image has all of it, with no Python in between.
 #   - On another machine, or where memory must not be executed, copies stay: all else is the same.
 
 #: long if_same(row *rows, long count), a row being {a, b, words, number, arguments[6]}, all 64 bit:
@@ -8592,13 +8593,13 @@ class MemoryImage:
                                              0))
         os.close(fd)
 
-    def run(self, rows: Iterable[tuple]) -> None:
-        """Make the calls of those rows whose memory is the same."""
-        table, count = self._table, 0
+    def run(self, rows: Iterable[tuple], most: int = SAME_ROWS) -> None:
+        """Make the calls of those rows whose memory is the same, at most so many at once."""
+        table, count = self._table if most == SAME_ROWS else sys_buffer(most * SAME_ROW.size), 0
         for row in rows:
             SAME_ROW.pack_into(table, count * SAME_ROW.size, *row)
             count += 1
-            if count == SAME_ROWS:
+            if count == most:
                 self._function(sys_address(table), count)
                 count = 0
         self._function(sys_address(table), count)
@@ -8667,13 +8668,12 @@ def memory_image() -> None:
     view = image.view = sys_mmap(0, offset, PROT_READ, MAP_SHARED, readable, 0)
     os.close(readable)
     regions = [(start, end, view + offset) for start, end, offset in regions]
-    number = sys_mmap.number()
-    for size in (PIECE_PAGES * image.page, image.page, image.page):
-        pieces = list(_pieces(image, regions, size))
-        for at, end, read in pieces:
-            os.pwrite(fd, sys_memory(at, end - at), read - view)
-        image.run((at, read, (end - at) // 8, number, at, end - at, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_FIXED, fd, read - view) for at, end, read in pieces)
+    rows: list = []
+    for at, end, read in _pieces(image, regions, PIECE_PAGES * image.page):
+        rows.append((0, 0, 0, sys_pwrite64.number(), fd, at, end - at, read - view, 0, 0))
+        rows.append((at, read, (end - at) // 8, sys_mmap.number(), at, end - at,
+                     PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, read - view))
+    image.run(rows, len(rows))
     fcntl.fcntl(fd, F_ADD_SEALS, F_SEALS)
     os.close(fd)
     for at, end, _ in list(image.pieces()):
@@ -8986,13 +8986,15 @@ def launcher_main(run: str, name: str) -> None:
     os.read(4, 1)                          # its end: this process is in its cgroup, as forks will
     os.close(4)
     launcher = Launcher(run, name, listener)
-    heap_settle()
+    heap_settle(run)
     launcher.serve()
     os._exit(0)
 
 
-def heap_settle() -> None:
+def heap_settle(run: str = "") -> None:
     """Collect garbage for the last time, and fill the holes of the heap, here and in every fork.
+
+    Before that, with a run root, what forks do first is rehearsed: see `rehearsal`.
 
     What a fork allocates in a hole costs it a copy of the page around, and booting leaves holes in
     hundreds of pages. With none left its objects lie side by side in pages of their own.
@@ -9002,6 +9004,8 @@ def heap_settle() -> None:
     gc.unfreeze()                           # else what is frozen cannot be seen
     gc.collect()
     _code_settle(gc)
+    for rehearse in REHEARSALS if run else ():
+        rehearse(run)
     gc.freeze()
     gc.disable()
     _code_populate()
@@ -9162,6 +9166,18 @@ def _launcher_preload() -> None:
     cgroup_probe()                          # else every monitor reads mountinfo
     for prepare in PRELOADS:
         prepare()
+
+
+REHEARSALS: list = []         # functions of the run root; filled by @rehearsal
+
+
+def rehearsal(function: Callable) -> Callable:
+    """Decorator: the launcher calls this once before its first fork, with the run root.
+
+    What it does and undoes, forks do without being the first to write to a hundred pages.
+    """
+    REHEARSALS.append(function)
+    return function
 
 
 PRELOADS: list = []           # functions that warm a section up in the launcher; filled by @preload
@@ -10291,6 +10307,22 @@ def runtime_exec(document: int, pins: dict, cgroup: Cgroup, *, tty: bool, open_s
     finally:
         for fd in held:
             os.close(fd)
+
+
+def runtime_rehearse(cgroup: Cgroup) -> Born:
+    """A process as the others are born, but in no namespace, which runs: writes a line and ends."""
+    birth = Birth()
+    birth.names = []
+    for fd in cgroup.tasks_fds():
+        os.close(fd)
+    born = _bear(birth, 0, (init_ready, _rehearsed), False)
+    born.release()
+    return born
+
+
+def _rehearsed(birth: Birth) -> NoReturn:
+    os.write(birth.stdio[1], b"line\n")
+    os._exit(0)
 
 
 def _root_prepare(birth: Birth, plan: dict) -> None:
@@ -17070,6 +17102,14 @@ class Monitor(Loop):
         for path in self._trash:
             tree_remove(path)
 
+    def rehearsed(self) -> None:
+        """Let go of everything, as if nothing had been."""
+        os.close(sys.modules["_signal"].set_wakeup_fd(-1))
+        os.close(self._wake)
+        self._poll.close()
+        for sock in (self._listener, *self._conns.values()):
+            sock.close()
+
     def _accept(self, events: int) -> None:
         try:
             fd, _ = self._listener._accept()  # type: ignore[attr-defined]
@@ -17594,6 +17634,38 @@ MONITOR_VERBS = {
     "update": verb_update,
     "wait": verb_wait,
 }
+
+
+@rehearsal
+def monitor_rehearse(run: str) -> None:
+    """What monitors do, from the first message to the last event, with a process that writes a line
+    and somebody attached to it.
+    """
+    store = Store(*[f"{run}/rehearsal-{os.getpid()}"] * 2)
+    for name in ("containers/x/exec", "events"):
+        dir_ensure(store.run_path(name), 0o700)
+    near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    client, ours = _socket.socketpair()
+    monitor = Monitor(store, _monitor_request("x", {}), near)
+    monitor.cgroup = cgroup_paths(LAUNCHER_CGROUP)
+    monitor.cgroup.oom_count()
+    for text, fds in ((b'{"verb":"hello"}', ()), (b'{"verb":"go"}', ()),
+                      (b'{"verb":"attach","stdout":true,"actor":{"name":"x","image":"x",'
+                       b'"labels":{}}}', [ours.fileno()])):
+        fds_send(far, text, fds)
+        monitor.turn()
+    file_write(monitor.exec_path("x"), b"{}", 0o600)
+    monitor.main.log = LogWriter({"Type": "json-file", "Config": {}, "path": store.path("log")})
+    monitor.main.log.write(1, b"line\n")
+    stdio = monitor.execs["x"] = Stdio(monitor, "x", tty=False, takes_input=False, stdin_once=True)
+    stdio.begin(runtime_rehearse(monitor.cgroup))
+    while monitor.execs:
+        monitor.turn()
+    monitor.main.dismiss()
+    monitor.rehearsed()
+    for sock in (far, client, ours):
+        sock.close()
+    tree_remove(store.run)
 
 
 @role("monitor")

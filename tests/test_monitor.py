@@ -70,6 +70,24 @@ def test_its_death_without_a_launcher_is_repaired_by_the_next_command(busybox):
     assert busybox("ps", "-q").ok().out == ""
 
 
+def private_kib(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        fields = dict(line.split(":", 1) for line in file.read().splitlines()[1:])
+    return sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
+
+
+def test_at_rest_it_has_little_for_itself(busybox):
+    """It shares the launcher's pages, also those that it looked at; see section sharing."""
+    id = run(busybox, "busybox", "sh", "-c", "seq 10000; exec sleep 60")
+    for _ in range(3):
+        busybox("exec", id, "true").ok()
+    (pid,) = monitors(busybox)
+    wait_for(lambda: private_kib(pid) < 1200, what="memory given back")
+    assert busybox("exec", id, "echo", "well").ok().out == "well\n"
+    assert busybox("logs", "--tail", "1", id).ok().out == "10000\n"
+    assert not [name for name in os.listdir(busybox.roots.run) if "rehearsal" in name]
+
+
 def test_what_nobody_recorded_does_not_run(engine, store, busybox, monkeypatch):
     id = busybox("create", *NONE, "busybox", "touch", "/ran").ok().out.strip()
 
