@@ -17102,14 +17102,6 @@ class Monitor(Loop):
         for path in self._trash:
             tree_remove(path)
 
-    def rehearsed(self) -> None:
-        """Let go of everything, as if nothing had been."""
-        os.close(sys.modules["_signal"].set_wakeup_fd(-1))
-        os.close(self._wake)
-        self._poll.close()
-        for sock in (self._listener, *self._conns.values()):
-            sock.close()
-
     def _accept(self, events: int) -> None:
         try:
             fd, _ = self._listener._accept()  # type: ignore[attr-defined]
@@ -17662,8 +17654,10 @@ def monitor_rehearse(run: str) -> None:
     while monitor.execs:
         monitor.turn()
     monitor.main.dismiss()
-    monitor.rehearsed()
-    for sock in (far, client, ours):
+    os.close(sys.modules["_signal"].set_wakeup_fd(-1))
+    os.close(monitor._wake)
+    monitor._poll.close()
+    for sock in (monitor._listener, *monitor._conns.values(), far, client, ours):
         sock.close()
     tree_remove(store.run)
 
