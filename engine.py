@@ -3390,16 +3390,16 @@ def sha256(data: bytes = b"") -> Any:
     return new(data)
 
 
-def roots_find(data: str | None, run: str | None) -> tuple[str, str]:
+def roots_find(data: str | None, run: str | None, *, system: bool = False) -> tuple[str, str]:
     """(data root, run root) from the options, the environment or the defaults; absolute.
 
     Another data root gets a run root of its own, so two engines never meet. An ordinary user's
-    are below XDG_DATA_HOME and XDG_RUNTIME_DIR.
+    are below XDG_DATA_HOME and XDG_RUNTIME_DIR; with `system` they are those that root would have.
     """
     env = os.environ.get
     default = DATA_ROOT
     base = RUN_ROOT
-    if os.geteuid():
+    if os.geteuid() and not system:
         home = env("HOME") or "/"
         default = (env("XDG_DATA_HOME") or home + "/.local/share") + "/engine"
         base = (env("XDG_RUNTIME_DIR") or f"/tmp/engine-{os.geteuid()}") + "/engine"
@@ -26339,7 +26339,8 @@ def _client_make(top: Args) -> ApiClient:
 
 def _client_beside(top: Args) -> ApiClient | None:
     """A client of our own daemon, for a caller who may not open its data root; else None."""
-    data, run = roots_find(top.data_root or None, top.run_root or None)
+    data, _ = roots_find(top.data_root or None, top.run_root or None)
+    _, run = roots_find(data, top.run_root or None, system=True)
     if not os.path.exists(data) or os.access(data, os.R_OK | os.W_OK | os.X_OK):
         return None
     transport = transport_beside(run + "/engine.sock")

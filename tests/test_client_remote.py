@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -16,7 +15,7 @@ import time
 import conftest
 import engine
 import pytest
-from server_help import put_program
+from server_help import Fake, put_program, reply
 from tls_help import authority, issued
 
 pytestmark = pytest.mark.root
@@ -390,22 +389,48 @@ def test_ssh(daemon, pyz, ssh, way, client, tmp_path, busybox_tar):
 
 # -- a foreign engine ---------------------------------------------------------------
 
-def test_only_our_own_socket_is_used_by_who_may_not_open_the_root(daemon, pyz, tmp_path):
-    """An ordinary user, a data root that is not theirs, and a daemon whose socket they may use."""
-    if daemon.roots.base.startswith("/tmp"):
-        for path in (daemon.roots.base, os.path.dirname(daemon.roots.base)):
-            os.chmod(path, 0o755)
-    shutil.copy(pyz, tmp_path / "engine.pyz")
-    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable,
-            str(pyz), "--data-root", daemon.roots.data, "--run-root", daemon.roots.run, "images",
-            "-q"]
-    refused = subprocess.run(user, capture_output=True, env={"PATH": os.environ["PATH"]})
-    assert refused.returncode == 1      # the run root is closed to them, and so is the data root
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import engine\n"
-        "t = engine.transport_beside(sys.argv[2])\n"
-        "print(t and t.server)\n")
-    told = subprocess.run([sys.executable, "-B", "-c", code, os.path.dirname(conftest.__file__)
-                           + "/..", daemon.socket], capture_output=True, text=True)
-    assert "engine.pyz/" in told.stdout, told.stderr
-    assert json.loads(daemon.remote("inspect", "busybox").ok().out)
+USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+def test_who_may_not_open_the_data_root_is_sent_to_our_daemon(pyz, session_base, busybox_tar):
+    """An ordinary user, a data root that is not theirs, and a socket that they may use."""
+    base = os.path.join(session_base, "not-theirs")
+    os.makedirs(base)
+    for path in (session_base, base):
+        os.chmod(path, 0o755)
+    roots = conftest.Roots(base)
+    program = shutil.copy(pyz, base + "/engine.pyz")
+    local = conftest.Cli(pyz, roots)
+    local("load", "-i", busybox_tar).ok()
+    user = [*USER, sys.executable, program, "--data-root", roots.data, "--run-root", roots.run]
+    if subprocess.run([*USER, sys.executable, "-c", "0"], capture_output=True).returncode:
+        pytest.skip("this Python is not for everybody")
+
+    def ask():
+        done = subprocess.run([*user, "images", "-q"], capture_output=True, text=True,
+                              env={"PATH": os.environ["PATH"]})
+        return done.returncode, done.stdout
+
+    assert ask() == (1, "")                     # nobody serves it
+    os.chmod(roots.run, 0o711)
+    foreign = Fake(lambda seen: reply(body=b"[]"), path=roots.run + "/engine.sock")
+    os.chmod(roots.run + "/engine.sock", 0o666)
+    assert ask() == (1, "") and foreign.seen == []      # what is not ours is not asked for anything
+    foreign.close()
+    os.unlink(roots.run + "/engine.sock")
+    with open(base + "/log", "wb") as log:
+        daemon = subprocess.Popen(
+            local.argv("daemon", "-H", f"unix://{roots.run}/engine.sock"), stdout=log, stderr=log,
+            env=local.environ())
+    try:
+        conftest.wait_for(lambda: os.path.exists(roots.run + "/engine.sock"), 20, "the daemon")
+        conftest.wait_for(lambda: local("version").code == 0, 20, "the daemon answers")
+        assert ask() == (1, "")                 # the socket is closed to them, too
+        os.chmod(roots.run, 0o711)
+        os.chmod(roots.run + "/engine.sock", 0o666)
+        assert ask() == (0, local("images", "-q").out)
+    finally:
+        daemon.terminate()
+        daemon.wait(30)
+    conftest.end_launchers(roots.run)
+    shutil.rmtree(base, ignore_errors=True)
