@@ -23139,6 +23139,8 @@ LINGER_SIZE = 1 << 22
 M_ARENA_MAX = -8
 CROWD = 64                      # threads at once after which memory is given back in the end
 STACK_SIZE = 1 << 20            # bytes of a thread, of which few are touched; a thousand frames fit
+#: struct timeval; a 32 bit libc with 64 bit times has other options for it (socket(7))
+TIMEVAL = "@qq" if _socket.SO_RCVTIMEO == 66 else "@ll"
 HEAD_READ = 4096                # bytes read at once of a head: what follows it may be another's
 EARLY_MAX = 1 << 14             # bytes after a head that fit in a message to a monitor
 EPOLL_EDGE = 1 << 31            # EPOLLET
@@ -23281,7 +23283,7 @@ class Connection:
     def _times(self, receive: float, send: float) -> None:
         for option, seconds in ((_socket.SO_RCVTIMEO, receive), (_socket.SO_SNDTIMEO, send)):
             self.request.setsockopt(_socket.SOL_SOCKET, option,
-                                    struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6)))
+                                    struct.pack(TIMEVAL, int(seconds), int(seconds % 1 * 1e6)))
 
     # -- bytes ----------------------------------------------------------------
 

@@ -264,23 +264,31 @@ def test_statistics_end_with_the_client(door, monkeypatch):
     assert one.rest().endswith(b"0\r\n\r\n")
 
 
-def test_waiting_client_that_leaves_is_forgotten(door):
-    id = door.box.create("sleep", "60")
-    door.box.client.post(f"/containers/{id}/start")
-    pid = next(int(pid) for pid in os.listdir("/proc") if pid.isdigit()
-               and id.encode() in read(f"/proc/{pid}/environ") + monitor_mark(pid, id))
-    before = len(os.listdir(f"/proc/{pid}/fd"))
-    waiters = [door.raw() for _ in range(5)]
-    for one in waiters:
-        one.send(f"POST /containers/{id}/wait HTTP/1.1\r\nHost: x\r\n\r\n")
-        one.head()
-    assert len(os.listdir(f"/proc/{pid}/fd")) >= before + 5
-    for one in waiters:
-        one.close()
-    deadline = time.monotonic() + 5
-    while len(os.listdir(f"/proc/{pid}/fd")) > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(os.listdir(f"/proc/{pid}/fd")) <= before
+def monitor_fds(id):
+    """How many descriptors the monitor of a container has open."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if read(f"/proc/{pid}/comm") != b"engine:monitor\n":
+            continue
+        for child in read(f"/proc/{pid}/task/{pid}/children").split():
+            if id.encode() in read(f"/proc/{int(child)}/cgroup"):
+                return len(os.listdir(f"/proc/{pid}/fd"))
+    raise AssertionError("no monitor")
+
+
+def own_fds():
+    """How many descriptors this process has open, but for the database's.
+
+    SQLite keeps what it closes for the next connection, as closing would drop its locks.
+    """
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink("/proc/self/fd/" + fd))
+        except FileNotFoundError:
+            continue
+    kept = [link for link in links if "/engine.db" in link]
+    assert len(kept) < 40
+    return len(links) - len(kept)
 
 
 def read(path):
@@ -291,13 +299,97 @@ def read(path):
         return b""
 
 
-def monitor_mark(pid, id):
-    """The id, when the process is this container's monitor: it listens on its socket."""
-    if read(f"/proc/{pid}/comm") != b"engine:monitor\n":
-        return b""
-    children = read(f"/proc/{pid}/task/{pid}/children").split()
-    return id.encode() if any(id.encode() in read(f"/proc/{int(child)}/cgroup")
-                              for child in children) else b""
+def falls_to(count, most):
+    """True once count() is no more than that; it may take some seconds."""
+    deadline = time.monotonic() + 10
+    while count() > most and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return count() <= most
+
+
+def settled(count):
+    """What count() is, once it has been the same for half a second."""
+    value, since = count(), time.monotonic()
+    while time.monotonic() - since < 0.5:
+        time.sleep(0.05)
+        if count() != value:
+            value, since = count(), time.monotonic()
+    return value
+
+
+def test_waiting_client_that_leaves_is_forgotten(door):
+    id = door.box.create("sleep", "60")
+    door.box.client.post(f"/containers/{id}/start")
+    before = settled(lambda: monitor_fds(id))
+    waiters = [door.raw() for _ in range(5)]
+    for one in waiters:
+        one.send(f"POST /containers/{id}/wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        one.head()
+    assert monitor_fds(id) >= before + 5
+    for one in waiters:
+        one.close()
+    assert falls_to(lambda: monitor_fds(id), before)
+
+
+def test_clients_that_die_leave_nothing(door):
+    """At any point of any request: no descriptor, thread, exec or container stays for it."""
+    id = door.box.create("sh", "-c", "while :; do echo line; sleep 0.05; done", OpenStdin=True)
+    door.box.client.post(f"/containers/{id}/start")
+    tls = trusted()
+    exec_body = engine.json_text({"Cmd": ["cat"], "AttachStdin": True, "AttachStdout": True})
+    upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
+    shake = ("Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n")
+    requests = [
+        f"GET /containers/{id}/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /events HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"GET /containers/{id}/stats HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"POST /containers/{id}/wait HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"POST /containers/{id}/attach?stream=1&stdout=1&stdin=1 HTTP/1.1\r\nHost: x\r\n"
+        f"{upgrade}\r\n",
+        f"GET /containers/{id}/attach/ws?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n{shake}\r\n",
+        "POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 500\r\n\r\n{",
+        "GET /_ping HTTP/1.1\r\nHo",
+    ]
+
+    def once(n, request):
+        over_tls = n % 2
+        if "exec" in request:
+            asker = door.raw()
+            made = asker.ask(f"/containers/{id}/exec", "POST", exec_body.encode()).json()["Id"]
+            asker.close()
+            request = request.format(made)
+        one = door.raw(door.tcp if over_tls else door.unix, tls=tls if over_tls else None)
+        one.send(request)
+        if n % 4 < 2:
+            try:
+                one.more()
+            except OSError:
+                pass                                    # half a request has no answer
+        one.close()
+
+    requests.append("POST /exec/{}/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                    f"{upgrade}Content-Length: 2\r\n\r\n{{{{}}}}")
+    once(0, requests[0])
+    assert falls_to(lambda: len(door.server._open), 0)
+    before = own_fds(), len(os.listdir("/proc/self/task"))
+    at_monitor = settled(lambda: monitor_fds(id))
+    for n in range(8):
+        for request in requests:
+            if request[-2:] == "Ho" or request[-1] == "{":
+                once(n // 2 * 4 + 2 + n % 2, request)   # what is not whole is not waited for
+            else:
+                once(n, request)
+    assert falls_to(lambda: len(door.server._open), 0)
+    for one in door.clients:
+        one.close()
+    assert falls_to(own_fds, before[0])
+    assert falls_to(lambda: len(os.listdir("/proc/self/task")), before[1] + engine.ACCEPT_IDLE)
+    assert falls_to(lambda: monitor_fds(id), at_monitor)
+    assert [c.id for c in door.box.containers.all()] == [id]
+    execs = door.box.inspect(id)["ExecIDs"] or []       # who died before the start started none
+    assert not any(door.box.client.get(f"/exec/{each}/json")["Running"] for each in execs)
 
 
 # ---------------------------------------------------------------- who may come in
