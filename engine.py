@@ -22967,13 +22967,17 @@ def _is_taken(at: int, name: str, where: str) -> bool:
 
 
 def group_find(name: str) -> int:
-    """The id of the group that owns unix sockets; our own group where "" and there is no docker."""
+    """The id of the group that owns unix sockets; our own group where "" and there is no docker, or
+    where an ordinary user is not in it.
+    """
     asked = name or SOCKET_GROUP
     try:
         for line in file_read("/etc/group").decode("utf-8", "surrogateescape").splitlines():
             fields = line.split(":")
             if fields[0] == asked and len(fields) > 2:
-                return int(fields[2])
+                gid = int(fields[2])
+                may = name or not os.geteuid() or gid in os.getgroups()
+                return gid if may else os.getegid()
     except FileNotFoundError:
         pass
     if asked.isdigit():

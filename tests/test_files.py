@@ -112,6 +112,7 @@ def test_shared_locks_go_together(engine, tmp_path):
             pass
 
 
+@pytest.mark.root
 def test_tree_remove_takes_everything_and_follows_nothing(engine, tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()

@@ -59,7 +59,8 @@ def test_environment():
     ]
 
 
-def test_capabilities_are_dockers():
+def test_capabilities_are_dockers(monkeypatch):
+    monkeypatch.setattr(engine, "capabilities_available", lambda: list(engine.CAPABILITIES))
     caps = spec()["process"]["capabilities"]
     assert len(caps["bounding"]) == 14 and caps["effective"] == caps["bounding"]
     assert caps["inheritable"] == caps["ambient"] == []
