@@ -23178,12 +23178,13 @@ def is_from_web(headers: dict) -> bool:
 class BodyReader:
     """The bytes of a request's body: `length` of them, or chunks where it is -1."""
 
-    __slots__ = ("_chunks", "_connection", "_held", "_is_broken", "_left", "expects")
+    __slots__ = ("_at", "_chunks", "_connection", "_held", "_is_broken", "_left", "expects")
 
     def __init__(self, connection: Connection, length: int, expects: bool) -> None:
         self._connection = connection
         self._left = length
         self._held = b""
+        self._at = 0                # what of it was read
         self._chunks = ChunkDecoder() if length < 0 else None
         self._is_broken = False     # nothing that follows has a meaning
         self.expects = expects      #: the client waits for "100 Continue"
@@ -23233,9 +23234,12 @@ class BodyReader:
             except EngineError:
                 self._is_broken = True
                 raise
-        data = self._held
-        self._held = data[size:]
-        return data[:size]
+        at = self._at
+        part = self._held[at:at + size]
+        self._at = at + len(part)
+        if self._at == len(self._held):
+            self._held, self._at = b"", 0
+        return part
 
     def _fetch(self) -> None:
         if self._chunks:

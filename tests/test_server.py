@@ -567,3 +567,35 @@ def test_accept_survives_a_full_table(door, monkeypatch):
     waiting.sendall(GET.encode() + b"\r\n")
     assert waiting.recv(100).startswith(b"HTTP/1.1 200 OK")
     waiting.close()
+
+
+@hypothesis.given(st.binary(max_size=3000), st.lists(st.integers(1, 900), min_size=1, max_size=9),
+                  st.lists(st.integers(0, 1200), min_size=1, max_size=9), st.booleans())
+def test_bodies_are_read_in_any_pieces(data, cuts, sizes, is_chunked):
+    class Sender:
+        held = b""
+
+        def __init__(self):
+            self.pieces, at, turn = [], 0, 0
+            while at < len(data):
+                part = data[at:at + cuts[turn % len(cuts)]]
+                self.pieces.append(engine.chunk_encode(part) if is_chunked else part)
+                at, turn = at + len(part), turn + 1
+            if is_chunked:
+                self.pieces.append(engine.CHUNK_END + b"NEXT")
+
+        def receive(self, size):
+            piece = self.held or self.pieces.pop(0)
+            self.held = piece[size:]
+            return piece[:size]
+
+    sender = Sender()
+    reader = engine.BodyReader(sender, -1 if is_chunked else len(data), False)
+    out, turn = [], 0
+    while not reader.is_over:
+        size = sizes[turn % len(sizes)] or -1
+        out.append(reader.read(size))
+        assert size < 0 or len(out[-1]) == size or reader.is_over
+        turn += 1
+    assert b"".join(out) == data and reader.read(10) == b""
+    assert sender.held == (b"NEXT" if is_chunked else b"")
