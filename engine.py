@@ -19008,6 +19008,7 @@ class Containers:
     def top(self, ref: str, arguments: str = "") -> dict:
         """What ps prints of the container's processes: {"Titles", "Processes"}."""
         c = self.running(ref)
+        _executed_await(c.pid)
         pids = cgroup_paths(cgroup_name(c)).procs() or processes_beside(c.pid)
         table = processes_table(pids, arguments)
         container_event(self._store, c, "top")
@@ -19018,6 +19019,21 @@ class Containers:
         c = self.find(ref)
         lowers = layer_paths(self._store, c.document["Layers"])
         return changes_list(self._store.path("containers", c.id, "upper"), lowers) or None
+
+
+def _executed_await(pid: int) -> None:
+    """Sleep while a process that was just started still is our own program, some ms at most.
+
+    Between the two, execve(2) has set its name but not yet its command line.
+    """
+    for _ in range(100):
+        try:
+            name, line = (file_read(f"/proc/{pid}/{file}") for file in ("comm", "cmdline"))
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if line and name != b"engine:init\n":
+            return
+        time.sleep(0.002)
 
 
 def _prune(containers: Containers, store: Store, filters: dict, until: int) -> tuple:
@@ -23517,9 +23533,28 @@ class Connection:
         else:
             lines = "200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n"
         common = "".join(f"{name}: {value}\r\n" for name, value in self.server.headers().items())
-        self.send(f"HTTP/1.1 {lines}{common}\r\n".encode("latin-1"))
+        self._send_apart(f"HTTP/1.1 {lines}{common}\r\n".encode("latin-1"))
         self._give()
         return self.request, self.held
+
+    def _send_apart(self, data: bytes) -> None:
+        """Send what the client is to get with one receive, and nothing that follows with it.
+
+        docker-py reads the head through a buffer, the stream from the socket below: what came with
+        the head is lost to it, and a command's first output often is that quick here. A receive on
+        a unix socket ends behind a message with a descriptor (unix(7); af_unix.c), which who does
+        not ask for it never sees.
+        """
+        if self.request.family != _socket.AF_UNIX:
+            self.send(data)
+            return
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            done = fds_send(self.request, data, (null,))
+        finally:
+            os.close(null)
+        if done < len(data):
+            self.send(data[done:])
 
     def take(self, content_type: str) -> tuple:
         """(socket, head that its next writer sends first)."""
