@@ -255,6 +255,32 @@ P
     check "rmi of 60 layers" 0 "Untagged: many:1*" e rmi many:1
 }
 
+files() { # in and out of a container that never ran, runs, has stopped
+    echo in >"$work/in"
+    check "create, for files" 0 "*" e create --name box $none tools sh -c 'cat /in /two; sleep 60'
+    check "cp into what never ran" 0 "" e cp "$work/in" box:/in
+    check "cp out of what never ran" 0 "" e cp box:/in "$work/out"
+    check "what came out" 0 in cat "$work/out"
+    check "cp of a directory" 0 "" e cp "$work/tree" box:/two
+    check "cp to a place that is none" 1 "*" e cp "$work/in" box:/two/greeting/../../
+    check "start, for files" 0 box e start box
+    settle "in*" e logs box
+    check "cp out of what runs" 0 "" e cp box:/etc/hosts "$work/hosts"
+    check "its own file of names" 0 "*localhost*" cat "$work/hosts"
+    check "cp into what runs" 0 "" e cp "$work/in" box:/three
+    check "seen inside" 0 in e exec box cat /three
+    check commit 0 "sha256:*" e commit -c 'CMD ["cat", "/three"]' box made
+    check "run of a commit" 0 in run made
+    check stop 0 box e stop -t 1 box
+    check "cp into what has stopped" 0 "" e cp "$work/in" box:/four
+    check diff 0 "*A /four*" e diff box
+    check "export | tar" 0 "*four*" sh -c '"$ENGINE" export box | python3 -c "import sys, tarfile
+print(tarfile.open(fileobj=sys.stdin.buffer, mode=\"r|\").getnames())"'
+    check "system df" 0 "TYPE*Images*Containers*" e system df
+    check "system prune" 0 "*Deleted Containers:*Total reclaimed space: *" e system prune -f
+    check "rmi of a commit" 0 "*Untagged: made:latest*Deleted: sha256:*" e rmi made
+}
+
 crowd() { # side by side
     cat >"$work/crowd" <<'S'
 for i in 1 2 3 4 5 6; do
@@ -307,6 +333,7 @@ main() {
         runs
         life
         many_layers
+        files
         crowd
         leftovers
     fi
