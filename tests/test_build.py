@@ -263,6 +263,16 @@ def test_without_sqlite3_one_sentence_when_it_is_needed(pyz, roots, tmp_path):
     assert len(refused.err.splitlines()) == 1
 
 
+def test_without_zlib_one_sentence(pyz):
+    code = (
+        "import sys; sys.modules['zlib'] = None; sys.argv = ['engine.pyz', 'version']; "
+        f"import runpy; runpy.run_path({str(pyz)!r}, run_name='__main__')"
+    )
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 125 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and "no module zlib" in done.stderr
+
+
 def test_seccomp_filter_inside_is_what_the_source_compiles(pyz):
     code = (
         "caps = CAPABILITIES_DEFAULT; made = seccomp_default_program(caps); "
