@@ -16,6 +16,7 @@ import concurrent.futures
 import contextlib
 import ctypes
 import fcntl
+import http.client
 import json
 import os
 import shutil
@@ -28,7 +29,15 @@ import tempfile
 import time
 
 import material
-from targets import DockerTarget, EngineTarget, Failed, PodmanTarget, descendants, spawn
+from targets import (
+    DaemonTarget,
+    DockerTarget,
+    EngineTarget,
+    Failed,
+    PodmanTarget,
+    descendants,
+    spawn,
+)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -53,6 +62,22 @@ BUDGETS = (
     ("memory", "monitor, processes", "engine", "of", "limit", 1.0),
     ("output", "50 MB attached", "engine", "of", "docker", 0.30),
     ("output", "logs of 50 MB", "engine", "of", "docker", 0.20),
+    ("docker", "run --rm true", "daemon", "of", "docker", 0.20),
+    ("docker", "exec true", "daemon", "of", "docker", 0.50),
+    ("docker", "40 run --rm, 8 at a time", "daemon", "of", "docker", 0.25),
+    ("api", "create", "daemon", "of", "docker", 1.0),
+    ("api", "start", "daemon", "of", "docker", 0.08),
+    ("api", "exec", "daemon", "of", "docker", 0.20),
+    ("api", "kill and wait", "daemon", "of", "docker", 0.20),
+    ("api", "delete", "daemon", "of", "docker", 1.0),
+    ("fifty", "_ping, p50", "daemon", "of", "docker", 1.0),
+    ("fifty", "_ping, p99", "daemon", "of", "docker", 1.0),
+    ("fifty", "version, p50", "daemon", "of", "docker", 1.0),
+    ("fifty", "version, p99", "daemon", "of", "docker", 1.0),
+    ("fifty", "list of 50, p50", "daemon", "of", "docker", 1.0),
+    ("fifty", "list of 50, p99", "daemon", "of", "docker", 1.0),
+    ("fifty", "per container", "daemon", "of", "limit", 1.0),
+    ("fifty", "launcher and daemon", "daemon", "of", "limit", 1.0),
     ("load", "load 20,000 files", "engine", "of", "tar", 1.5),
     ("load", "load 6 layers of 40 MB", "engine", "of", "docker", 0.50),
 )
@@ -409,6 +434,152 @@ def bench_load(bench):
         target.start()
 
 
+# ------------------------------------------------------ the daemon, beside dockerd
+
+
+class Api(http.client.HTTPConnection):
+    """One kept connection to a socket; ask("GET", "/_ping") -> (value, ms)."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=60)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+    def ask(self, method, path, body=None):
+        data = None if body is None else json.dumps(body)
+        headers = {"Content-Type": "application/json"} if data else {}
+        begin = time.perf_counter()
+        self.request(method, path, data, headers)
+        reply = self.getresponse()
+        text = reply.read()
+        taken = (time.perf_counter() - begin) * 1e3
+        if reply.status >= 400:
+            raise Failed(f"{method} {path}: {reply.status} {text[:200]}")
+        is_json = reply.headers.get("Content-Type") == "application/json" and text
+        return json.loads(text) if is_json else text, taken
+
+    def hijack(self, path, body):
+        """ms of a request whose connection ends with what it asked for."""
+        data = json.dumps(body)
+        begin = time.perf_counter()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(60)
+            sock.connect(self.path)
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+            sock.sendall((head + data).encode())
+            while sock.recv(65536):
+                pass
+        return (time.perf_counter() - begin) * 1e3
+
+
+@contextlib.contextmanager
+def daemons(bench, name):
+    """[engine.pyz as a daemon, dockerd] where both can be; the image is in them."""
+    peers = [target for target in bench.targets if target.name == "docker"]
+    if not peers or not shutil.which("docker"):
+        yield []
+        return
+    target = DaemonTarget(bench.work, bench.options.python, bench.options.pyz)
+    try:
+        target.serve()
+        target.check(material.image(CACHE, "busybox")[0])
+        yield [target, *peers]
+    except (Failed, OSError) as error:
+        bench.fail(name, target.name, error)
+    finally:
+        target.end()
+
+
+def body_of(*command):
+    return {"Image": IMAGE, "Cmd": command, "HostConfig": {"NetworkMode": "none"}}
+
+
+def bench_docker(bench):
+    """The docker command line on both sockets."""
+    line = ["run", "--rm", "--network", "none", IMAGE, "true"]
+
+    def burst(target):
+        begin = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: target.seconds(*line), range(40)))
+        return {"40 run --rm, 8 at a time": (time.perf_counter() - begin) * 1e3}
+
+    with daemons(bench, "docker") as both:
+        names = {target.name: running(target, "sleep", "1000") for target in both}
+
+        def one(target):
+            taken = target.seconds("exec", names[target.name], "true")
+            return {"run --rm true": target.seconds(*line) * 1e3, "exec true": taken * 1e3}
+
+        bench.interleave("docker", {t.name: lambda t=t: one(t) for t in both}, 15)
+        bench.interleave("docker", {t.name: lambda t=t: burst(t) for t in both}, 3)
+        for target in both:
+            target.remove(names[target.name])
+
+
+def bench_api(bench):
+    """The life of a container by the raw API, on one connection that is kept."""
+
+    def one(target):
+        api = Api(target.socket)
+        out = {}
+        made, out["create"] = api.ask("POST", "/containers/create", body_of("sleep", "1000"))
+        path = "/containers/" + made["Id"]
+        _, out["start"] = api.ask("POST", path + "/start")
+        asked = {"Cmd": ["true"], "AttachStdout": True, "AttachStderr": True}
+        noted, out["exec"] = api.ask("POST", path + "/exec", asked)
+        out["exec"] += api.hijack(f"/exec/{noted['Id']}/start", {})
+        _, out["kill and wait"] = api.ask("POST", path + "/kill")
+        out["kill and wait"] += api.ask("POST", path + "/wait")[1]
+        _, out["delete"] = api.ask("DELETE", path)
+        api.close()
+        return out
+
+    with daemons(bench, "api") as both:
+        bench.interleave("api", {t.name: lambda t=t: one(t) for t in both}, 15, warm=2)
+
+
+def bench_fifty(bench):
+    """50 containers: small requests beside them, and the memory of what keeps them."""
+    asked = {"_ping": "/_ping", "version": "/version", "list of 50": "/containers/json"}
+    with daemons(bench, "fifty") as both:
+        ids = {}
+        for target in both:
+            before, api = set(target.monitors()), Api(target.socket)
+            ids[target.name] = []
+            for _ in range(50):
+                made = api.ask("POST", "/containers/create", body_of("sleep", "1000"))[0]
+                ids[target.name].append(made["Id"])
+                api.ask("POST", f"/containers/{made['Id']}/start")
+            api.close()
+            time.sleep(2)
+            keepers = set(target.monitors()) - before
+            share = sum(map(private_kib, keepers)) / 50
+            core = sum(map(private_kib, target.core()))
+            bench.put("fifty", "per container", target.name, share, "KiB")
+            bench.put("fifty", "launcher and daemon", target.name, core, "KiB")
+
+        def one(target):
+            api = Api(target.socket)
+            out = {}
+            for what, path in asked.items():
+                times = sorted(api.ask("GET", path)[1] for _ in range(200))
+                out[what + ", p50"], out[what + ", p99"] = times[100], times[198]
+            api.close()
+            return out
+
+        bench.interleave("fifty", {t.name: lambda t=t: one(t) for t in both}, 5)
+        for target in both:
+            target.remove(*ids[target.name])
+    bench.put("fifty", "per container", "limit", 1024, "KiB")
+    bench.put("fifty", "launcher and daemon", "limit", 40 * 1024, "KiB")
+
+
 BENCHES = {
     "client": bench_client,
     "run": bench_run,
@@ -417,6 +588,9 @@ BENCHES = {
     "exec": bench_exec,
     "memory": bench_memory,
     "output": bench_output,
+    "docker": bench_docker,
+    "api": bench_api,
+    "fifty": bench_fifty,
     "load": bench_load,
 }
 
@@ -436,22 +610,20 @@ def shown(value):
 
 
 def table(bench, middle):
-    names = [
-        name
-        for name in ("engine", "docker", "podman", "runc", "floor", "tar", "python", "limit")
-        if any(name in row for row in middle.values())
-    ]
+    columns = "engine daemon docker podman runc floor tar python limit"
+    names = [name for name in columns.split() if any(name in row for row in middle.values())]
     lines = ["| | unit | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     for (part, metric), row in middle.items():
-        mine = row.get("engine")
+        ours = "engine" if "engine" in row else "daemon"
+        mine = row.get(ours)
         cells = []
         for name in names:
             if name not in row:
                 cells.append("failed" if (part, name) in bench.failures else "-")
-            elif name == "engine" or mine is None or not row[name]:
+            elif name == ours or mine is None or not row[name]:
                 cells.append(shown(row[name]))
             else:
-                cells.append(f"{shown(row[name])} (engine {mine / row[name]:.2f}x)")
+                cells.append(f"{shown(row[name])} ({ours} {mine / row[name]:.2f}x)")
         lines.append(f"| {metric} | {bench.units[part, metric]} | " + " | ".join(cells) + " |")
     return lines
 

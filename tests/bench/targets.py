@@ -63,6 +63,14 @@ def proc_name(pid):
         return ""
 
 
+def proc_line(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def descendants():
     """Pids of everything below this process, which is a child subreaper."""
     parents = {}
@@ -168,6 +176,45 @@ class EngineTarget(Target):
         return [pid for pid in descendants() if proc_name(pid) == "engine:monitor"]
 
 
+class DaemonTarget(EngineTarget):
+    """engine.pyz as a daemon, driven by the docker command line and by the raw API."""
+
+    name = "daemon"
+
+    def start(self, data=None):
+        os.makedirs(self.base, exist_ok=True)
+        super().start(data)
+        self.command = self.prefix
+        self.socket = os.path.join(self.base, "docker.sock")
+        self.prefix = ["docker", "-H", "unix://" + self.socket]
+        self.env["DOCKER_CONFIG"] = self.base
+        self.process = None
+
+    def serve(self):
+        with open(os.path.join(self.base, "log"), "ab") as log:
+            self.process = subprocess.Popen(
+                [*self.command, "daemon", "-H", "unix://" + self.socket],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(lambda: os.path.exists(self.socket), 20, "the daemon answers")
+
+    def launchers(self):
+        return [pid for pid in super().launchers() if self.runtime in proc_line(pid)]
+
+    def core(self):
+        """Pids of what is there once, however many containers there are."""
+        return [self.process.pid, *self.launchers()]
+
+    def end(self):
+        if self.process:
+            self.process.terminate()
+            self.process.wait(30)
+            self.process = None
+        super().end()
+
+
 class DockerTarget(Target):
     """Debian's dockerd with a containerd of its own."""
 
@@ -222,6 +269,9 @@ class DockerTarget(Target):
             self.process.wait(30)
             self.process = None
             self.log.close()
+
+    def core(self):
+        return [pid for pid in descendants() if proc_name(pid) in ("dockerd", "containerd")]
 
     def monitors(self):
         return [pid for pid in descendants() if proc_name(pid).startswith("containerd-shim")]
