@@ -40,11 +40,10 @@ async function containers() {
     stream: true, stdin: true, stdout: true, stderr: true, hijack: true,
   });
   const said = collected(stream);
-  const ended = container.wait({ condition: "next-exit" });
   await container.start();
   stream.write("line\n");
   tell("attach", await said);
-  tell("wait", await ended);
+  tell("wait", await container.wait());
   tell("logs", (await container.logs({ stdout: true })).toString("latin1"));
   const found = await docker.listContainers({ all: true, filters: { label: ["a=b"] } });
   tell("list", found.map((c) => [c.Names, c.State, c.Image]));
@@ -84,9 +83,11 @@ async function events() {
   const stream = await docker.getEvents({ filters: { event: ["create", "start", "die", "destroy"] } });
   stream.on("data", (data) =>
     data.toString().trim().split("\n").forEach((line) => seen.push(JSON.parse(line).Action)));
-  const [end] = await docker.run("busybox", ["true"], new PassThrough(), {
-    HostConfig: { ...alone, AutoRemove: true },
+  // not AutoRemove: run() asks for the exit code after the start, when this container may be gone
+  const [end, container] = await docker.run("busybox", ["true"], new PassThrough(), {
+    HostConfig: alone,
   });
+  await container.remove();
   while (!seen.includes("destroy")) await new Promise((resolve) => setTimeout(resolve, 20));
   stream.destroy();
   tell("run", [end.StatusCode, seen]);
