@@ -324,7 +324,8 @@ def test_events(run):
         "2025-11-24T16:00:00.500000000Z container start abc (image=busybox, name=web)\n",
     )
     assert client.asked == [
-        ("/events", {"since": "1700000000.500000000", "until": "10.000000000", "filters": {"type": ["container", "image"]}})
+        ("/events", {"since": "1700000000.500000000", "until": "10.000000000",
+                     "filters": {"type": ["container", "image"]}})
     ]
 
 

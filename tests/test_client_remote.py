@@ -111,9 +111,10 @@ LIFE = [
     ["cp", "N:/tmp/in", "/dev/null"], ["cp", "N:/nope", "-"], ["cp", "/nope", "N:/"],
     ["cp", "N:/etc/passwd", "-"], ["<no tar", "cp", "-", "N:/tmp"], ["diff", "N"],
     ["commit", "-m", "words", "N", "N:made"], ["history", "--format", "{{.Comment}}", "N:made"],
-    ["rmi", "N:made"], ["export", "nobody"], ["stats", "--no-stream", "nobody"],
+    ["export", "nobody"], ["stats", "--no-stream", "nobody"],
     ["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "N"], ["system", "df"],
-    ["update", "--restart", "no", "N"], ["pause", "N"], ["ps", "--filter", "name=N", "--format", "{{.Status}}"], ["unpause", "N"],
+    ["update", "--restart", "no", "N"], ["pause", "N"],
+    ["ps", "--filter", "name=N", "--format", "{{.Status}}"], ["unpause", "N"],
     ["kill", "-s", "CONT", "N"], ["kill", "-s", "nope", "N"],
     ["stop", "N"], ["wait", "N"], ["logs", "N"], ["start", "N"], ["start", "nobody", "N"],
     ["restart", "-t", "0", "N"], ["rename", "N", "N-2"], ["rename", "N-2", "N"],
@@ -121,7 +122,8 @@ LIFE = [
     ["rm", "N"], ["rm", "-f", "N"],
     ["create", "--name", "N", "--network", "none", "busybox", "sh", "-c", "echo again; exit 5"],
     ["create", "--name", "N", "busybox"], ["start", "-a", "N"], ["rm", "N"],
-    ["images"], ["images", "--format", "json"], ["image", "inspect", "busybox"],
+    ["images", "busybox"], ["images", "--format", "json", "busybox"],
+    ["image", "inspect", "busybox"],
     ["image", "inspect", "nothing-there"], ["history", "busybox"], ["tag", "busybox", "N:2"],
     ["tag", "nothing-there", "N"], ["rmi", "N:2"], ["rmi", "N:2"], ["version"], ["info"],
     ["version", "--format", "{{.Server.Version}} {{.Client.APIVersion}}"],
@@ -147,6 +149,7 @@ def test_the_same_life_on_both_ways(daemon):
         if words[0] in ("info", "networks"):        # what changes by itself, or is no command
             here, there = here[0], there[0]
         assert there == here, words
+    daemon.remote("rmi", "side-a:made", "side-b:made").ok()
 
 
 def test_files_and_pipes(daemon, tmp_path, busybox_rootfs):
