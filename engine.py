@@ -21818,17 +21818,14 @@ SWARM_ROUTES = (
     ("GET",    "/swarm"),
     ("GET",    "/swarm/unlockkey"),
     ("POST",   "/swarm/unlock"),
-    ("POST",   "/swarm/update"),
     ("GET",    "/nodes"),
     ("GET",    "/nodes/{id}"),
     ("DELETE", "/nodes/{id}"),
-    ("POST",   "/nodes/{id}/update"),
     ("GET",    "/services"),
     ("GET",    "/services/{id}"),
     ("DELETE", "/services/{id}"),
     ("GET",    "/services/{id}/logs"),
     ("POST",   "/services/create"),
-    ("POST",   "/services/{id}/update"),
     ("GET",    "/tasks"),
     ("GET",    "/tasks/{id}"),
     ("GET",    "/tasks/{id}/logs"),
@@ -21836,12 +21833,18 @@ SWARM_ROUTES = (
     ("GET",    "/secrets/{id}"),
     ("DELETE", "/secrets/{id}"),
     ("POST",   "/secrets/create"),
-    ("POST",   "/secrets/{id}/update"),
     ("GET",    "/configs"),
     ("GET",    "/configs/{id}"),
     ("DELETE", "/configs/{id}"),
     ("POST",   "/configs/create"),
-    ("POST",   "/configs/{id}/update"),
+)
+#: the same, which look at `version` first: (pattern, what it is of)
+SWARM_UPDATES = (
+    ("/swarm/update",         "swarm"),
+    ("/nodes/{id}/update",    "node"),
+    ("/services/{id}/update", "service"),
+    ("/secrets/{id}/update",  "secret"),
+    ("/configs/{id}/update",  "config"),
 )
 PLUGIN_ROUTES = (
     ("GET",    "/plugins/{name}/json"),
@@ -21867,6 +21870,17 @@ def _refusal(kind: type, text: str) -> Callable:
     return refuse
 
 
+def _update_refusal(kind: str) -> Callable:
+    def refuse(engine: Any, request: Request) -> None:
+        text = request.arg("version")
+        if not text.isdigit() or int(text) >> 64:
+            wrong = "value out of range" if text.isdigit() else "invalid syntax"
+            raise InvalidParameter(f"invalid {kind} version '{text}': strconv.ParseUint: parsing "
+                                   f"{quote(text)}: {wrong}")
+        raise Unavailable(NO_SWARM)
+    return refuse
+
+
 def _plugin_missing(engine: Any, request: Request) -> None:
     raise NotFound(f"plugin {quote(request.params['name'])} not found")
 
@@ -21876,6 +21890,8 @@ def _absent_register() -> None:
         route(method, pattern)(_refusal(Unsupported, f"{subject}: not supported by this engine"))
     for method, pattern in SWARM_ROUTES:
         route(method, pattern)(_refusal(Unavailable, NO_SWARM))
+    for pattern, kind in SWARM_UPDATES:
+        route("POST", pattern)(_update_refusal(kind))
     for method, pattern in PLUGIN_ROUTES:
         route(method, pattern)(_plugin_missing)
     for method, pattern in EXPERIMENTAL_ROUTES:

@@ -27,6 +27,19 @@ def test_no_swarm(method, pattern):
     assert (reply.status, reply.value) == (503, {"message": engine.NO_SWARM})
 
 
+@pytest.mark.parametrize(("pattern", "kind"), engine.SWARM_UPDATES)
+def test_no_swarm_to_update(pattern, kind):
+    reply = call("POST", filled(pattern), query={"version": ["7"]})
+    assert (reply.status, reply.value) == (503, {"message": engine.NO_SWARM})
+    syntax = "invalid syntax"
+    for text, wrong in (("", syntax), ("-1", syntax), ("9" * 20, "out of range")):
+        reply = call("POST", filled(pattern), query={"version": [text]})
+        assert reply.status == 400
+        message = f"invalid {kind} version '{text}': strconv.ParseUint: parsing \"{text}\": "
+        assert reply.value["message"].startswith(message)
+        assert reply.value["message"].endswith(wrong)
+
+
 def test_leaving_no_swarm():
     reply = call("POST", "/swarm/leave")
     assert (reply.status, reply.value["message"]) == (503, "This node is not part of a swarm")
