@@ -125,7 +125,7 @@ _month_days _nargs_check _parse_or_usage _quote_char _refusal _refuse _reply_che
 _route_match _run _run_id _server_version _shared _shown_name _since_text _store_claim
 _store_connect _streams_prepare _tag_key _take_long _terminal_width _time_calendar _time_split
 _top_check _use_line _wrap ago boot_id cli_main client_local client_version cmd_ps cmd_version
-columns_align command config_directory config_read container_settle containers_text daemon_flags
+columns_align command command_flags config_directory config_read container_settle containers_text
 duration_parse ellipsis file_read filter_bool filters_check filters_parse flag_kind flags_parse
 flush_output get_containers get_version help_flags http_dispatch id_short image_get json_parse
 list_filters_check list_select main main_exit network_ids networks_show orphans_find output_write

@@ -26152,6 +26152,11 @@ def command(name: str, **options: Any) -> Callable:
     return register
 
 
+def command_flags(row: Command) -> Iterable[Flag]:
+    """The flags of a command; a long table is a function, called when its command is."""
+    return row.flags() if callable(row.flags) else row.flags
+
+
 # -- help: cobra's layout -------------------------------------------------------
 
 def program_name() -> str:
@@ -26183,8 +26188,9 @@ def _help_command(row: Command, called: str) -> str:
     if row.aliases:
         names = [row.name, *sorted(row.aliases, key=lambda name: " " not in name)]
         text += "\nAliases:\n  " + ", ".join(f"{program} {name}" for name in names) + "\n"
-    if any(not flag.hidden for flag in row.flags):
-        text += "\nOptions:\n" + help_flags(row.flags, _terminal_width()) + "\n"
+    flags = command_flags(row)
+    if any(not flag.hidden for flag in flags):
+        text += "\nOptions:\n" + help_flags(flags, _terminal_width()) + "\n"
     return text
 
 
@@ -26424,7 +26430,7 @@ def _run(words: list) -> int:
     if row is None:
         return _group_run(name, rest)
     shown = _shown_name(row, name)
-    args = _parse_or_usage(row.flags, rest, _use_line(row, shown), f"{program} {shown}",
+    args = _parse_or_usage(command_flags(row), rest, _use_line(row, shown), f"{program} {shown}",
                            name=shown, interspersed=row.interspersed, top=top)
     for warning in args.warnings:
         print_error(warning)
@@ -30927,7 +30933,7 @@ def daemon_main(args: Args) -> int:
     return code
 
 
-@command("daemon", flags=daemon_flags(), help="Serve the API to other programs", clientless=True,
+@command("daemon", flags=daemon_flags, help="Serve the API to other programs", clientless=True,
          usage="[OPTIONS]")
 def cmd_daemon(client: ApiClient, args: Args) -> int:
     """`daemon`: serve until a signal ends it."""
