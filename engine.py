@@ -16599,7 +16599,10 @@ class Health:
     def _write(self) -> None:
         text = '{"Status":"%s","FailingStreak":%d,"Log":[%s]}' % (
             self._status, self._streak, ",".join(self._log))
-        file_write(self._path(), text.encode(), 0o600)
+        try:
+            file_write(self._path(), text.encode("utf-8", "surrogateescape"), 0o600)
+        except OSError as full:             # of the run root; the container is worth more
+            os.write(2, f"engine: {self._monitor.id[:12]}: health: {full.strerror}\n".encode())
 
     def _later(self, pause: int, function: Callable) -> None:
         """Call the function unless this timer has been replaced or cleared by then."""
@@ -16624,10 +16627,10 @@ class Health:
         probe = Stdio(monitor, id_new(), tty=False, takes_input=False, stdin_once=False)
         probe.log = self._output
         bundle = monitor.store.run_path("containers", monitor.id)
-        command = " ".join(words)
+        command = " ".join(words)[:4096]
         monitor.emit("exec_create: " + command, probe)
-        self._record(probe)
         try:
+            self._record(probe)
             document = os.open(bundle + "/health.json", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 monitor.exec_begin(probe, {"command": command}, document)
@@ -18036,6 +18039,7 @@ def _monitor_hello(store: Store, id: str) -> str:
 def _end_record(store: Store, c: Container, code: int, error: str) -> None:
     """What the monitor would have done at the end of its container."""
     _cgroup_end(cgroup_name(c))
+    _execs_end(store, c.id)
     again = error and restart_wanted(c.host["RestartPolicy"], code=code, count=c.restarts,
                                      stopped=bool(c.stopped))
     if not record_move(store, c.id, ("running", "paused", "restarting"),
@@ -18049,6 +18053,21 @@ def _end_record(store: Store, c: Container, code: int, error: str) -> None:
         container_dispose(store, c)
     elif again:
         _restart_arm(store, c)
+
+
+def _execs_end(store: Store, id: str) -> None:
+    """Second processes have ended with the first one, and nobody has said so in their records."""
+    directory = store.run_path("containers", id, "exec")
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        record = json_parse(file_read(f"{directory}/{name}")) if name.endswith(".json") else {}
+        if record.get("Running"):
+            record.update(Running=False, ExitCode=137)
+            file_write(f"{directory}/{name}",
+                       json_text(record).encode("utf-8", "surrogateescape"), 0o600)
 
 
 def _restart_arm(store: Store, c: Container) -> None:
@@ -24099,8 +24118,8 @@ SSH_URL = "http://docker.example.com"
 SSH_COMMAND = ("docker", "system", "dial-stdio")
 SSH_OPTIONS = ("-o", "ConnectTimeout=30", "-T")
 SSH_REFUSED = "ssh host connection is not valid: invalid SSH URL: "
-TLS_REFUSED = ("the server probably has client authentication (--tlsverify) enabled; check your TLS "
-               "client certification settings")
+TLS_REFUSED = ("the server probably has client authentication (--tlsverify) enabled; check your"
+               " TLS client certification settings")
 #: what a failed start says of the program: (words of it, exit code), as the docker CLI reads them
 START_EXITS = (("executable file not found", 127), ("no such file or directory", 127),
                ("system cannot find the file specified", 127), ("permission denied", 126),
@@ -25718,7 +25737,7 @@ def config_directory(top: Args) -> str:
 
 
 def certificate_directory() -> str:
-    """Where ca.pem, cert.pem and key.pem are looked for: DOCKER_CERT_PATH, DOCKER_CONFIG, ~/.docker.
+    """Where ca.pem, cert.pem and key.pem are: DOCKER_CERT_PATH, DOCKER_CONFIG, ~/.docker.
     --config has no part in it, as in Docker."""
     return os.environ.get("DOCKER_CERT_PATH") or _config_default()
 
@@ -30240,8 +30259,9 @@ def _file_value(key: str, kind: str, value: Any) -> Any:
     """What a value of the file means for its kind; an error as Go's decoder has it."""
     wanted, go = _JSON_TYPES[kind]
     inner = {"list": str, "map": str, "feature": bool, "ulimit": dict}.get(kind)
-    items = list(value.values() if isinstance(value, dict) else value) if inner and isinstance(
-        value, wanted) else []
+    items: list = []
+    if inner and isinstance(value, (dict, list)) and isinstance(value, wanted):
+        items = list(value.values() if isinstance(value, dict) else value)
     wrong = value if not isinstance(value, wanted) or wanted is int and isinstance(
         value, bool) else next((item for item in items if not isinstance(item, inner or object)),
                                None)
@@ -30452,7 +30472,7 @@ def daemon_configure(args: Args) -> tuple:
 
     Raises InvalidParameter with dockerd's texts, Unsupported for what this engine does not do.
     """
-    path = args.config_file
+    path: Any = args.config_file
     try:
         given = _file_values(path, args)
     except EngineError as wrong:
@@ -30693,7 +30713,7 @@ class Daemon:
             elif info.si_signo == signal.SIGUSR1:
                 self._stacks_write()
             else:
-                name = {signal.SIGINT: "interrupt"}.get(info.si_signo, "terminated")
+                name = "interrupt" if info.si_signo == signal.SIGINT else "terminated"
                 notice("info", f"Processing signal '{name}'")
                 _force_watch({signal.SIGINT, signal.SIGTERM})
                 return 0
@@ -31471,7 +31491,8 @@ def cmd_tls_init(client: None, args: Args) -> None:
     finally:
         tree_remove(beside)
     print(f"For clients:    {places['client']}/ca.pem cert.pem key.pem\n"
-          f"For the daemon: {places['server']}/ca.pem cert.pem key.pem, and ca-key.pem, which signs\n"
+          f"For the daemon: {places['server']}/ca.pem cert.pem key.pem, and ca-key.pem, which"
+          " signs\n"
           f"This host is: {', '.join(name.partition(':')[2] for name in names)}")
     print(HINT.format(program=program_name(), name=host, **places), end="")
 

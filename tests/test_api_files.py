@@ -146,7 +146,7 @@ class TestCommit:
         assert shown["Parent"] == busybox("image", "inspect", "busybox").json()[0]["Id"]
 
     def test_body_config_comes_first(self, api, busybox):
-        status, _, body = api.send(
+        status, _, _ = api.send(
             "POST", "/commit", {"Cmd": ["id"], "Env": ["B=2"]}, container="box", repo="c")
         assert status == 201
         shown = busybox("image", "inspect", "c:latest").json()[0]["Config"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import signal
+import time
 
 import conftest
 import engine
@@ -302,3 +305,33 @@ def test_the_image_says_how(box, monkeypatch):  # noqa: F811
     box.containers.remove(id, force=True)
     id = started(box, {"Test": ["NONE"]})
     assert "Health" not in box.inspect(id)["State"]
+
+
+@pytest.mark.root
+def test_a_check_whose_monitor_is_killed(box):  # noqa: F811
+    id = started(box, check("sleep 60", **SLOW), HostConfig={
+        "NetworkMode": "none", "RestartPolicy": {"Name": "always"}})
+    (exec_id,) = conftest.wait_for(lambda: box.inspect(id)["ExecIDs"])
+    conftest.wait_for(lambda: box.client.get(f"/exec/{exec_id}/json")["Running"])
+    os.kill(engine.monitor_call(box.store, id, {"verb": "hello"})["pid"], signal.SIGKILL)
+    conftest.wait_for(lambda: box.inspect(id)["State"]["Status"] == "running"
+                      and box.inspect(id)["RestartCount"] == 1)
+    assert health(box, id) == {"Status": "starting", "FailingStreak": 0, "Log": []}
+    assert exec_id not in (box.inspect(id)["ExecIDs"] or ())
+    seen = box.client.get(f"/exec/{exec_id}/json")
+    assert (seen["Running"], seen["ExitCode"]) == (False, 137)
+
+
+@pytest.mark.root
+def test_a_run_root_that_is_full(box):  # noqa: F811
+    """The state cannot be written; the container lives on, and the next check is told."""
+    id = started(box, check("true"))
+    conftest.wait_for(lambda: health(box, id)["Status"] == "healthy")
+    path = box.store.run_path("containers", id, "health")
+    os.unlink(path)
+    os.mkdir(path)                          # nothing can be renamed over it
+    time.sleep(0.3)
+    os.rmdir(path)
+    conftest.wait_for(lambda: os.path.exists(path))
+    assert health(box, id)["Status"] == "healthy"
+    assert box.inspect(id)["State"]["Status"] == "running"
