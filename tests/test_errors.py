@@ -7,7 +7,9 @@ def test_every_status_has_its_class(engine):
     for status, kind in engine.ERRORS_BY_STATUS.items():
         error = engine.error_for(status, "what happened")
         assert type(error) is kind and error.status == status and str(error) == "what happened"
-    assert engine.error_for(418, "x").status == 500
+    for status, kind in ((418, engine.InvalidParameter), (599, engine.EngineError)):
+        error = engine.error_for(status, "x")
+        assert (type(error), error.status) == (kind, status)
 
 
 @pytest.mark.parametrize("code, name", [(126, "CannotInvoke"), (127, "CommandNotFound")])

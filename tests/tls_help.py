@@ -50,7 +50,7 @@ def authority(name="ca"):
 
 @functools.cache
 def _made(name):
-    return Authority(tempfile.mkdtemp(prefix="engine-test-pki-"), name)
+    return Authority(tempfile.mkdtemp(prefix="pki-of-tests-", dir="/var/tmp"), name)
 
 
 @functools.cache
