@@ -16919,9 +16919,9 @@ class container_lock(lock_file):
 
     __slots__ = ("_directory",)
 
-    def __init__(self, store: Store, id: str) -> None:
+    def __init__(self, store: Store, id: str, block: bool = True) -> None:
         self._directory = store.run_path("containers", id)
-        super().__init__(self._directory + "/lock")
+        super().__init__(self._directory + "/lock", block)
 
     def __enter__(self) -> lock_file:
         while True:
@@ -17656,6 +17656,7 @@ def monitor_rehearse(run: str) -> None:
     stdio.begin(runtime_rehearse(monitor.cgroup))
     while monitor.execs:
         monitor.turn()
+    monitor.main.log.close()
     monitor.main.dismiss()
     os.close(sys.modules["_signal"].set_wakeup_fd(-1))
     os.close(monitor._wake)
@@ -18138,18 +18139,21 @@ def orphans_find(store: Store, ids: set) -> list:
 def orphans_remove(store: Store) -> None:
     """Remove what containers without a row left: a create, a removal or a monitor died half-way.
 
-    Below the run root nothing is made before the row is there. A directory of a container that is
-    younger than a minute may be a create at work.
+    A create at work that has asked for its monitor ahead holds the container's lock; without that
+    there is nothing below the run root yet, and its directory is younger than a minute.
     """
     ids = {row[0] for row in store.rows("SELECT id FROM containers")}
     for name in orphans_find(store, ids):
         path = store.path("containers", name)
         try:
-            is_ours = os.path.exists(store.run_path("containers", name))
-            if is_ours or time.time() - os.stat(path).st_mtime > 60:
-                container_repair(store, name)
-        except FileNotFoundError:
-            continue                        # its owner has removed it meanwhile
+            if os.path.exists(store.run_path("containers", name)):
+                with container_lock(store, name, block=False):
+                    pass
+            elif time.time() - os.stat(path).st_mtime <= 60:
+                continue
+            container_repair(store, name)
+        except (BlockingIOError, FileNotFoundError):
+            continue                        # somebody is at work there, or has removed it meanwhile
     for name in os.listdir(store.path("tmp")):
         if name.startswith("removed-"):
             tree_remove(store.path("tmp", name))
@@ -18661,7 +18665,7 @@ class Containers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._store = engine.store
-        self._expected = ""             # the id of the next container, see expect
+        self._expected: Any = None      # the id of the next container and its lock, see expect
         #: in a process that lists often: documents as they were parsed, see Container.share
         self.known: dict | None = None
 
@@ -18709,15 +18713,29 @@ class Containers:
     def expect(self, config: dict) -> None:
         """A container is about to be created from this body, and started: prepare for that now."""
         id = id_new()
+        lock = container_lock(self._store, id)      # until the row is there: see orphans_remove
+        lock.__enter__()
         try:
             monitor_expect(self._store, id, config)
-            self._expected = id
+            self._expected = id, lock
         except (EngineError, OSError):
-            pass                        # create and start will tell
+            lock.__exit__()             # create and start will tell
 
     def create(self, body: Any, *, name: str = "", platform: str = "",
                version: str = API_VERSION) -> dict:
         """Make a container from a create body: {"Id": id, "Warnings": [...]}."""
+        expected, self._expected = self._expected, None
+        if not expected:
+            return self._create(body, id_new(), name, platform, version)
+        id, lock = expected
+        with undo_on_error() as undo:
+            undo.callback(lock.__exit__)
+            undo.callback(lambda: self._store.monitors.pop(id).close())
+            made = self._create(body, id, name, platform, version)
+        lock.__exit__()
+        return made
+
+    def _create(self, body: Any, id: str, name: str, platform: str, version: str) -> dict:
         config, host, networking = create_check(body, version)
         host_defaults(host, configuration_read(self._store.run))
         if "CAP_SYS_ADMIN" not in capabilities_available():
@@ -18733,7 +18751,6 @@ class Containers:
         config_merge(config, image["config"])
         network_verify(config, host, networking)
         self._modes_resolve(host)
-        id, self._expected = self._expected or id_new(), ""
         if not config["Hostname"]:
             config["Hostname"] = os.uname().nodename if host["NetworkMode"] == "host" else id[:12]
         words = command_words(config)

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from conftest import alive, descendants, wait_for
+from conftest import alive, descendants, launchers_of, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -59,8 +59,6 @@ def test_its_death_is_the_containers_and_is_noticed_at_once(busybox):
 
 
 def test_its_death_without_a_launcher_is_repaired_by_the_next_command(busybox):
-    from conftest import launchers_of
-
     id = run(busybox, "busybox", "sleep", "60")
     for pid in launchers_of(busybox.roots.run) + monitors(busybox):
         os.kill(pid, signal.SIGKILL)
@@ -86,6 +84,9 @@ def test_at_rest_it_has_little_for_itself(busybox):
     assert busybox("exec", id, "echo", "well").ok().out == "well\n"
     assert busybox("logs", "--tail", "1", id).ok().out == "10000\n"
     assert not [name for name in os.listdir(busybox.roots.run) if "rehearsal" in name]
+    for process in (pid, *launchers_of(busybox.roots.run)):
+        held = [os.readlink(f"/proc/{process}/fd/{fd}") for fd in os.listdir(f"/proc/{process}/fd")]
+        assert not [path for path in held if "rehearsal" in path]
 
 
 def test_what_nobody_recorded_does_not_run(engine, store, busybox, monkeypatch):

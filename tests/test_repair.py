@@ -212,6 +212,29 @@ def test_a_list_sweeps_what_has_no_row(bare_box):  # noqa: F811
 
 
 @pytest.mark.root
+@pytest.mark.root
+def test_a_list_leaves_alone_what_is_just_being_created(box, monkeypatch):  # noqa: F811
+    """Its monitor was asked for ahead and need not answer yet."""
+    real = engine.record_insert
+
+    def insert(store, c):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "_monitor_hello", lambda store, id: "")
+            assert box.client.get("/containers/json", {"all": 1}) == []
+        real(store, c)
+
+    monkeypatch.setattr(engine, "record_insert", insert)
+    box.containers.expect(box.body("true"))
+    _, _, code, id = box.run("true")
+    assert code == 0 and os.path.isdir(box.store.path("containers", id, "upper"))
+    # Of one that was not created after all nothing stays.
+    monkeypatch.setattr(engine, "record_insert", real)
+    box.containers.expect(box.body("true"))
+    with pytest.raises(engine.NotFound):
+        box.client.post("/containers/create", {}, {**box.body("true"), "Image": "nosuch"})
+    conftest.wait_for(lambda: os.listdir(box.store.run_path("containers")) in ([], [id]))
+
+
 def test_a_directory_without_a_row_is_swept_too(bare_box):  # noqa: F811
     """The monitor was killed after its row was gone and before the directory was moved away."""
     store, id = bare_box.store, engine.id_new()
