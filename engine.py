@@ -3618,6 +3618,8 @@ def _is_dir_at(parent: int, name: str) -> bool:
 
 SCHEMA_VERSION = 1
 CONNECTIONS_KEPT = 4            # that no thread uses at the moment
+CONNECTIONS_MOST = 32           # of a process's threads; SQLite never closes the files of the most
+CONNECTIONS_WAIT = 5.0          # s, after which there is one more all the same
 
 SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -3687,14 +3689,16 @@ class Store:
     EngineError where a root cannot be written or sqlite3 is missing.
     """
 
-    __slots__ = ("data", "monitors", "run", "_free", "_open")
+    __slots__ = ("data", "monitors", "run", "_free", "_open", "_turn")
 
     def __init__(self, data: str, run: str) -> None:
+        from _thread import allocate_lock
         self.data = data
         self.run = run
         self.monitors: dict = {}        # id -> connection to one that was asked for ahead
         self._open: dict = {}
         self._free: list = []           # connections that a thread has given back
+        self._turn = allocate_lock()    # who holds it waits for a connection
 
     def path(self, *parts: str) -> str:
         """A path below the data root."""
@@ -3722,12 +3726,35 @@ class Store:
         key = os.getpid(), get_ident()
         connection = self._open.get(key)
         if connection is None:
+            crowded = len(self._open) >= CONNECTIONS_MOST
+            self._open[key] = None          # counts, while it is being opened
             try:
-                connection = self._free.pop()
-            except IndexError:
-                connection = _store_connect(self)
+                connection = self._free_take() or crowded and self._await() or _store_connect(self)
+            except BaseException:
+                del self._open[key]
+                raise
             self._open[key] = connection
         return connection
+
+    def _free_take(self) -> Any:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return None
+
+    def _await(self) -> Any:
+        """A connection that another thread gives back, or None after CONNECTIONS_WAIT."""
+        if not self._turn.acquire(timeout=CONNECTIONS_WAIT):
+            return None
+        try:
+            late = time.monotonic() + CONNECTIONS_WAIT
+            connection = None
+            while connection is None and time.monotonic() < late:
+                time.sleep(0.0002)
+                connection = self._free_take()
+            return connection
+        finally:
+            self._turn.release()
 
     def release(self) -> None:
         """Leave this thread's connection to whichever thread needs one next: between two requests
@@ -3737,7 +3764,7 @@ class Store:
         connection = self._open.pop((os.getpid(), get_ident()), None)
         if connection is None:
             return
-        if len(self._free) < CONNECTIONS_KEPT:
+        if self._turn.locked() or len(self._free) < CONNECTIONS_KEPT:
             self._free.append(connection)
         else:
             connection.close()

@@ -254,4 +254,5 @@ def test_memory_is_flat(daemon):
             time.monotonic() < deadline:
         time.sleep(0.1)
     assert daemon.memory() <= memory + 2048
+    assert counts()[0] <= 100  # of 500 at once; the database's files are closed by nobody
     assert counts()[0] <= fds + 4 and counts()[1] <= threads + 4

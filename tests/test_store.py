@@ -5,6 +5,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -68,6 +70,36 @@ def test_a_fork_gets_a_connection_of_its_own(store):
     assert os.read(read, 10) == b"other"
     os.close(read)
     os.close(write)
+
+
+def test_a_crowd_of_threads_shares_a_few_connections(engine, store, monkeypatch):
+    made, real = [], engine._store_connect
+    monkeypatch.setattr(engine, "_store_connect", lambda store: made.append(1) or real(store))
+    seen = []
+
+    def request():
+        seen.append(store.row("SELECT 5"))
+        time.sleep(0.02)
+        store.release()
+
+    threads = [threading.Thread(target=request) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [(5,)] * 200
+    assert len(made) <= engine.CONNECTIONS_MOST + 1
+
+
+def test_who_waits_too_long_for_a_connection_gets_one_more(engine, store, monkeypatch):
+    monkeypatch.setattr(engine, "CONNECTIONS_MOST", 1)
+    monkeypatch.setattr(engine, "CONNECTIONS_WAIT", 0.05)
+    store.row("SELECT 1")
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(store.row("SELECT 5")))
+    thread.start()
+    thread.join()
+    assert seen == [(5,)]
 
 
 @pytest.mark.parametrize("name", ["", "/\udcff", "/é"])
