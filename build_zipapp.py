@@ -115,33 +115,34 @@ Flag.__init__ Flag.long Flag.short Image.__init__ Images.__init__ Images.ids_of 
 Listing._table Listing.text LocalTransport.__init__ LocalTransport.engine LocalTransport.send ROUTES
 Reference.__new__ Reference._suffix Reference.familiar Reference.familiar_name Reference.name
 Request.__init__ Request.arg Request.filters Request.flag Request.number Response.__init__
-Show.__init__ Store.__init__ Store.db Store.path Store.row Store.rows Store.run_path
-VendoredFinder.__init__ VendoredFinder.find_spec _Pair.__init__ _Pair.close _absent_register
-_build_time _client_make _command_find _component_lines _config_apply _config_default _config_load
-_container_command _container_image _container_names _created_ns _day_number _domain_split
-_exited_codes _flag_default _flag_set _flags_table _handler_run _help_command _id_shown _image_row
-_is_domain _is_host_label _is_older _is_path_component _is_version _later_register _list_mark
-_month_days _nargs_check _parse_or_usage _quote_char _refusal _refuse _reply_check _request
-_route_match _run _run_id _server_version _shared _shown_name _since_text _store_claim
-_store_connect _streams_prepare _tag_key _take_long _terminal_width _time_calendar _time_split
-_top_check _use_line _wrap ago boot_id cli_main client_local client_version cmd_ps cmd_version
-columns_align command command_flags config_directory config_read container_settle containers_text
-duration_parse ellipsis file_read filter_bool filters_check filters_parse flag_kind flags_parse
-flush_output get_containers get_version help_flags http_dispatch id_short image_get json_parse
-list_filters_check list_select main main_exit network_ids networks_show orphans_find output_write
-platform_host ports_text program_name quote record_list reference_parse reference_tagged roots_find
-route route_find sqlite_module state_text summary_show text_width time_now time_parse
-vendored_install version_build version_text version_tuple
+Show.__init__ Store.__init__ Store._free_take Store.db Store.path Store.row Store.rows
+Store.run_path VendoredFinder.__init__ VendoredFinder.find_spec _Pair.__init__ _Pair.close
+_absent_register _build_time _client_make _command_find _component_lines _config_apply
+_config_default _config_load _container_command _container_image _container_names _created_ns
+_day_number _domain_split _exited_codes _flag_default _flag_set _flags_table _handler_run
+_help_command _id_shown _image_row _is_domain _is_host_label _is_older _is_path_component
+_is_version _later_register _list_mark _month_days _nargs_check _parse_or_usage _quote_char _refusal
+_refuse _reply_check _request _route_match _run _run_id _server_version _shared _shown_name
+_since_text _store_claim _store_connect _streams_prepare _tag_key _take_long _terminal_width
+_time_calendar _time_split _top_check _update_refusal _use_line _wrap ago boot_id cli_main
+client_local client_version cmd_ps cmd_version columns_align command command_flags config_directory
+config_read container_settle containers_text duration_parse ellipsis file_read filter_bool
+filters_check filters_parse flag_kind flags_parse flush_output get_containers get_version help_flags
+http_dispatch id_short image_get json_parse list_filters_check list_select main main_exit
+network_ids networks_show orphans_find output_write platform_host ports_text program_name quote
+record_list reference_parse reference_tagged roots_find route route_find sqlite_module state_text
+summary_show text_width time_now time_parse vendored_install version_build version_text
+version_tuple
 """, """
-ApiClient.hijack ApiClient.post ApiClient.wait Body.json Containers._modes_resolve
-Containers._running Containers.create Containers.expect Containers.find Containers.launch
-Containers.running Containers.start Demultiplexer.__init__ FrameReader.__init__ Image.platform
-Image.settings Images.for_container LocalTransport.expect LocalTransport.hijack Pump.__init__
-Pump._loop Pump._receive Pump.run Request.has_body Request.hijack Request.json Request.take
-Store.lock Store.write Waiter.__init__ Waiter.fileno Waiter.result _CidFile.__init__ _CidFile.keep
-_Pair._open _Pair.hijack _Pair.take _Write.__enter__ _Write.__exit__ _Write.__init__ _actor
-_add_network _arg_since _attach _attached_start _body_attach _body_devices _body_health _body_limits
-_body_networks _body_ports _body_process _body_restart _body_security _body_storage
+ApiClient.hijack ApiClient.post ApiClient.wait Body.json Containers._create
+Containers._modes_resolve Containers._running Containers.create Containers.expect Containers.find
+Containers.launch Containers.running Containers.start Demultiplexer.__init__ FrameReader.__init__
+Image.platform Image.settings Images.for_container LocalTransport.expect LocalTransport.hijack
+Pump.__init__ Pump._loop Pump._receive Pump.run Request.has_body Request.hijack Request.json
+Request.take Store.lock Store.write Waiter.__init__ Waiter.fileno Waiter.result _CidFile.__init__
+_CidFile.keep _Pair._open _Pair.hijack _Pair.take _Write.__enter__ _Write.__exit__ _Write.__init__
+_actor _add_network _arg_since _attach _attached_start _body_attach _body_devices _body_health
+_body_limits _body_networks _body_ports _body_process _body_restart _body_security _body_storage
 _capabilities_verify _command_line _config_verify _cpu_verify _create _create_checked _endpoint
 _endpoint_verify _env_merge _event_files _exec_pump _execs_sweep _exit_status _hijacker _host_fill
 _host_verify _hosts_text _is_user_defined _items_check _json_encoder _memory_verify _modes_check
