@@ -9010,10 +9010,10 @@ def launcher_main(run: str, name: str) -> None:
         _launcher_preload()
     except ImportError as missing:
         _launcher_refuse(listener, module_missing(missing))
-    os.read(4, 1)                          # its end: this process is in its cgroup, as forks will
-    os.close(4)
     launcher = Launcher(run, name, listener)
     heap_settle(run)
+    os.read(4, 1)                          # its end: this process is in its cgroup, as forks will
+    os.close(4)
     launcher.serve()
     os._exit(0)
 
