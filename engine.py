@@ -5609,16 +5609,17 @@ class Cgroup:
                 "pids_stats": _pids_stats(self), "blkio_stats": _blkio_stats(self)}
 
 
-def cgroup_enter_leaf(name: str, pid: int = 0) -> list[str]:
-    """Move a process with one thread (0: this one) into the cgroup `name`, made if missing.
+def cgroup_enter_leaf(name: str, v2: bool = True) -> list[str]:
+    """Move this process, which has one thread, into the cgroup `name`, made if missing; warnings.
 
-    Gives warnings. In v2, and in v1 for another process, the kernel lets the writer wait 10 ms.
+    Without `v2` in v1 hierarchies alone: in v2 the kernel lets the writer wait 10 ms, so that it is
+    better to be born there (ns_clone).
     """
     cgroup = cgroup_paths(name)
     warnings = cgroup.create(fresh=False)
-    for fd in cgroup.tasks_fds(v2=True):
+    for fd in cgroup.tasks_fds(v2):
         try:
-            os.write(fd, b"%d" % pid)
+            os.write(fd, b"0")
         except OSError as refused:
             warnings.append(f"cannot join the cgroup {name}: {refused.strerror}")
         finally:
@@ -8996,14 +8997,7 @@ def _interpreter_sealed() -> int:
 
 def launcher_main(run: str, name: str) -> None:
     """Serve requests on descriptor 3 until there has been no child for LAUNCHER_IDLE seconds."""
-    moved, _ = os.pipe()                   # the other end closes with the process below
-    pid = os.fork()
-    if pid:
-        # The kernel lets whoever moves a process wait; this one has nothing else to do.
-        for warning in cgroup_enter_leaf(LAUNCHER_CGROUP, pid):
-            os.write(2, f"engine: launcher: {warning}\n".encode())
-        os._exit(0)
-    os.dup2(moved, 4)
+    _launcher_fork()
     listener = _socket.socket(fileno=3)
     try:
         _launcher_detach()
@@ -9012,10 +9006,23 @@ def launcher_main(run: str, name: str) -> None:
         _launcher_refuse(listener, module_missing(missing))
     launcher = Launcher(run, name, listener)
     heap_settle(run)
-    os.read(4, 1)                          # its end: this process is in its cgroup, as forks will
-    os.close(4)
     launcher.serve()
     os._exit(0)
+
+
+def _launcher_fork() -> None:
+    """Go on as process 1's child, in the launcher's own cgroup."""
+    leaf = cgroup_paths(LAUNCHER_CGROUP)
+    leaf.create(fresh=False)                # its warnings come again below
+    v2 = leaf.v2_fd()
+    try:
+        pid = ns_clone(0, v2)
+    except OSError:                         # a kernel before 5.7, or nobody may be born there
+        v2, pid = None, ns_clone(0)
+    if pid:
+        os._exit(0)
+    for warning in cgroup_enter_leaf(LAUNCHER_CGROUP, v2=v2 is None):
+        os.write(2, f"engine: launcher: {warning}\n".encode())
 
 
 def heap_settle(run: str = "") -> None:
@@ -9137,7 +9144,7 @@ def _launcher_detach() -> None:
     import resource
     os.chdir("/")
     os.umask(0o022)
-    sys_close_range(5, 0xFFFFFFFF, 0)
+    sys_close_range(4, 0xFFFFFFFF, 0)
     process_name("engine:launcher")
     for step in (lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
                  lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
