@@ -8785,10 +8785,8 @@ def _copies_drop(image: MemoryImage) -> None:
 #     session or service that started it does not end them.
 
 LAUNCHER_IDLE = 60.0          # s; how long it stays when it has no child
-LAUNCHER_REST = 0.5           # s without a request, after which spare memory is given back
-#: Functions and types that monitors use all the time.
-SPECIALISED = ("Attached.push", "LogWriter._lines", "LogWriter._part", "LogWriter.write",
-               "Loop.turn", "Stdio._ready", "Stdio._take")
+LAUNCHER_REST = 0.05          # s without a request, after which spare memory is given back
+#: What monitors look names up in.
 MONITOR_TYPES = ("Attached", "Born", "Birth", "Cgroup", "Hierarchies", "Launcher", "Libc",
                  "LogWriter", "Loop", "MemoryImage", "Monitor", "RawCall", "Restarts", "Stdio",
                  "Store", "lock_file")
@@ -9053,8 +9051,7 @@ def _code_settle(gc: Any) -> None:
 
     A type gets its version at its first lookup, and the cache of lookups counts references to the
     names in it. CPython 3.11 counts a function's first eight calls in its code, to specialise it
-    then; zero stops the count, so code stays as it is, but for what is called for every chunk of
-    output.
+    then; zero stops the count, and the code stays as it is.
     """
     counts = sys.version_info[:2] == (3, 11)
     pending, names = [], set()
@@ -9064,8 +9061,7 @@ def _code_settle(gc: Any) -> None:
         elif hasattr(thing, "__code__"):
             if thing.__module__ == __name__:
                 names.update(thing.__code__.co_names)
-            if thing.__qualname__ not in SPECIALISED:
-                pending.append(thing.__code__)
+            pending.append(thing.__code__)
     while pending and counts:
         code = pending.pop()
         pending += [const for const in code.co_consts if hasattr(const, "co_code")]
