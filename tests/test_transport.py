@@ -441,17 +441,23 @@ def server_tls(**options):
     return context
 
 
+def shout_back(sock):
+    """Upper case of what comes up to a full stop, once the other side has closed its half."""
+    data = b""
+    while not data.endswith(b"."):
+        data += sock.recv(10)
+    while sock.recv(10):
+        pass
+    sock.sendall(data.upper())
+
+
+
 def test_mutual_tls_with_hijack(serve):
     def answer(seen):
         if "attach" not in seen.target:
             return chunked(b'{"a":', b"1}")
         seen.sock.sendall(b"HTTP/1.1 101 UPGRADED\r\n\r\nearly")
-        data = b""
-        while not data.endswith(b"."):
-            data += seen.sock.recv(10)
-        while seen.sock.recv(10):
-            pass
-        seen.sock.sendall(data.upper())
+        shout_back(seen.sock)
         seen.sock.unwrap()
         return None
 
@@ -529,12 +535,7 @@ def test_ssh_carries_requests_and_streams(fake_ssh, tmp_path):
         if "attach" not in seen.target:
             return reply(body=b"7")
         seen.sock.sendall(b"HTTP/1.1 101 UPGRADED\r\n\r\n")
-        data = b""
-        while not data.endswith(b"."):
-            data += seen.sock.recv(10)
-        while seen.sock.recv(10):
-            pass
-        seen.sock.sendall(data.upper())
+        shout_back(seen.sock)
         return None
 
     join = put_program(tmp_path, "join.py", JOIN)
