@@ -97,6 +97,7 @@ HOT_SECTIONS = (
     "paths",
     "syscalls",
     "launcher",
+    "rootfs",
     "init",
 )
 #: What the launcher loads before it serves, with all that these may ever run: the launcher itself

@@ -36,7 +36,8 @@ RUNTIME     an OCI configuration becomes a process
     spec            Docker Config + HostConfig -> OCI config.json and the monitor's start plan; pure
     sharing         a fork gives back the pages that it copied and did not change
     launcher        the warm process: hello, fork by role, idle end; roles register by @role
-    init            inside the container: from clone to execve
+    rootfs          inside the container: its root, what is mounted into it, what is hidden
+    init            inside the container: from clone to execve, and who the process is
     entering        a second process beside the first: from the host into a container
     runtime         from a start plan to a waiting init, and a second process beside it
     logs            log drivers: write, rotate, follow
@@ -4359,6 +4360,8 @@ def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
 
 O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
+PROC_MAGIC, DEVPTS_MAGIC = 0x9FA0, 0x1CD1      # statfs(2)
+
 IN_MODIFY = 0x2
 IN_CLOSE_WRITE = 0x8
 IN_MOVED_FROM = 0x40
@@ -4389,6 +4392,13 @@ def path_make(root_fd: int, path: str, is_dir: bool = True, mode: int = 0o755) -
     finally:
         os.close(above)
     return open_in_root(root_fd, path, os.O_PATH)
+
+
+def fs_magic(fd: int) -> int:
+    """Which kind of file system a descriptor's file is on: one of the numbers of statfs(2)."""
+    buffer = sys_buffer(256)
+    sys_fstatfs(fd, buffer)
+    return struct.unpack_from("@L", buffer.raw)[0] & 0xFFFFFFFF
 
 
 _XATTR_SIZE_MAX = 65536         # of a value, and of all names of a file: xattr(7)
@@ -5536,7 +5546,7 @@ class Cgroup:
         rounds = 0
         while True:
             if not self.put("freezer", "freezer.state", "cgroup.freeze", ("FROZEN", "1")):
-                raise EngineError("cannot pause: this machine has no freezer cgroup")
+                raise Unsupported("cannot pause: this machine has no freezer cgroup")
             if self.is_frozen():
                 return
             if time.monotonic() > deadline:
@@ -5913,6 +5923,9 @@ def _limit_unified(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None
             _write(f"{cgroup.v2}/{name}", line)
 
 
+DEVICES_FREE = "this kernel cannot restrict devices by cgroup"
+
+
 def _limit_devices(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
     """The rules of OCI `devices`, in order; without any nothing is changed."""
     rules = resources.get("devices")
@@ -5933,7 +5946,7 @@ def _limit_devices(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None
     except OSError as refused:
         if refused.errno not in (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.ENOENT):
             raise
-    warnings.append("this kernel cannot restrict devices by cgroup")
+    warnings.append(DEVICES_FREE)
 
 
 LIMIT_STEPS = (
@@ -6996,7 +7009,7 @@ def pty_open(devpts: str | int = "/dev/ptmx") -> tuple[int, int]:
     """
     flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
     if isinstance(devpts, int):
-        master = os.open("ptmx", flags, dir_fd=devpts)
+        master = os.open("ptmx", flags | os.O_NOFOLLOW, dir_fd=devpts)
     else:
         master = os.open(devpts, flags)
     try:
@@ -8980,17 +8993,32 @@ def _spawned_reap(pid: int) -> None:
 
 
 def _interpreter_sealed() -> int:
-    """A descriptor of the interpreter on a read-only detached mount; -1 where there is none.
+    """A descriptor of the interpreter that nobody can write through; -1 for an ordinary user.
 
-    What is forked from it has /proc/PID/exe on a mount that nobody can write through: a container
-    that opens it cannot replace the host's interpreter (CVE-2019-5736). Linux 5.12.
+    A container that opens /proc/PID/exe of what is forked from it cannot replace the host's
+    interpreter (CVE-2019-5736). It is on a read-only detached mount; Linux < 5.12 gets a copy.
     """
+    path = os.path.realpath(sys.executable)
     try:
-        fd = mount_clone(os.path.realpath(sys.executable), recursive=False)
-        mount_readonly(fd, recursive=False)
+        fd = mount_clone(path)
+    except PermissionError:
+        return -1
+    try:
+        mount_readonly(fd)
         return fd
     except OSError:
-        return -1
+        os.close(fd)
+        return _interpreter_copied(path)
+
+
+def _interpreter_copied(path: str) -> int:
+    import fcntl
+    fd = os.memfd_create("python", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(path, "rb") as file:
+        while os.sendfile(fd, file.fileno(), None, 1 << 30):
+            pass
+    fcntl.fcntl(fd, F_ADD_SEALS, F_SEALS)
+    return fd
 
 
 def launcher_main(run: str, name: str) -> None:
@@ -9338,23 +9366,19 @@ class Launcher:
 
 
 # =============================================================================
-# init -- inside the container: from clone to execve
+# rootfs -- inside the container: its root, what is mounted into it, what is hidden
 # =============================================================================
 # Runs in: init.
-# What happens in a new process between clone(2) and execve(2), as a tuple of small steps whose
-# order is the content. There are two such lists: INIT_STEPS for a container's first process, and
-# EXEC_STEPS for one that joins it; they share whatever comes after the root is entered.
-#   - The process is a fork of the monitor. It imports nothing and, once it can see the container's
-#     files, could not: imports_freeze() empties the import machinery, so that no file of the
-#     container is ever run as the host's root.
-#   - It reads its documents (config.json) itself, so that the garbage of parsing dies with it.
+# The steps of an init between the mount namespace that it was born into and the root that the
+# program sees; section init has the list and says when each is taken.
 #   - Files of the container are opened relative to the root's descriptor by
-#     openat2(RESOLVE_IN_ROOT).
-#   - It talks to the monitor over one SEQPACKET socket: "ready" (with the pty's master), or an
-#     error; then it waits for "go". After that nobody listens, so all descriptors but 0 to 2 close.
-#   - A program that was found and cannot be executed is told as Docker's runtime tells it: one
-#     line on the container's stderr and exit code 255.
-# Refs: runtime-spec config.md and config-linux.md, pivot_root(2), capabilities(7), credentials(7).
+#     openat2(RESOLVE_IN_ROOT), and what has been opened is what is mounted on.
+#   - What is read or written for its meaning (/proc/sys, a devpts) is asked first whether it is
+#     what it seems to be: with volumes, somebody else may have had a hand in every path.
+#   - Once the container's files can be seen, imports_freeze() has emptied the import machinery, so
+#     that none of them is ever run as the host's root.
+# Refs: runtime-spec config.md and config-linux.md, pivot_root(2), runc rootfs_linux.go,
+# CVE-2019-16884, CVE-2019-19921, CVE-2021-30465, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881
 
 # fmt: off
 # runtime-spec config-linux.md, "Default Devices": name, major, minor
@@ -9367,9 +9391,13 @@ DEVICE_LINKS = (
     ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"),
 )
 # fmt: on
+#: What of /proc may be covered: files that lxcfs has its own of (runc checkProcMount).
+PROC_TARGETS = (
+    "/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/slabinfo",
+    "/proc/stat", "/proc/swaps", "/proc/sys/crypto/fips_enabled", "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+)
 S_IFMT, S_IFCHR, S_IFDIR, S_IFIFO = 0o170000, 0o020000, 0o040000, 0o010000     # inode(7)
-PASSWD_SIZE = 16 << 20          # bytes of the image's /etc/passwd and /etc/group that are read
-ID_MAX = (1 << 31) - 1
 
 
 class InitError(EngineError):
@@ -9393,12 +9421,14 @@ class Birth:
     `names` the OCI names of the namespaces that are new (none for a second process), `joins` pairs
     of name and descriptor of those to enter, `tasks` the files of v1 cgroups to write oneself into,
     `cgroup` the directory of the v2 one to be born in, `root` the detached root mount. A second
-    process has `document`, a descriptor, instead of a bundle.
+    process has `document`, a descriptor, instead of a bundle. `nodev`: no cgroup keeps the
+    container from the host's devices, so device files count nowhere but in /dev, and it can make
+    none.
     """
 
     __slots__ = ("bundle", "cgroup", "channel", "document", "gid", "groups", "home", "joins",
-                 "layers", "names", "process", "program", "root", "rows_columns", "slave", "spec",
-                 "stdio", "tasks", "terminal", "uid", "upper", "work")
+                 "layers", "names", "nodev", "process", "program", "root", "rows_columns", "slave",
+                 "spec", "stdio", "tasks", "terminal", "uid", "upper", "work")
     if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
@@ -9419,108 +9449,6 @@ def imports_freeze() -> None:
     sys.path_importer_cache.clear()
 
 
-def birth_run(birth: Birth, steps: tuple) -> None:
-    """Run the steps and the program; in a new process. Never returns."""
-    try:
-        for step in steps:
-            step(birth)
-    except BaseException as failure:
-        _birth_fail(birth, step.__name__, failure)
-    finally:
-        os._exit(255)
-
-
-def _birth_fail(birth: Birth, step: str, failure: BaseException) -> None:
-    if isinstance(failure, InitError):
-        message, status = str(failure), failure.status
-        exit_code, plain = failure.exit, failure.plain
-    else:
-        text = failure.strerror if isinstance(failure, OSError) else f"{failure!r}"
-        where = f" {failure.filename}" if isinstance(failure, OSError) and failure.filename else ""
-        message, status = f"{step}:{where} {text}", 500
-        exit_code, plain = 125, False
-    answer = {"error": message, "status": status, "exit": exit_code, "plain": plain, "step": step}
-    try:
-        birth.channel.send(json_text(answer).encode("utf-8", "replace"))
-    except OSError:
-        # After "go" nobody listens any more: what went wrong is told where the program would write.
-        os.write(2, f"{message}\n".encode("utf-8", "replace"))
-
-
-# ---- before the root is entered ----------------------------------------------------------------
-
-def init_alone(birth: Birth) -> None:
-    """A session of our own; nobody in the container may look into us (ptrace(2), /proc/PID/fd)."""
-    sys_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    os.setsid()
-    process_name("engine:init")
-
-
-def init_cgroup(birth: Birth) -> None:
-    """Move into the container's cgroup; its namespace's root is the cgroup at that moment."""
-    for fd in birth.tasks:
-        os.write(fd, b"0")
-
-
-def init_cgroup_namespace(birth: Birth) -> None:
-    """CLONE_NEWCGROUP comes after the move, never with the clone: cgroup_namespaces(7)."""
-    if "cgroup" in birth.names:
-        ns_unshare(CLONE_NEWCGROUP)
-
-
-def init_join(birth: Birth) -> None:
-    """Enter the namespaces that are shared with another container."""
-    for name, fd in birth.joins:
-        if name != "pid":                   # the monitor entered it before the clone
-            ns_join(fd, name)
-        os.close(fd)
-
-
-def init_read(birth: Birth) -> None:
-    """config.json of the bundle."""
-    birth.spec = json_parse(file_read(birth.bundle + "/config.json"))
-    birth.process = process_check(birth.spec["process"])
-
-
-def process_check(process: dict) -> dict:
-    """The OCI process again; InitError for what execve(2) and chdir(2) cannot be given."""
-    for entry in process["env"]:
-        if entry.startswith("="):
-            raise init_refuse(f"environment variable name can't be empty: {quote(entry)}", 125)
-    for what, texts in (("environment variable", process["env"]), ("argument", process["args"]),
-                        ("working directory", [process["cwd"]])):
-        for text in texts:
-            if "\0" in text:
-                raise init_refuse(f"{what} can't contain null(\\x00): {quote(text)}", 125)
-    return process
-
-
-def init_title(birth: Birth) -> None:
-    """--init: what will stay as process 1 has the command line that Docker's has, not ours.
-
-    Here, as only the host's root may set it.
-    """
-    if birth.process.get("init"):
-        process_title(["/sbin/docker-init", "--", *birth.process["args"]])
-
-
-def init_network(birth: Birth) -> None:
-    """A new network namespace has nothing but a loopback that is down."""
-    if "network" in birth.names:
-        loopback_up()
-
-
-def init_hostname(birth: Birth) -> None:
-    """Names of a UTS namespace of our own."""
-    if "uts" in birth.names:
-        name = birth.spec.get("hostname", "").encode()
-        if name:
-            sys_sethostname(name, len(name))
-        domain = birth.spec.get("domainname", "").encode()
-        if domain:
-            sys_setdomainname(domain, len(domain))
-
-
 def init_root_attach(birth: Birth) -> None:
     """Put the root's detached mount into this mount namespace, which no longer reports to the
     host's.
@@ -9528,18 +9456,20 @@ def init_root_attach(birth: Birth) -> None:
     mount_propagation("/", MS_SLAVE | MS_REC)
     if birth.root >= 0:
         mount_attach(birth.root, AT_FDCWD, birth.bundle)
-        return
-    # Linux < 6.5 with many layers: the old call, whose options must fit in a page.
-    overlay_mount_legacy(birth.layers[0], birth.layers[1], birth.upper, birth.work,
-                         target=birth.bundle)
-    birth.root = os.open(birth.bundle, O_DIR)
+    else:
+        # Linux < 6.5 with many layers: the old call, whose options must fit in a page.
+        overlay_mount_legacy(birth.layers[0], birth.layers[1], birth.upper, birth.work,
+                             target=birth.bundle)
+        birth.root = os.open(birth.bundle, O_DIR)
+    if birth.nodev:
+        mount_attrs(birth.root, set=MOUNT_ATTR_NODEV)
 
 
 def init_mounts(birth: Birth) -> None:
     """The spec's mounts in their order, each onto a target that cannot be outside the root."""
     for mount in birth.spec["mounts"]:
         try:
-            _mount_put(birth.root, mount)
+            _mount_put(birth, mount)
         except OSError as refused:
             if "optional" in mount.get("options", ()):
                 continue
@@ -9547,13 +9477,15 @@ def init_mounts(birth: Birth) -> None:
             raise init_refuse(f"{text}: {refused.strerror}", 125) from None
 
 
-def _mount_put(root: int, mount: dict) -> None:
+def _mount_put(birth: Birth, mount: dict) -> None:
+    root, kind = birth.root, mount["type"]
     options = [word for word in mount.get("options", ()) if word != "optional"]
-    kind = mount["type"]
     if kind == "bind":
+        options += ["rnodev"] if birth.nodev else []
         parsed = mount_options_parse([word for word in options if word not in ("bind", "rbind")])
         source = _source_clone(mount, "rbind" in options)
-        target = path_make(root, mount["destination"], _is_dir(os.fstat(source).st_mode))
+        target = path_make(root, mount["destination"], mode_is_dir(os.fstat(source).st_mode))
+        _mount_check(root, target, mount["destination"], fs_magic(source) == PROC_MAGIC)
         late = not _attrs_settle(source, parsed)
         mount_attach(source, target)
         if late:
@@ -9561,6 +9493,9 @@ def _mount_put(root: int, mount: dict) -> None:
         os.close(source)
     else:
         target = path_make(root, mount["destination"])
+        _mount_check(root, target, mount["destination"], kind == "proc")
+        if kind in ("proc", "sysfs"):
+            _mount_plain(root, mount)
         if kind == "cgroup":
             _cgroup_put(target, options)
         else:
@@ -9568,6 +9503,34 @@ def _mount_put(root: int, mount: dict) -> None:
             mount_attach(fd, target)
             os.close(fd)
     os.close(target)
+
+
+def _mount_check(root: int, target: int, destination: str, is_proc: bool) -> None:
+    """Refuse to cover the root or a part of /proc, also where a link leads there, as runc does.
+
+    What is in /proc decides what of it is masked, and is written to by us (CVE-2019-16884,
+    CVE-2025-52881). The target is the opened one: it stays what it is here.
+    """
+    base, path = (os.readlink(f"/proc/self/fd/{fd}") for fd in (root, target))
+    path = path[len(base):]
+    text = f"create mountpoint for {destination} mount: "
+    if not path:
+        raise OSError(errno.EBUSY, text + "mountpoint \"/\" is on the top of rootfs")
+    text += f"check proc-safety of {destination} mount: {quote(path)} cannot be mounted because it"
+    if path == "/proc" and not is_proc:
+        raise OSError(errno.EPERM, text + " is not of type proc")
+    if path.startswith("/proc/") and path not in PROC_TARGETS:
+        raise OSError(errno.EPERM, text + " is inside /proc")
+
+
+def _mount_plain(root: int, mount: dict) -> None:
+    """proc and sysfs go where their path says; a link could be exchanged later (CVE-2019-19921)."""
+    fd = open_in_root(root, mount["destination"], os.O_PATH | os.O_NOFOLLOW)
+    mode = os.fstat(fd).st_mode
+    os.close(fd)
+    if not mode_is_dir(mode):
+        text = f"filesystem {quote(mount['type'])} must be mounted on ordinary directory"
+        raise OSError(errno.ENOTDIR, text)
 
 
 def _source_clone(mount: dict, recursive: bool) -> int:
@@ -9691,7 +9654,9 @@ def init_terminal(birth: Birth) -> None:
     pts = path_make(birth.root, "/dev/pts")
     devpts = os.open(".", O_DIR, dir_fd=pts)
     os.close(pts)
-    birth.terminal, number = pty_open(devpts)
+    if fs_magic(devpts) != DEVPTS_MAGIC:
+        raise init_refuse("/dev/pts is not a devpts", 125)
+    birth.terminal, _ = pty_open(devpts)
     os.close(devpts)
     birth.slave = pty_slave(birth.terminal)
     if birth.rows_columns and any(birth.rows_columns):
@@ -9699,10 +9664,10 @@ def init_terminal(birth: Birth) -> None:
     if birth.names is None:
         return                              # a second process: /dev/console is the first one's
     console = path_make(birth.root, "/dev/console", False)
-    slave = open_in_root(birth.root, f"/dev/pts/{number}", os.O_PATH)
-    fd = mount_clone(slave)
+    _mount_check(birth.root, console, "/dev/console", False)
+    fd = mount_clone(birth.slave)           # not by its name, which may be a link (CVE-2025-52565)
     mount_attach(fd, console)
-    for done in (fd, slave, console):
+    for done in (fd, console):
         os.close(done)
 
 
@@ -9711,7 +9676,7 @@ def init_cwd_make(birth: Birth) -> None:
     cwd = birth.process["cwd"]
     try:
         made = path_make(birth.root, cwd)
-        is_dir = _is_dir(os.fstat(made).st_mode)
+        is_dir = mode_is_dir(os.fstat(made).st_mode)
         os.close(made)
         if not is_dir:
             raise init_refuse(f"Cannot mkdir: {cwd} is not a directory", 125, plain=True)
@@ -9725,6 +9690,8 @@ def init_sysctl(birth: Birth) -> None:
         path = "/proc/sys/" + key.replace(".", "/")
         try:
             fd = open_in_root(birth.root, path, os.O_WRONLY)
+            if fs_magic(fd) != PROC_MAGIC:  # CVE-2025-52881
+                raise OSError(errno.EPERM, "not on a procfs")
             os.write(fd, str(value).encode())
             os.close(fd)
         except OSError as refused:
@@ -9770,7 +9737,7 @@ def init_paths_hide(birth: Birth) -> None:
         target = _path_if_there(birth.root, path)
         if target < 0:
             continue
-        if _is_dir(os.fstat(target).st_mode):
+        if mode_is_dir(os.fstat(target).st_mode):
             cover = mount_new("tmpfs", ["ro", "size=0", "mode=555"])
         else:
             cover = mount_clone(null)
@@ -9787,8 +9754,131 @@ def _path_if_there(root: int, path: str) -> int:
         return -1
 
 
-def _is_dir(mode: int) -> bool:
+def mode_is_dir(mode: int) -> bool:
+    """True for the mode of a directory: inode(7)."""
     return mode & S_IFMT == S_IFDIR
+
+
+# =============================================================================
+# init -- inside the container: from clone to execve, and who the process is
+# =============================================================================
+# Runs in: init.
+# What happens in a new process between clone(2) and execve(2), as a tuple of small steps whose
+# order is the content. There are two such lists: INIT_STEPS for a container's first process, and
+# EXEC_STEPS for one that joins it; they share whatever comes after the root is entered.
+#   - The process is a fork of the monitor. It imports nothing and, once it can see the container's
+#     files, could not (section rootfs).
+#   - It reads its documents (config.json) itself, so that the garbage of parsing dies with it.
+#   - It talks to the monitor over one SEQPACKET socket: "ready" (with the pty's master), or an
+#     error; then it waits for "go". After that nobody listens, so all descriptors but 0 to 2 close.
+#   - A program that was found and cannot be executed is told as Docker's runtime tells it: one
+#     line on the container's stderr and exit code 255.
+# Refs: runtime-spec config.md and config-linux.md, pivot_root(2), capabilities(7), credentials(7).
+
+PASSWD_SIZE = 16 << 20          # bytes of the image's /etc/passwd and /etc/group that are read
+ID_MAX = (1 << 31) - 1
+
+
+def birth_run(birth: Birth, steps: tuple) -> None:
+    """Run the steps and the program; in a new process. Never returns."""
+    try:
+        for step in steps:
+            step(birth)
+    except BaseException as failure:
+        _birth_fail(birth, step.__name__, failure)
+    finally:
+        os._exit(255)
+
+
+def _birth_fail(birth: Birth, step: str, failure: BaseException) -> None:
+    if isinstance(failure, InitError):
+        message, status = str(failure), failure.status
+        exit_code, plain = failure.exit, failure.plain
+    else:
+        text = failure.strerror if isinstance(failure, OSError) else f"{failure!r}"
+        where = f" {failure.filename}" if isinstance(failure, OSError) and failure.filename else ""
+        message, status = f"{step}:{where} {text}", 500
+        exit_code, plain = 125, False
+    answer = {"error": message, "status": status, "exit": exit_code, "plain": plain, "step": step}
+    try:
+        birth.channel.send(json_text(answer).encode("utf-8", "replace"))
+    except OSError:
+        # After "go" nobody listens any more: what went wrong is told where the program would write.
+        os.write(2, f"{message}\n".encode("utf-8", "replace"))
+
+
+# ---- before the root is entered ----------------------------------------------------------------
+
+def init_alone(birth: Birth) -> None:
+    """A session of our own; nobody in the container may look into us (ptrace(2), /proc/PID/fd)."""
+    sys_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    os.setsid()
+    process_name("engine:init")
+
+
+def init_cgroup(birth: Birth) -> None:
+    """Move into the container's cgroup; its namespace's root is the cgroup at that moment."""
+    for fd in birth.tasks:
+        os.write(fd, b"0")
+
+
+def init_cgroup_namespace(birth: Birth) -> None:
+    """CLONE_NEWCGROUP comes after the move, never with the clone: cgroup_namespaces(7)."""
+    if "cgroup" in birth.names:
+        ns_unshare(CLONE_NEWCGROUP)
+
+
+def init_join(birth: Birth) -> None:
+    """Enter the namespaces that are shared with another container."""
+    for name, fd in birth.joins:
+        if name != "pid":                   # the monitor entered it before the clone
+            ns_join(fd, name)
+        os.close(fd)
+
+
+def init_read(birth: Birth) -> None:
+    """config.json of the bundle."""
+    birth.spec = json_parse(file_read(birth.bundle + "/config.json"))
+    birth.process = process_check(birth.spec["process"])
+
+
+def process_check(process: dict) -> dict:
+    """The OCI process again; InitError for what execve(2) and chdir(2) cannot be given."""
+    for entry in process["env"]:
+        if entry.startswith("="):
+            raise init_refuse(f"environment variable name can't be empty: {quote(entry)}", 125)
+    for what, texts in (("environment variable", process["env"]), ("argument", process["args"]),
+                        ("working directory", [process["cwd"]])):
+        for text in texts:
+            if "\0" in text:
+                raise init_refuse(f"{what} can't contain null(\\x00): {quote(text)}", 125)
+    return process
+
+
+def init_title(birth: Birth) -> None:
+    """--init: what will stay as process 1 has the command line that Docker's has, not ours.
+
+    Here, as only the host's root may set it.
+    """
+    if birth.process.get("init"):
+        process_title(["/sbin/docker-init", "--", *birth.process["args"]])
+
+
+def init_network(birth: Birth) -> None:
+    """A new network namespace has nothing but a loopback that is down."""
+    if "network" in birth.names:
+        loopback_up()
+
+
+def init_hostname(birth: Birth) -> None:
+    """Names of a UTS namespace of our own."""
+    if "uts" in birth.names:
+        name = birth.spec.get("hostname", "").encode()
+        if name:
+            sys_sethostname(name, len(name))
+        domain = birth.spec.get("domainname", "").encode()
+        if domain:
+            sys_setdomainname(domain, len(domain))
 
 
 # ---- who the process is
@@ -9959,6 +10049,9 @@ def init_confine(birth: Birth) -> None:
     """
     process = birth.process
     caps = process["capabilities"]
+    if birth.nodev:
+        caps = {kind: [name for name in names if name != "CAP_MKNOD"]
+                for kind, names in caps.items()}
     quiet = process.get("noNewPrivileges")
     seccomp = birth.spec["linux"].get("seccomp")
     if quiet:
@@ -10022,7 +10115,7 @@ def _program_check(path: str) -> tuple | None:
     except OSError as refused:
         code = 126 if refused.errno == errno.EACCES else 127
         return f"stat {path}: {refused.strerror.lower()}", code
-    if _is_dir(mode):
+    if mode_is_dir(mode):
         return "is a directory", 126
     if not os.access(path, os.X_OK, effective_ids=True):
         return "permission denied", 126
@@ -10245,9 +10338,11 @@ class Born:
     It waits for `release`; when that never comes, it ends.
     """
 
-    __slots__ = ("channel", "pid", "pins", "stderr", "stdin", "stdout", "terminal", "warnings")
+    __slots__ = ("channel", "nodev", "pid", "pins", "stderr", "stdin", "stdout", "terminal",
+                 "warnings")
 
-    def __init__(self, channel: _socket.socket) -> None:
+    def __init__(self, channel: _socket.socket, nodev: bool = False) -> None:
+        self.nodev = nodev
         self.channel = channel
         self.pid = self.stdin = self.stdout = self.stderr = self.terminal = -1
         self.pins: dict = {}
@@ -10275,6 +10370,7 @@ def runtime_start(plan: dict) -> Born:
     try:
         cgroup = cgroup_paths(plan["cgroup"])
         warnings = cgroup.create() + cgroup.limit(plan["resources"])
+        birth.nodev = DEVICES_FREE in warnings
         birth.tasks = cgroup.tasks_fds()
         birth.cgroup = cgroup.v2_fd()
         held += birth.tasks + ([] if birth.cgroup is None else [birth.cgroup])
@@ -10305,18 +10401,19 @@ def runtime_start(plan: dict) -> Born:
             os.close(fd)
 
 
-def runtime_exec(document: int, pins: dict, cgroup: Cgroup, *, tty: bool, open_stdin: bool,
+def runtime_exec(document: int, first: Born, cgroup: Cgroup, *, tty: bool, open_stdin: bool,
                  size: list | None = None) -> Born:
     """Bear a second process beside a container's first, from a document {"process", "linux"}.
 
-    `document` is a descriptor of its JSON, `pins` the namespaces' descriptors of the first process,
-    `cgroup` its cgroup. Raises EngineError with Docker's text.
+    `document` is a descriptor of its JSON, `cgroup` the first one's cgroup. Raises EngineError with
+    Docker's text.
     """
     birth = Birth()
+    birth.nodev = first.nodev
     birth.document = document
     birth.terminal = tty
     birth.rows_columns = size
-    birth.joins = list(pins.items())
+    birth.joins = list(first.pins.items())
     held: list = []
     try:
         birth.tasks = cgroup.tasks_fds()
@@ -10375,7 +10472,7 @@ def _root_prepare(birth: Birth, plan: dict) -> None:
 
 def _bear(birth: Birth, flags: int, steps: tuple, open_stdin: bool) -> Born:
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    born = Born(ours)
+    born = Born(ours, bool(birth.nodev))
     birth.channel = theirs
     _stdio_open(birth, born, open_stdin)
     try:
@@ -10462,6 +10559,7 @@ def _ready_wait(channel: _socket.socket, born: Born, splits: bool) -> None:
             born.warnings.append(answer["warning"])
             continue
         if "pid" in answer:                 # exec_split: the one that we made is gone
+            _child_check(answer["pid"])
             os.waitpid(born.pid, 0)
             born.pid = answer["pid"]
             splits = False
@@ -10469,6 +10567,15 @@ def _ready_wait(channel: _socket.socket, born: Born, splits: bool) -> None:
         failure = init_refuse(answer["error"], answer["exit"], answer["plain"])
         failure.status = answer["status"]
         raise failure
+
+
+def _child_check(pid: int) -> None:
+    """A container's tracer may have taken the channel and name any process of the host as its own.
+    """
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, OverflowError, TypeError):
+        raise init_refuse("the process named a successor that is none", 125) from None
 
 
 def _born_drop(born: Born) -> None:
@@ -17402,7 +17509,7 @@ class Monitor(Loop):
 
     def exec_begin(self, stdio: Stdio, message: dict, document: int, *, client: int = -1) -> int:
         """Start a second process with these streams; its pid."""
-        born = runtime_exec(document, self._born.pins, self.cgroup, tty=stdio.tty,
+        born = runtime_exec(document, self._born, self.cgroup, tty=stdio.tty,
                             open_stdin=stdio.takes_input, size=message.get("size"))
         born.release()
         stdio.started = time.time_ns()
@@ -20313,7 +20420,7 @@ def _freeze(engine: Engine, c: Container) -> bool:
     try:
         engine.containers.pause(c.id)
         return True
-    except Conflict:                    # it has just ended, or somebody was quicker
+    except (Conflict, Unsupported):     # it has just ended, or somebody was quicker; no freezer
         return False
 
 
