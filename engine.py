@@ -27,7 +27,9 @@ KERNEL      Linux as Python; has never heard of containers
     confine         capabilities, resource limits, no_new_privs
     seccomp         system call filters: profiles, tables of numbers, programs
     terminals       pty pairs, window size, raw mode, passing descriptors
-    netlink         links by hand: bring the loopback up
+    netlink         rtnetlink by hand: messages, a batch and its answers, dumps
+    addresses       IP addresses and prefixes as text, bytes and numbers; pure
+    links           network interfaces: bridges, pairs into a container, addresses, routes
 RUNTIME     an OCI configuration becomes a process
     events          the journal of what happened; any process appends, any process follows
     limits          resource limits of a HostConfig: Docker's checks, and what this host can keep
@@ -54,12 +56,17 @@ CONTENT     bytes that have a digest
     harvest         an image made of the host's own programs: ELF closure and data files
 OBJECTS     the things users name
     records         containers as rows: names, state transitions by compare-and-set
+    networks        rows of networks, their subnets and leases: who has which address
+    firewall        packet filter and address translation of networks
+    ports           published ports of containers
+    resolver        names of other containers: the DNS server of a container's monitor
     stdio           a process's streams between pipes or a pty, a log, and attached clients
     health          a container's health check: when to run it, and what its results mean
     restarts        when a container that ended starts again: policies and back-off
     monitor         one watcher process per container: stdio, exec, wait, exit
     processes       what `top` shows: ps without a ps, from /proc
     repair          what a process that died left half done, put in order by the next one
+    endpoints       a container's place in its networks: leases, links, names, routes
     views           a container as clients see it: inspect, lists and their filters
     containers      create, start, stop, kill, pause, remove, rename, prune, list, top, diff
     execs           second processes in a container, attach, wait and logs: what ends in a stream
@@ -3617,7 +3624,7 @@ def _is_dir_at(parent: int, name: str) -> bool:
 # Documents (configurations) are JSON columns; what is filtered or changed alone is a column.
 # Times are integers: nanoseconds since the epoch, 0 for never.
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1              # a higher one is refused by builds that do not know it
 CONNECTIONS_KEPT = 4            # that no thread uses at the moment
 CONNECTIONS_MOST = 32           # of a process's threads; SQLite never closes the files of the most
 CONNECTIONS_WAIT = 5.0          # s, after which there is one more all the same
@@ -3670,6 +3677,62 @@ CREATE TABLE containers(
   document TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX containers_image ON containers(image);
 """
+#: What was added to SCHEMA since, in order; each entry is a list of statements. Builds that know
+#: fewer go on using the database, so the version stays: application_id counts what has been added.
+SCHEMA_STEPS = (
+    ("""CREATE TABLE networks(
+  id TEXT PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  driver TEXT NOT NULL,
+  created INTEGER NOT NULL,
+  document TEXT NOT NULL) WITHOUT ROWID""",
+     """CREATE TABLE endpoints(
+  container TEXT NOT NULL,
+  network TEXT NOT NULL,
+  position INTEGER NOT NULL,
+  config TEXT NOT NULL,
+  id TEXT NOT NULL DEFAULT '',
+  ipv4 TEXT NOT NULL DEFAULT '',
+  ipv6 TEXT NOT NULL DEFAULT '',
+  mac TEXT NOT NULL DEFAULT '',
+  ifname TEXT NOT NULL DEFAULT '',
+  gateway4 TEXT NOT NULL DEFAULT '',
+  gateway6 TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY(container, network)) WITHOUT ROWID""",
+     "CREATE INDEX endpoints_network ON endpoints(network)",
+     """CREATE TABLE leases(
+  network TEXT NOT NULL,
+  address BLOB NOT NULL,
+  container TEXT NOT NULL,
+  released INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY(network, address)) WITHOUT ROWID""",
+     "CREATE INDEX leases_container ON leases(container)",
+     """CREATE TABLE ports(
+  proto TEXT NOT NULL,
+  host_ip TEXT NOT NULL,
+  host_port INTEGER NOT NULL,
+  container TEXT NOT NULL,
+  network TEXT NOT NULL,
+  ip TEXT NOT NULL,
+  port INTEGER NOT NULL,
+  PRIMARY KEY(proto, host_ip, host_port)) WITHOUT ROWID""",
+     "CREATE INDEX ports_container ON ports(container)",
+     # Whoever writes a container's end gives its addresses and ports back with it.
+     """CREATE TRIGGER containers_end AFTER UPDATE OF state ON containers
+WHEN new.state NOT IN ('starting', 'running', 'paused') BEGIN
+  UPDATE leases SET released = CAST(strftime('%s', 'now') AS INTEGER)
+    WHERE container = new.id AND released = 0;
+  UPDATE endpoints SET id = '', ipv4 = '', ipv6 = '', mac = '', ifname = '', gateway4 = '',
+    gateway6 = '' WHERE container = new.id;
+  DELETE FROM ports WHERE container = new.id;
+END""",
+     """CREATE TRIGGER containers_gone AFTER DELETE ON containers BEGIN
+  UPDATE leases SET released = CAST(strftime('%s', 'now') AS INTEGER)
+    WHERE container = old.id AND released = 0;
+  DELETE FROM endpoints WHERE container = old.id;
+  DELETE FROM ports WHERE container = old.id;
+END"""),
+)
 #: containers.state is one of created, starting, running, paused, exited, removing, dead.
 #: `owner` is "pid start-time" of a running container's first process, or of whoever moves it
 #: through a passing state (starting, removing): the next command can tell whether that lives.
@@ -3875,7 +3938,8 @@ def _store_connect(store: Store) -> Any:
     try:
         db = sqlite.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version < SCHEMA_VERSION:
+        added = db.execute("PRAGMA application_id").fetchone()[0]
+        if version < SCHEMA_VERSION or added < len(SCHEMA_STEPS):
             with store.lock("schema"):     # the change to WAL does not wait for others, it fails
                 _store_create(db)
         elif version > SCHEMA_VERSION:
@@ -3920,6 +3984,11 @@ def _store_create(db: Any) -> None:
             if statement.strip():
                 db.execute(statement)
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    for step in SCHEMA_STEPS[db.execute("PRAGMA application_id").fetchone()[0]:]:
+        for statement in step:
+            db.execute(statement)
+    if db.execute("PRAGMA application_id").fetchone()[0] < len(SCHEMA_STEPS):
+        db.execute(f"PRAGMA application_id={len(SCHEMA_STEPS)}")
     db.execute("COMMIT")
 
 
@@ -4004,13 +4073,18 @@ def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET,
 # the file, which ends with the process however that ends. Without a daemon the values below hold.
 
 CONFIGURATION: dict[str, Any] = {
-    "debug": False, "default-cgroupns-mode": "private", "default-ipc-mode": "private",
+    "bip": "", "bip6": "", "bridge": "",
+    "debug": False, "default-address-pools": [], "default-cgroupns-mode": "private",
+    "default-gateway": "", "default-gateway-v6": "", "default-ipc-mode": "private",
+    "default-network-opts": {},
     "default-shm-size": 64 << 20,       # moby config.DefaultShmSize
     "default-ulimits": [], "dns": [], "dns-opts": [], "dns-search": [],
-    "features": {}, "hosts": [], "http-proxy": "", "https-proxy": "",
-    "init": False, "insecure-registries": [], "labels": [], "live-restore": True,
+    "features": {}, "fixed-cidr": "", "fixed-cidr-v6": "", "host-gateway-ips": [], "hosts": [],
+    "http-proxy": "", "https-proxy": "", "icc": True, "ip": "0.0.0.0", "ip-masq": True,
+    "ipv6": False, "init": False, "insecure-registries": [], "labels": [], "live-restore": True,
     "log-driver": "json-file", "log-opts": {}, "max-concurrent-downloads": 3,
-    "max-concurrent-uploads": 5, "max-download-attempts": 5, "no-new-privileges": False,
+    "max-concurrent-uploads": 5, "max-download-attempts": 5, "mtu": 1500,
+    "no-new-privileges": False,
     "no-proxy": "", "registry-mirrors": [],
     "seccomp": "", "seccomp-profile": "builtin",        # the text of the profile, and its name
     "shutdown-timeout": 15, "tls": False, "tlsverify": False,
@@ -7119,21 +7193,376 @@ def peer_cred(sock: _socket.socket) -> tuple[int, int, int]:
 
 
 # =============================================================================
-# netlink -- links by hand: bring the loopback up
+# netlink -- rtnetlink by hand: messages, a batch and its answers, dumps
 # =============================================================================
-# Runs in: init.   Refs: netdevice(7)
+# Runs in: api, cli, init, worker.   Refs: netlink(7), rtnetlink(7), linux/if_link.h
 #
-# A new network namespace has one link, lo, and it is down. One ioctl brings it up; the kernel
-# itself adds
-# 127.0.0.1 and ::1. Links between namespaces, addresses and routes come with bridge networks.
+# A container's network is a handful of messages: they are encoded here by hand, as importing a
+# library for them costs 150 ms. A message is bytes without a sequence number; `netlink_batch` sends
+# any number of them at once, numbered, and reads one answer for each. So who knows what is to be
+# done need not be who does it: a start encodes, the container's init only sends.
+# A socket belongs to the network namespace that its process was in when it was opened.
+
+AF_NETLINK = 16
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+_SOL_NETLINK, _NETLINK_EXT_ACK = 270, 11
+_NLMSGERR_ATTR_MSG = 1
+_ACK_SIZE = 1 << 16             # bytes; what the kernel puts into one datagram of answers
+_LONG_WAIT = 10.0               # s; the kernel answers at once, or the namespace is being ended
+
+
+def netlink_open(family: int = NETLINK_ROUTE) -> _socket.socket:
+    """A netlink socket of this network namespace."""
+    sock = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, family)
+    try:
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+    except OSError:
+        pass                            # errors come without the kernel's own words
+    return sock
+
+
+def nl_attr(kind: int, value: bytes | int | str) -> bytes:
+    """One attribute: bytes as they are, a number as 32 bits, text with its end."""
+    if isinstance(value, int):
+        value = struct.pack("=I", value)
+    elif isinstance(value, str):
+        value = value.encode() + b"\0"
+    size = len(value) + 4
+    return struct.pack("=HH", size, kind) + value + bytes(-size % 4)
+
+
+def nl_message(kind: int, flags: int, body: bytes) -> bytes:
+    """One request that wants an answer; its number is set when it is sent."""
+    return struct.pack("=IHHII", len(body) + 16, kind, flags | NLM_F_REQUEST | NLM_F_ACK, 0,
+                       0) + body
+
+
+def nl_attrs(data: bytes) -> dict:
+    """{kind: value as bytes} of attributes in a row; of several of a kind the last."""
+    out, at = {}, 0
+    while at + 4 <= len(data):
+        size, kind = struct.unpack_from("=HH", data, at)
+        if size < 4:
+            break
+        out[kind & 0x3FFF] = data[at + 4:at + size]
+        at += size + 3 & ~3
+    return out
+
+
+def netlink_batch(sock: _socket.socket, messages: list) -> None:
+    """Send requests in one write and hear the answer to each; OSError of the first that failed.
+
+    A failed one does not keep the kernel from doing the ones after it.
+    """
+    text = b"".join([message[:8] + struct.pack("=I", number) + message[12:]
+                     for number, message in enumerate(messages, 1)])
+    sock.send(text)
+    failure, missing = None, len(messages)
+    while missing:
+        data, at = sock.recv(_ACK_SIZE), 0
+        while at < len(data):
+            size, kind = struct.unpack_from("=IH", data, at)
+            if kind == NLMSG_ERROR:
+                missing -= 1
+                code = struct.unpack_from("=i", data, at + 16)[0]
+                if code and failure is None:
+                    failure = OSError(-code, _error_text(data[at:at + size], -code))
+            at += size + 3 & ~3
+    if failure:
+        raise failure
+
+
+def _error_text(answer: bytes, code: int) -> str:
+    """What the kernel says of an error, with its own words where it has any (NLM_F_ACK_TLVS)."""
+    flags, told = struct.unpack_from("=H", answer, 6)[0], struct.unpack_from("=I", answer, 20)[0]
+    text = os.strerror(code)
+    if flags & 0x200:
+        start = 20 + (16 if flags & 0x100 else told + 3 & ~3)       # NLM_F_CAPPED: the head only
+        words = nl_attrs(answer[start:]).get(_NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode()
+        text = f"{text} ({words})" if words else text
+    return text
+
+
+def netlink_dump(sock: _socket.socket, kind: int, body: bytes) -> list:
+    """All that the kernel answers to a dump: the messages' contents, each without its head."""
+    sock.send(struct.pack("=IHHII", len(body) + 16, kind, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
+    out = []
+    while True:
+        data, at = sock.recv(1 << 18), 0
+        while at < len(data):
+            size, answer = struct.unpack_from("=IH", data, at)
+            if answer == NLMSG_DONE:
+                return out
+            if answer == NLMSG_ERROR:
+                code = -struct.unpack_from("=i", data, at + 16)[0]
+                raise OSError(code, os.strerror(code))
+            out.append(data[at + 16:at + size])
+            at += size + 3 & ~3
+
+
+# =============================================================================
+# addresses -- IP addresses and prefixes as text, bytes and numbers; pure
+# =============================================================================
+# Runs in: api, cli.   Refs: Go net/netip, net.ParseIP
+#
+# An address is text at the door and on disk, and packed bytes (4 or 16) where it is counted with; a
+# prefix is a `Prefix`. What is no address is told by ValueError; the words are the caller's.
+
+
+class Prefix:
+    """A network: its first address as a number, its length, and 32 or 128 bits of its family."""
+
+    __slots__ = ("base", "length", "width")
+
+    def __init__(self, base: int, length: int, width: int) -> None:
+        self.base = base
+        self.length = length
+        self.width = width
+
+    def __str__(self) -> str:
+        return f"{ip_text(self.base.to_bytes(self.width // 8, 'big'))}/{self.length}"
+
+    @property
+    def size(self) -> int:
+        """How many addresses it has."""
+        return 1 << self.width - self.length
+
+    @property
+    def masked(self) -> Prefix:
+        """The same without bits behind its length."""
+        return Prefix(self.base & -self.size, self.length, self.width)
+
+    def packed(self, offset: int) -> bytes:
+        """Its address number `offset`, counted from its first."""
+        return ((self.base & -self.size) + offset).to_bytes(self.width // 8, "big")
+
+    def offset(self, address: bytes) -> int:
+        """Which of its addresses this is; -1 for none of them."""
+        if len(address) * 8 != self.width:
+            return -1
+        at = int.from_bytes(address, "big") - (self.base & -self.size)
+        return at if 0 <= at < self.size else -1
+
+    def overlaps(self, other: Prefix) -> bool:
+        """Whether some address is in both."""
+        if self.width != other.width:
+            return False
+        short = min(self.length, other.length)
+        return (self.base ^ other.base) >> (self.width - short) == 0
+
+
+def ip_pack(text: str) -> bytes:
+    """The 4 or 16 bytes of an address; ValueError when the text is none."""
+    try:
+        return _socket.inet_pton(_socket.AF_INET6 if ":" in text else _socket.AF_INET, text)
+    except OSError:
+        raise ValueError(f"invalid IP address: {text}") from None
+
+
+def ip_text(address: bytes) -> str:
+    """An address as text."""
+    return _socket.inet_ntop(_socket.AF_INET6 if len(address) == 16 else _socket.AF_INET, address)
+
+
+def prefix_parse(text: str) -> Prefix:
+    """A prefix from its text, host bits and all; ValueError when it is none."""
+    address, separator, length = text.partition("/")
+    packed = ip_pack(address)
+    width = len(packed) * 8
+    if not (separator and length.isascii() and length.isdigit() and int(length) <= width
+            and str(int(length)) == length):
+        raise ValueError(f"invalid CIDR address: {text}")
+    return Prefix(int.from_bytes(packed, "big"), int(length), width)
+
+
+def mac_pack(text: str) -> bytes:
+    """The 6 bytes of a hardware address, as Go's net.ParseMAC reads it; ValueError for none."""
+    for sign, digits in ((":", 2), ("-", 2), (".", 4)):
+        parts = text.split(sign)
+        if len(parts) * digits == 12 and all(len(part) == digits for part in parts):
+            return bytes.fromhex("".join(parts))
+    raise ValueError(f"address {text}: invalid MAC address")
+
+
+def mac_text(address: bytes) -> str:
+    """A hardware address as text."""
+    return address.hex(":")
+
+
+# =============================================================================
+# links -- network interfaces: bridges, pairs into a container, addresses, routes
+# =============================================================================
+# Runs in: api, cli (messages and bridges), init and worker (what is inside a container).
+# Refs: veth(4), rtnetlink(7), linux/if_link.h, linux/if_bridge.h
+#
+#   - A container's end of a pair is created inside its namespace, with the bridge as master of the
+#     other end, all in one message: moving an interface later waits 20 ms for the kernel.
+#   - Nothing is deleted on the way out: a pair ends with the namespace of one of its ends.
+#   - A start encodes the messages (`pair_messages`), the container's init sends them: outside, by a
+#     socket that its monitor opened, what makes the pair; inside, addresses and routes. What only
+#     the init knows is patched: whose namespace it is (the last four bytes of an outer message) and
+#     the number of an interface (see _numbered).
+
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
+_RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 20, 22, 24, 25, 26
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
+_IFLA_PROTINFO, _IFLA_LINKINFO, _IFLA_NET_NS_PID, _IFLA_NET_NS_FD = 12, 18, 19, 28
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFLA_BRPORT_MODE = 4
+_NESTED = 0x8000
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 4, 8, 2
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
+_RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST, _RT_SCOPE_LINK = 254, 3, 1, 253
+_IFF_UP = 1
+IFNAME_MAX = 15
+
+
+def _link_body(up: bool | None = None, index: int = 0, family: int = 0) -> bytes:
+    change = _IFF_UP if up is not None else 0
+    return struct.pack("=BxHiII", family, 0, index, _IFF_UP if up else 0, change)
+
+
+def _link_make(kind: str, name: str, *, data: bytes = b"", attrs: bytes = b"",
+               up: bool = True) -> bytes:
+    info = nl_attr(_IFLA_INFO_KIND, kind.encode())
+    if data:
+        info += nl_attr(_IFLA_INFO_DATA | _NESTED, data)
+    return nl_message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _link_body(up or None)
+                      + nl_attr(_IFLA_IFNAME, name) + attrs
+                      + nl_attr(_IFLA_LINKINFO | _NESTED, info))
+
+
+def link_index(name: str) -> int:
+    """The number of an interface of this network namespace; 0 when there is none."""
+    try:
+        return _socket.if_nametoindex(name)
+    except OSError:
+        return 0
+
+
+def link_is_up(name: str) -> bool:
+    """Whether there is an interface of this name, and it is up."""
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        request = sys_buffer(struct.pack("=16sH22x", name.encode(), 0))
+        sys_ioctl(sock.fileno(), _SIOCGIFFLAGS, request)
+        return bool(struct.unpack_from("=H", request.raw, 16)[0] & _IFF_UP)
+    except OSError as missing:
+        if missing.errno != errno.ENODEV:
+            raise
+        return False
+    finally:
+        sock.close()
+
+
+def pair_message(name: str, bridge: int, inner: str, mac: bytes, mtu: int,
+                 by_fd: bool = False) -> bytes:
+    """Make a pair: `name` is up and in the bridge with this number, `inner` is in the namespace of
+    the process (with `by_fd`: the namespace of the descriptor) that the last four bytes name.
+    """
+    size = nl_attr(_IFLA_MTU, mtu) if mtu else b""
+    peer = (_link_body() + nl_attr(_IFLA_IFNAME, inner) + nl_attr(_IFLA_ADDRESS, mac) + size
+            + nl_attr(_IFLA_NET_NS_FD if by_fd else _IFLA_NET_NS_PID, 0))
+    return _link_make("veth", name, attrs=size + nl_attr(_IFLA_MASTER, bridge),
+                      data=nl_attr(_VETH_INFO_PEER | _NESTED, peer))
+
+
+def hairpin_message(index: int) -> bytes:
+    """Let a bridge's port send back where it received from."""
+    return nl_message(_RTM_NEWLINK, 0, _link_body(index=index, family=7)
+                      + nl_attr(_IFLA_PROTINFO | _NESTED, nl_attr(_IFLA_BRPORT_MODE, b"\1")))
+
+
+def up_message(index: int = 0, up: bool = True) -> bytes:
+    """Bring an interface up, or down."""
+    return nl_message(_RTM_NEWLINK, 0, _link_body(up, index))
+
+
+def master_message(index: int, bridge: int) -> bytes:
+    """Put an interface into a bridge; 0 takes it out of its bridge."""
+    return nl_message(_RTM_NEWLINK, 0, _link_body(index=index) + nl_attr(_IFLA_MASTER, bridge))
+
+
+def address_message(address: bytes, length: int, index: int = 0) -> bytes:
+    """Give an interface an address: IPv4 with its broadcast, IPv6 without asking around for it."""
+    if len(address) == 4:
+        last = int.from_bytes(address, "big") | (1 << 32 - length) - 1
+        more = nl_attr(_IFA_BROADCAST, last.to_bytes(4, "big")) if length < 31 else b""
+        family = _socket.AF_INET
+    else:
+        family, more = _socket.AF_INET6, nl_attr(_IFA_FLAGS, _IFA_F_NODAD)
+    body = struct.pack("=BBBBI", family, length, 0, 0, index)
+    return nl_message(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE,
+                      body + nl_attr(_IFA_LOCAL, address) + nl_attr(_IFA_ADDRESS, address) + more)
+
+
+def route_message(gateway: bytes, index: int = 0, add: bool = True) -> bytes:
+    """The default route: by a gateway, or with b"" the IPv4 one through the interface itself."""
+    kind, flags = (_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE) if add else (_RTM_DELROUTE, 0)
+    family = _socket.AF_INET6 if len(gateway) == 16 else _socket.AF_INET
+    body = struct.pack("=BBBBBBBBI", family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT,
+                       0 if gateway else _RT_SCOPE_LINK, _RTN_UNICAST, 0)
+    body += nl_attr(_RTA_GATEWAY, gateway) if gateway else b""
+    return nl_message(kind, flags, body + (nl_attr(_RTA_OIF, index) if index or not gateway
+                                           else b""))
+
+
+def bridge_make(sock: _socket.socket, name: str, mac: bytes, mtu: int) -> bool:
+    """Make a bridge that is down; False when an interface of this name is there already."""
+    attrs = nl_attr(_IFLA_ADDRESS, mac) + (nl_attr(_IFLA_MTU, mtu) if mtu else b"")
+    try:
+        netlink_batch(sock, [_link_make("bridge", name, attrs=attrs, up=False)])
+    except FileExistsError:
+        return False
+    return True
+
+
+def link_delete(sock: _socket.socket, name: str) -> bool:
+    """Delete an interface; False when there is none of this name."""
+    try:
+        netlink_batch(sock, [nl_message(_RTM_DELLINK, 0,
+                                        _link_body() + nl_attr(_IFLA_IFNAME, name))])
+    except OSError as gone:
+        if gone.errno != errno.ENODEV:
+            raise
+        return False
+    return True
+
+
+def routes_list(sock: _socket.socket) -> list:
+    """The prefixes that this host has routes to, but for default ones, as a list of Prefix."""
+    out = []
+    for family, width in ((_socket.AF_INET, 32), (_socket.AF_INET6, 128)):
+        for message in netlink_dump(sock, _RTM_GETROUTE, struct.pack("=B11x", family)):
+            if message[0] != family or not message[1] or message[7] != _RTN_UNICAST:
+                continue
+            attrs = nl_attrs(message[12:])
+            if attrs.get(_RTA_TABLE, b"\xfe\0\0\0") == struct.pack("=I", _RT_TABLE_MAIN):
+                out.append(Prefix(int.from_bytes(attrs[_RTA_DST], "big"), message[1], width))
+    return out
+
+
+def link_addresses(sock: _socket.socket, index: int) -> list:
+    """(packed address, length, scope) of an interface."""
+    out = []
+    for message in netlink_dump(sock, _RTM_GETADDR, struct.pack("=B7x", 0)):
+        if struct.unpack_from("=I", message, 4)[0] == index:
+            attrs = nl_attrs(message[8:])
+            out.append((attrs.get(_IFA_LOCAL) or attrs[_IFA_ADDRESS], message[1], message[3]))
+    return out
+
+
+# ---- inside a container ----
 
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
-_IFF_UP = 1
 
 
 def loopback_up() -> None:
-    """Bring lo of this network namespace up."""
+    """Bring lo of this network namespace up; the kernel itself adds 127.0.0.1 and ::1."""
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
         request = sys_buffer(struct.pack("=16sH22x", b"lo", 0))
@@ -7142,6 +7571,43 @@ def loopback_up() -> None:
         sys_ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("=16sH22x", b"lo", flags | _IFF_UP))
     finally:
         sock.close()
+
+
+def link_enter(outside: _socket.socket, inside: _socket.socket, link: dict, whose: int) -> None:
+    """Make one interface of a container as `link` says, and give it what it needs inside.
+
+    {"outer": message, "ifname", "sysctls": {path below /proc/sys: text}, "inner": messages}, the
+    messages as hex. `outside` is a socket of the host's namespace, `inside` one of the container's,
+    where this process is; `whose` goes into the outer message.
+    """
+    if link["outer"]:
+        outer = bytes.fromhex(link["outer"])
+        netlink_batch(outside, [outer[:-4] + struct.pack("=I", whose)])
+    index = struct.pack("=I", _socket.if_nametoindex(link["ifname"]))
+    for path, text in link["sysctls"].items():
+        sysctl_write(path, text)
+    netlink_batch(inside, [_numbered(message, index)
+                           for message in map(bytes.fromhex, link["inner"])])
+
+
+def _numbered(message: bytes, index: bytes) -> bytes:
+    """The message with the number of its interface, which was not known when it was encoded."""
+    if message[4] != _RTM_NEWROUTE:
+        return message[:20] + index + message[24:]
+    # A route by a gateway needs none; one without a gateway ends with its interface.
+    return message[:-4] + index if message[22] == _RT_SCOPE_LINK else message
+
+
+def sysctl_write(path: str, text: str) -> None:
+    """Set what /proc/sys/`path` is for; nothing where this kernel has no such file."""
+    try:
+        fd = os.open("/proc/sys/" + path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return                          # this kernel has no IPv6
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 # =============================================================================
@@ -7548,7 +8014,7 @@ HOST_CONFIG = {
 NOT_YET = {
     "Binds": "--volume", "Mounts": "--mount", "VolumesFrom": "--volumes-from",
     "VolumeDriver": "--volume-driver", "PortBindings": "--publish",
-    "PublishAllPorts": "--publish-all", "Links": "--link", "Privileged": "--privileged",
+    "PublishAllPorts": "--publish-all", "Privileged": "--privileged",
     "Devices": "--device", "DeviceRequests": "--gpus", "DeviceCgroupRules": "--device-cgroup-rule",
     "CgroupParent": "--cgroup-parent", "StorageOpt": "--storage-opt",
 }
@@ -7944,7 +8410,8 @@ def _host_fill(host: dict) -> None:
     host["ShmSize"] = host["ShmSize"] or SHM_SIZE
     host["IpcMode"] = host["IpcMode"] or "private"
     host["CgroupnsMode"] = host["CgroupnsMode"] or "private"
-    host["NetworkMode"] = host["NetworkMode"] or "default"
+    if host["NetworkMode"] in ("", "default"):
+        host["NetworkMode"] = "bridge"
     host["Runtime"] = host["Runtime"] or RUNTIME
     if host["OomKillDisable"] is None:
         host["OomKillDisable"] = False
@@ -7963,37 +8430,6 @@ def _thermal_paths() -> list:
         return []
     return [path.replace("cpu0", name) for name in sorted(os.listdir("/sys/devices/system/cpu"))
             if name[:3] == "cpu" and name[3:].isdigit()]
-
-
-def network_verify(config: dict, host: dict, networking: dict) -> None:
-    """Refuse the networks that this engine does not make yet, naming what works."""
-    mode = host["NetworkMode"]
-    if mode in ("none", "host") or mode.startswith("container:"):
-        others = [name for name in networking["EndpointsConfig"] if name != mode]
-        if others:
-            raise InvalidParameter("container sharing network namespace with another container or"
-                                   " host cannot be connected to any other network")
-        if config["MacAddress"]:
-            raise InvalidParameter("conflicting options: mac-address and the network mode")
-        _endpoint_verify(networking["EndpointsConfig"].get(mode) or {})
-        return
-    name = "bridge" if mode in ("", "default") else mode
-    raise InvalidParameter(f'network "{name}" is not supported by this engine yet: use --network'
-                           " none or --network host")
-
-
-def _endpoint_verify(endpoint: dict) -> None:
-    """What only a network of the user's own can have (moby validateEndpointSettings)."""
-    addresses = endpoint.get("IPAMConfig") or {}
-    problems = []
-    if addresses.get("IPv4Address") or addresses.get("IPv6Address"):
-        problems.append("user specified IP address is supported on user defined networks only")
-    if endpoint.get("Aliases"):
-        problems.append("network-scoped alias is supported only for containers in user defined"
-                        " networks")
-    if problems:
-        text = problems[0] if len(problems) == 1 else "* " + "\n* ".join(problems)
-        raise InvalidParameter("invalid endpoint settings:\n" + text)
 
 
 def security_parse(options: list | None) -> dict:
@@ -8262,7 +8698,8 @@ def ulimits_merge(own: list | None, made: dict) -> list | None:
 #   linux.seccomp is "default" (the launcher keeps that one compiled), absent for unconfined, or a
 #     profile in Docker's format;
 #   a mount with "root" has a source relative to that directory, to be opened inside it
-#     (openat2(2), RESOLVE_IN_ROOT), as another container may have put a link there.
+#     (openat2(2), RESOLVE_IN_ROOT), as another container may have put a link there;
+#   links are what link_enter makes: the container's interfaces.
 
 PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STOP_TIMEOUT = 10                       # seconds; moby defaultStopTimeout
@@ -8309,11 +8746,14 @@ THROTTLES = (
 )
 
 
-def environment_build(config: dict, hostname: str) -> list:
-    """The process's environment: defaults, then the merged Env; a name without "=" removes one."""
+def environment_build(config: dict, hostname: str, more: list | tuple = ()) -> list:
+    """The process's environment: defaults and `more`, then the merged Env; a name without "="
+    removes one.
+    """
     base = ["PATH=" + PATH_DEFAULT, "HOSTNAME=" + hostname]
     if config["Tty"]:
         base.append("TERM=xterm")
+    base += more
     return env_merge(base, config["Env"] or ())
 
 
@@ -8347,7 +8787,8 @@ def _spec_process(spec: dict, c: Container, given: dict) -> None:
     config = c.config
     spec["process"] = process_build(
         c, [c.document["Path"], *c.document["Args"]], tty=config["Tty"], user=config["User"],
-        env=environment_build(config, given["hostname"]), directory=config["WorkingDir"])
+        env=environment_build(config, given["hostname"], given["environment"]),
+        directory=config["WorkingDir"])
     spec["process"]["init"] = bool(c.host["Init"])
 
 
@@ -8421,15 +8862,18 @@ SPEC_STEPS = (_spec_process, _spec_root, _spec_mounts, _spec_namespaces, _spec_l
 
 
 def spec_build(c: Container, *, hostname: str, files: dict, join: dict,
-               shm: dict | None = None) -> dict:
+               shm: dict | None = None, links: list | tuple = (),
+               environment: list | tuple = ()) -> dict:
     """The OCI configuration of a container (see the banner for what is not plain OCI).
 
     `files` is {path in the container: file to bind there}, `join` {OCI namespace type: path of a
-    namespace to enter}, `shm` a mount that replaces the container's own /dev/shm.
+    namespace to enter}, `shm` a mount that replaces the container's own /dev/shm, `links` its
+    interfaces, `environment` what comes before the user's own.
     """
-    spec: dict = {"ociVersion": "1.2.0", "linux": {},
+    spec: dict = {"ociVersion": "1.2.0", "linux": {}, "links": list(links),
                   "annotations": {**(c.host["Annotations"] or {})}}
-    given = {"hostname": hostname, "files": files, "join": join, "shm": shm}
+    given = {"hostname": hostname, "files": files, "join": join, "shm": shm,
+             "environment": environment}
     for step in SPEC_STEPS:
         step(spec, c, given)
     return spec
@@ -8517,6 +8961,7 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
         "stdin_once": config["StdinOnce"], "attach_stdin": config["AttachStdin"],
         "attach_stdout": config["AttachStdout"], "attach_stderr": config["AttachStderr"],
         "clone_flags": flags, "join": join, "cgroupns": has_cgroup, "cgroup": cgroup_name(c),
+        "links": len(spec["links"]),
         "resources": spec["linux"]["resources"], "layers": layers,
         "upper": directory + "/upper", "work": directory + "/work",
         "log": {"Type": host["LogConfig"]["Type"], "Config": options,
@@ -9420,15 +9865,16 @@ class Birth:
     `channel` is the socket to the monitor, `stdio` three descriptors (none with a terminal),
     `names` the OCI names of the namespaces that are new (none for a second process), `joins` pairs
     of name and descriptor of those to enter, `tasks` the files of v1 cgroups to write oneself into,
-    `cgroup` the directory of the v2 one to be born in, `root` the detached root mount. A second
-    process has `document`, a descriptor, instead of a bundle. `nodev`: no cgroup keeps the
-    container from the host's devices, so device files count nowhere but in /dev, and it can make
-    none.
+    `cgroup` the directory of the v2 one to be born in, `root` the detached root mount, `netlink` a
+    socket of the host's network namespace. A second process has `document`, a descriptor, instead
+    of a bundle. `nodev`: no cgroup keeps the container from the host's devices, so device files
+    count nowhere but in /dev, and it can make none.
     """
 
     __slots__ = ("bundle", "cgroup", "channel", "document", "gid", "groups", "home", "joins",
-                 "layers", "names", "nodev", "process", "program", "root", "rows_columns", "slave",
-                 "spec", "stdio", "tasks", "terminal", "uid", "upper", "work")
+                 "layers", "names", "netlink", "nodev", "process", "program", "root",
+                 "rows_columns", "slave", "spec", "stdio", "tasks", "terminal", "uid", "upper",
+                 "work")
     if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
@@ -9866,8 +10312,17 @@ def init_title(birth: Birth) -> None:
 
 def init_network(birth: Birth) -> None:
     """A new network namespace has nothing but a loopback that is down."""
-    if "network" in birth.names:
-        loopback_up()
+    if "network" not in birth.names:
+        return
+    loopback_up()
+    if birth.spec["links"]:
+        outside, inside = _socket.socket(fileno=birth.netlink), netlink_open()
+        for link in birth.spec["links"]:
+            try:
+                link_enter(outside, inside, link, os.getpid())
+            except OSError as refused:
+                raise init_refuse("failed to set up container networking: interface"
+                                  f" {link['ifname']}: {refused.strerror}", 125, True) from None
 
 
 def init_hostname(birth: Birth) -> None:
@@ -10374,6 +10829,9 @@ def runtime_start(plan: dict) -> Born:
         birth.tasks = cgroup.tasks_fds()
         birth.cgroup = cgroup.v2_fd()
         held += birth.tasks + ([] if birth.cgroup is None else [birth.cgroup])
+        if plan["links"]:
+            birth.netlink = netlink_open().detach()
+            held.append(birth.netlink)
         for name, path in plan["join"]:
             birth.joins.append((name, os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
             held.append(birth.joins[-1][1])
@@ -10531,6 +10989,14 @@ def _stdio_open(birth: Birth, born: Born, open_stdin: bool) -> None:
     born.stdout, out = os.pipe2(os.O_CLOEXEC)
     born.stderr, err = os.pipe2(os.O_CLOEXEC)
     birth.stdio = (read, out, err)
+
+
+def runtime_undo(born: Born) -> None:
+    """End a process that was ready to run and may not."""
+    _born_drop(born)
+    born.channel.close()
+    os.kill(born.pid, 9)
+    os.waitpid(born.pid, 0)
 
 
 def _ready_wait(channel: _socket.socket, born: Born, splits: bool) -> None:
@@ -15992,7 +16458,7 @@ class Container:
 
     @property
     def document(self) -> dict:
-        """What create worked out: {"Path", "Args", "Layers", "EndpointsConfig"}."""
+        """What create worked out: {"Path", "Args", "Layers", "Platform"}."""
         if isinstance(self._document, str):
             self._document = json_parse(self._document)
         return self._document
@@ -16043,8 +16509,9 @@ def name_check(name: str) -> str:
 _NAME_SIGNS = {ord(sign): "x" for sign in "_.-"}
 
 
-def record_insert(store: Store, c: Container) -> None:
-    """Write the row of a new container; Conflict when its name is taken.
+def record_insert(store: Store, c: Container, endpoints: list | tuple = ()) -> None:
+    """Write the row of a new container, and those of its `endpoints`: (network, config); Conflict
+    when its name is taken.
 
     A name that is empty becomes a random one that is free. NotFound when the image has been removed
     since it was looked up: with the row in place it cannot be.
@@ -16063,6 +16530,9 @@ def record_insert(store: Store, c: Container) -> None:
             c.id, c.name, c.image, c.state, c.created, c.started, c.finished, c.pid, c.exit_code,
             c.oom_killed, c.error, c.health, c.restarts, c.stopped, c.auto_remove, c.owner,
             c.boot_id, json_text(c.config), json_text(c.host), json_text(c.document)))
+        for position, (network, config) in enumerate(endpoints):
+            db.execute("INSERT INTO endpoints(container, network, position, config)"
+                       " VALUES(?, ?, ?, ?)", (c.id, network, position, json_text(config)))
 
 
 def name_conflict(name: str, id: str) -> Conflict:
@@ -16188,6 +16658,484 @@ def state_show(c: Container) -> dict:
         "Pid": c.pid if c.is_running else 0, "ExitCode": 0 if c.is_running else c.exit_code,
         "Error": c.error, "StartedAt": time_rfc3339(c.started or None),
         "FinishedAt": time_rfc3339(c.finished or None)}
+
+
+class container_lock(lock_file):
+    """The lock of one container, for what two commands must not do at once.
+
+    It lies in the container's directory below the run root, which a removal may take away at any
+    moment: then it is made again.
+    """
+
+    __slots__ = ("_directory",)
+
+    def __init__(self, store: Store, id: str, block: bool = True) -> None:
+        self._directory = store.run_path("containers", id)
+        super().__init__(self._directory + "/lock", block)
+
+    def __enter__(self) -> lock_file:
+        while True:
+            dir_ensure(self._directory, 0o700)
+            try:
+                return super().__enter__()
+            except FileNotFoundError:
+                continue
+
+
+def exec_path(store: Store, container: str, id: str) -> str:
+    """The record of a second process."""
+    return store.run_path("containers", container, "exec", id + ".json")
+
+
+def exec_change(path: str, change: dict) -> None:
+    """Change a record of a second process, if it is there."""
+    try:
+        record = json_parse(file_read(path))
+    except FileNotFoundError:
+        return                              # the container is being removed
+    record.update(change)
+    file_write(path, json_text(record).encode("utf-8", "surrogateescape"), 0o600)
+
+
+# =============================================================================
+# networks -- rows of networks, their subnets and leases: who has which address
+# =============================================================================
+# Runs in: api, cli.   Refs: moby daemon/network.go, libnetwork/ipams/defaultipam
+#
+# A network is a row; `document` is what inspect shows of it, and in lower-case keys what we make of
+# it: "bridge", the interface, and "pools", one for each family: {"subnet", "range", "gateway",
+# "reserved": addresses that no container gets}. The kernel's side (section bridges) is made when a
+# container first needs it.
+#   - `bridge`, `host` and `none` are there from the first use on.
+#   - A subnet that nobody asked for is the first of the pools that overlaps neither another network
+#     nor a route or name server of this host.
+#   - A lease is a row too. It is taken inside one transaction with all others of a start, and given
+#     back by a trigger in the transaction that writes the container's end (section store). For
+#     LEASE_REST seconds others are preferred: the kernel may still be ending the interface.
+
+NETWORK_PREDEFINED = ("bridge", "host", "none")
+NETWORK_SELECT = "SELECT id, name, driver, created, document FROM networks "
+#: moby ipamutils: (subnet, length of what is cut from it).
+NETWORK_POOLS = (("172.17.0.0/16", 16), ("172.18.0.0/16", 16), ("172.19.0.0/16", 16),
+                 ("172.20.0.0/14", 16), ("172.24.0.0/14", 16), ("172.28.0.0/14", 16),
+                 ("192.168.0.0/16", 20))
+NETWORK_OVERLAP = "invalid pool request: Pool overlaps with other one on this address space"
+LEASE_REST = 3                  # s
+OPTION_BRIDGE = "com.docker.network.bridge."
+OPTION_MTU = "com.docker.network.driver.mtu"
+
+
+class Network:
+    """One network's row."""
+
+    __slots__ = ("created", "document", "driver", "id", "name")
+
+    def __init__(self, row: tuple) -> None:
+        self.id, self.name, self.driver, self.created, document = row
+        self.document: dict = json_parse(document) if isinstance(document, str) else document
+
+    @property
+    def bridge(self) -> str:
+        """Its interface on this host."""
+        return self.document["bridge"]
+
+    @property
+    def options(self) -> dict:
+        """The options of its driver."""
+        return self.document["Options"] or {}
+
+    @property
+    def is_internal(self) -> bool:
+        """It reaches nothing but itself."""
+        return self.document["Internal"]
+
+    @property
+    def is_default(self) -> bool:
+        """The network `bridge`, whose containers know each other only by links."""
+        return self.name == "bridge"
+
+    @property
+    def mtu(self) -> int:
+        """The size of its packets; 0: the kernel's choice."""
+        return int(self.options.get(OPTION_MTU) or 0)
+
+    def pool(self, width: int) -> dict | None:
+        """Its pool of addresses with 32 or 128 bits."""
+        for pool in self.document["pools"]:
+            if prefix_parse(pool["subnet"]).width == width:
+                return pool
+        return None
+
+
+def engine_tag(store: Store) -> str:
+    """What tells this engine's interfaces and rules from those of another one on this host: "" with
+    the usual run root, else 8 hexadecimal digits.
+    """
+    return "" if store.run == RUN_ROOT else sha256(store.run.encode()).hexdigest()[:8]
+
+
+def network_list(store: Store) -> list:
+    """All networks, the oldest first."""
+    networks_ensure(store)
+    return [Network(row) for row in store.rows(NETWORK_SELECT + "ORDER BY created, id")]
+
+
+def network_get(store: Store, name: str) -> Network | None:
+    """The network with exactly this name or id."""
+    for _ in range(2):
+        row = store.row(NETWORK_SELECT + "WHERE id = ?1 OR name = ?1 ORDER BY id <> ?1 LIMIT 1",
+                        name)
+        if row:
+            return Network(row)
+        if name not in NETWORK_PREDEFINED:
+            break
+        networks_ensure(store)
+    return None
+
+
+def network_find(store: Store, ref: str) -> Network:
+    """The network that a user means: its id, its name, or the start of its id; NotFound."""
+    found = network_get(store, ref)
+    if found:
+        return found
+    if ref and len(ref) < 64 and is_hex(ref):
+        rows = store.rows(NETWORK_SELECT + "WHERE id >= ?1 AND id < ?2 LIMIT 2", ref, ref + "g")
+        if len(rows) > 1:
+            raise InvalidParameter(f"network {ref} is ambiguous ({len(rows)} matches found based on"
+                                   " ID prefix)")
+        if rows:
+            return Network(rows[0])
+    raise NotFound(f"network {ref} not found")
+
+
+def networks_ensure(store: Store) -> None:
+    """Make the three networks that are always there."""
+    if len(store.rows("SELECT 1 FROM networks WHERE name IN ('bridge', 'host', 'none')")) == 3:
+        return
+    made = configuration_read(store.run)
+    taken = host_prefixes(store)
+    with store.write() as db:
+        for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
+            if db.execute("SELECT 1 FROM networks WHERE name = ?", (name,)).fetchone():
+                continue
+            kept = db.execute("SELECT value FROM meta WHERE key = ?", ("network:" + name,)
+                              ).fetchone()
+            document = network_document(driver)
+            if name == "bridge":
+                document = bridge_default(store, db, made, taken)
+            _insert(db, Network((kept[0] if kept else id_new(), name, driver, time_now(),
+                                 document)))
+
+
+def _insert(db: Any, network: Network) -> None:
+    db.execute("INSERT INTO networks(id, name, driver, created, document) VALUES(?, ?, ?, ?, ?)",
+               (network.id, network.name, network.driver, network.created,
+                json_text(network.document)))
+
+
+def network_document(driver: str, **given: Any) -> dict:
+    """The document of a network of which nothing but this was said."""
+    return {"Scope": "local", "EnableIPv4": True, "EnableIPv6": False,
+            "IPAM": {"Driver": "default", "Options": None, "Config": None}, "Internal": False,
+            "Attachable": False, "Ingress": False, "ConfigFrom": {"Network": ""},
+            "ConfigOnly": False, "Options": {}, "Labels": {}, "bridge": "", "pools": [], **given}
+
+
+# ---- subnets ----
+
+def host_prefixes(store: Store) -> list:
+    """What this host has routes to, and its name servers: subnets that we do not choose."""
+    sock = netlink_open()
+    try:
+        out = routes_list(sock)
+    finally:
+        sock.close()
+    try:
+        lines = file_read("/etc/resolv.conf").decode("utf-8", "replace").split("\n")
+    except OSError:
+        lines = []
+    for words in map(str.split, lines):
+        if words[:1] == ["nameserver"] and len(words) > 1:
+            try:
+                address = ip_pack(words[1])
+            except ValueError:
+                continue
+            out.append(Prefix(int.from_bytes(address, "big"), len(address) * 8, len(address) * 8))
+    return out
+
+
+def subnets_used(db: Any, but: str = "") -> list:
+    """The subnets of all networks but one."""
+    out = []
+    for id, text in db.execute("SELECT id, document FROM networks"):
+        if id != but:
+            out += [prefix_parse(pool["subnet"]) for pool in json_parse(text)["pools"]]
+    return out
+
+
+def subnet_choose(db: Any, made: dict, taken: list, width: int = 32, but: str = "") -> Prefix:
+    """A subnet that nobody uses, the first of the configuration's pools; InvalidParameter."""
+    used = [prefix for prefix in (*subnets_used(db, but), *taken) if prefix.width == width]
+    for base, length in _pools(db, made):
+        pool = prefix_parse(base).masked
+        if pool.width != width or length < pool.length:
+            continue
+        at, step = pool.base, 1 << width - length
+        while at < pool.base + pool.size:
+            subnet = Prefix(at, length, width)
+            clash = [prefix for prefix in used if prefix.overlaps(subnet)]
+            if not clash:
+                return subnet
+            at = max(at + step, *((prefix.masked.base + prefix.size + step - 1) // step * step
+                                  for prefix in clash))
+    raise InvalidParameter("all predefined address pools have been fully subnetted")
+
+
+def _pools(db: Any, made: dict) -> list:
+    """(subnet, length) of the default pools; the one of IPv6 is this engine's own (RFC 4193)."""
+    given = [(pool["base"], pool["size"]) for pool in made["default-address-pools"]]
+    pools = given or list(NETWORK_POOLS)
+    if not any(":" in base for base, _ in pools):
+        db.execute("INSERT OR IGNORE INTO meta(key, value) VALUES('ula', ?)",
+                   (os.urandom(5).hex(),))
+        text = db.execute("SELECT value FROM meta WHERE key = 'ula'").fetchone()[0]
+        pools.append((f"fd{text[:2]}:{text[2:6]}:{text[6:]}::/48", 64))
+    return pools
+
+
+def pool_make(subnet: Prefix, *, gateway: str = "", span: str = "", reserved: list | None = None,
+              has_gateway: bool = True) -> dict:
+    """A pool of a network; without a `gateway` it is the first address of the range."""
+    pool = {"subnet": str(subnet), "range": span, "gateway": gateway, "reserved": reserved or []}
+    if not gateway and has_gateway:
+        for at in range(*_bounds(pool)):
+            if ip_text(subnet.packed(at)) not in pool["reserved"]:
+                pool["gateway"] = ip_text(subnet.packed(at))
+                break
+    return pool
+
+
+def _bounds(pool: dict) -> tuple:
+    """(first, last + 1) of the offsets in the subnet that are for the taking."""
+    subnet = prefix_parse(pool["subnet"])
+    low, high = 0, subnet.size
+    if subnet.width == 128 or subnet.size > 2:      # RFC 3021, RFC 4291 section 2.6.1
+        low, high = 1, high - (subnet.width == 32)
+    if pool["range"]:
+        span = prefix_parse(pool["range"])
+        start = subnet.offset(span.packed(0))
+        low, high = max(low, start), min(high, start + span.size)
+    return low, high
+
+
+def bridge_default(store: Store, db: Any, made: dict, taken: list) -> dict:
+    """The document of the network `bridge` as a configuration wants it (moby initBridgeDriver)."""
+    tag = engine_tag(store)
+    name = made["bridge"] or ("engine-" + tag if tag else "engine0")
+    pools = []
+    for width, bip, cidr, gateway in ((32, "bip", "fixed-cidr", "default-gateway"),
+                                      (128, "bip6", "fixed-cidr-v6", "default-gateway-v6")):
+        if width == 128 and not made["ipv6"]:
+            continue
+        address, reserved = "", []
+        if made[bip] or made["bridge"] and bridge_address(name, width):
+            text = made[bip] or bridge_address(name, width)
+            subnet = prefix_parse(text).masked
+            address = text.partition("/")[0]
+        elif made[cidr]:
+            subnet = prefix_parse(made[cidr]).masked
+        else:
+            kept = db.execute("SELECT id FROM networks WHERE name = 'bridge'").fetchone()
+            subnet = subnet_choose(db, made, taken, width, kept[0] if kept else "")
+        pool = pool_make(subnet, gateway=address, span=made[cidr], reserved=reserved)
+        if made[gateway]:
+            pool["reserved"] = [pool["gateway"]]
+            pool["router"] = made[gateway]
+        pools.append(pool)
+    options = {
+        OPTION_BRIDGE + "default_bridge": "true",
+        OPTION_BRIDGE + "enable_icc": str(made["icc"]).lower(),
+        OPTION_BRIDGE + "enable_ip_masquerade": str(made["ip-masq"]).lower(),
+        OPTION_BRIDGE + "host_binding_ipv4": made["ip"],
+        OPTION_BRIDGE + "name": name, OPTION_MTU: str(made["mtu"])}
+    config = [{"Subnet": pool["subnet"], **({"IPRange": pool["range"]} if pool["range"] else {}),
+               "Gateway": pool["gateway"],
+               **({"AuxiliaryAddresses": {"DefaultGatewayIPv4": pool["router"]}}
+                  if "router" in pool else {})} for pool in pools]
+    return network_document("bridge", EnableIPv6=made["ipv6"], Options=options, bridge=name,
+                            pools=pools,
+                            IPAM={"Driver": "default", "Options": None, "Config": config})
+
+
+def bridge_address(name: str, width: int) -> str:
+    """An address of an interface of this host with its length; "" for none."""
+    sock = netlink_open()
+    try:
+        found = [f"{ip_text(address)}/{length}"
+                 for address, length, scope in link_addresses(sock, link_index(name))
+                 if len(address) * 8 == width and scope != 253]
+    finally:
+        sock.close()
+    return found[0] if found else ""
+
+
+# ---- leases ----
+
+def lease_take(db: Any, network: Network, pool: dict, container: str, wanted: str = "") -> str:
+    """An address of a pool for a container, inside the caller's transaction.
+
+    Forbidden where the one that is wanted is somebody's; Unavailable when none is left.
+    """
+    subnet = prefix_parse(pool["subnet"])
+    closed = {pool["gateway"], pool.get("router", ""), *pool["reserved"]}
+    if wanted:
+        address = ip_pack(wanted)
+        row = db.execute("SELECT container FROM leases WHERE network = ? AND address = ? AND"
+                         " released = 0 AND container <> ?", (network.id, address, container)
+                         ).fetchone()
+        if row or ip_text(address) in closed:
+            raise Forbidden("Address already in use")
+    else:
+        low, high = _bounds(pool)
+        taken = {offset for offset in map(subnet.offset, map(ip_pack, filter(None, closed)))
+                 if offset >= 0}
+        for rest in (LEASE_REST, 0):
+            at = _gap(db, network, subnet, (low, high), taken, rest)
+            if at < high:
+                break
+        else:
+            raise Unavailable("no available IPv%d addresses on this network's address pools: %s"
+                              " (%s)" % (4 if subnet.width == 32 else 6, network.name, network.id))
+        address = subnet.packed(at)
+    db.execute("INSERT OR REPLACE INTO leases(network, address, container) VALUES(?, ?, ?)",
+               (network.id, address, container))
+    return ip_text(address)
+
+
+def _gap(db: Any, network: Network, subnet: Prefix, bounds: tuple, closed: set, rest: int) -> int:
+    """The first offset that is free; one that was given back less than `rest` seconds ago is not.
+    """
+    at, high = bounds
+    rows = db.execute(
+        "SELECT address FROM leases WHERE network = ? AND address >= ? AND address <= ? AND"
+        " (released = 0 OR released > CAST(strftime('%s', 'now') AS INTEGER) - ?)"
+        " ORDER BY address", (network.id, subnet.packed(at), subnet.packed(high - 1), rest))
+    for (address,) in rows:
+        while at in closed:
+            at += 1
+        if subnet.offset(address) > at:
+            break
+        at = max(at, subnet.offset(address) + 1)
+    while at in closed:
+        at += 1
+    return at
+
+
+# ---- names, as the resolvers of monitors read them ----
+
+def names_write(store: Store, container: str, one: dict) -> None:
+    """Tell a network's resolvers a container's names: RUN/networks/<network>/<container>."""
+    if one["names"]:
+        dir_ensure(store.run_path("networks"), 0o700)
+        directory = dir_ensure(store.run_path("networks", one["network"]), 0o700)
+        told = {name: one[name] for name in ("names", "ipv4", "ipv6", "links")}
+        file_write(f"{directory}/{container}", json_text(told).encode(), 0o600)
+
+
+def names_remove(store: Store, container: str, network: str = "") -> None:
+    """Take the names of a container that has ended, or left this network, away."""
+    root = store.run_path("networks")
+    try:
+        networks = [network] if network else os.listdir(root)
+    except FileNotFoundError:
+        return
+    for name in networks:
+        try:
+            os.unlink(f"{root}/{name}/{container}")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+
+
+# =============================================================================
+# firewall -- packet filter and address translation of networks
+# =============================================================================
+# Runs in: api, cli.
+
+def firewall_network_begin(store: Store, network: Network) -> None:
+    """Add the rules of a network whose bridge has just been made; may be repeated."""
+
+
+def firewall_network_end(store: Store, network: Network) -> None:
+    """Take the rules of a network away, whose bridge is about to go."""
+
+
+# =============================================================================
+# ports -- published ports of containers
+# =============================================================================
+# Runs in: api, cli, monitor.
+
+def ports_start(store: Store, c: Container, attached: list) -> dict:
+    """Lease the host's ports that a container publishes: what its monitor needs to hold them."""
+    return {}
+
+
+def ports_stop(store: Store, id: str) -> None:
+    """Undo ports_start, for a container whose monitor cannot."""
+
+
+def ports_change(store: Store, c: Container, attached: list) -> None:
+    """The networks of a running container are others now."""
+
+
+def ports_show(store: Store, c: Container) -> dict:
+    """The Ports of inspect: {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]}."""
+    return {}
+
+
+def ports_list(store: Store, c: Container) -> list:
+    """The Ports of a list: [{"IP", "PrivatePort", "PublicPort", "Type"}]."""
+    return []
+
+
+def ports_begin(monitor: Any, plan: dict) -> None:
+    """Hold the host's ports of a container that is about to run."""
+
+
+def ports_end(monitor: Any) -> None:
+    """Let go of the host's ports of a container that has ended."""
+
+
+# =============================================================================
+# resolver -- names of other containers: the DNS server of a container's monitor
+# =============================================================================
+# Runs in: api, cli (resolver_conf), monitor.
+
+def resolver_conf(host: dict, has_resolver: bool) -> tuple[str, dict]:
+    """(text of a container's resolv.conf, the servers that its resolver asks).
+
+    The host's resolvers on its loopback are of no use in a network of one's own.
+    """
+    try:
+        lines = file_read("/etc/resolv.conf").decode("utf-8", "surrogateescape").splitlines()
+    except FileNotFoundError:
+        lines = []
+    if host["NetworkMode"] != "host":
+        lines = [line for line in lines
+                 if not line.startswith(("nameserver 127.", "nameserver ::1"))]
+    for field, word in (("Dns", "nameserver"), ("DnsSearch", "search"), ("DnsOptions", "options")):
+        if host[field]:
+            lines = [line for line in lines if line.split()[:1] != [word]]
+            lines += ([f"nameserver {address}" for address in host[field]] if field == "Dns"
+                      else [f"{word} {' '.join(host[field])}"])
+    return "".join(line + "\n" for line in lines), {}
+
+
+def resolver_begin(monitor: Any, pins: dict, plan: dict) -> None:
+    """Serve names in the network namespace pins["network"], when plan["names"] has networks."""
+
+
+def resolver_end(monitor: Any) -> None:
+    """The container has ended: stop serving."""
 
 
 # =============================================================================
@@ -16789,13 +17737,13 @@ class Health:
                               "privileged": False, **({"user": user} if user else {})},
             "OpenStdin": False, "OpenStderr": True, "OpenStdout": True, "CanRemove": False,
             "ContainerID": self._monitor.id, "DetachKeys": "", "Pid": 0, "detach_keys": ""}
-        path = self._monitor.exec_path(probe.id)
+        path = exec_path(self._monitor.store, self._monitor.id, probe.id)
         dir_ensure(os.path.dirname(path), 0o700)
         file_write(path, json_text(record).encode("utf-8", "surrogateescape"), 0o600)
 
     def _forget(self, probe: Stdio) -> None:
         try:
-            os.unlink(self._monitor.exec_path(probe.id))
+            os.unlink(exec_path(self._monitor.store, self._monitor.id, probe.id))
         except FileNotFoundError:
             pass
 
@@ -17047,28 +17995,6 @@ class NoMonitor(EngineError):
     """No process answers for this container."""
 
 
-class container_lock(lock_file):
-    """The lock of one container, for what two commands must not do at once.
-
-    It lies in the container's directory below the run root, which a removal may take away at any
-    moment: then it is made again.
-    """
-
-    __slots__ = ("_directory",)
-
-    def __init__(self, store: Store, id: str, block: bool = True) -> None:
-        self._directory = store.run_path("containers", id)
-        super().__init__(self._directory + "/lock", block)
-
-    def __enter__(self) -> lock_file:
-        while True:
-            dir_ensure(self._directory, 0o700)
-            try:
-                return super().__enter__()
-            except FileNotFoundError:
-                continue
-
-
 def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socket | None:
     """A connection to a container's monitor, or None; with `start` one is forked if there is none.
     """
@@ -17175,9 +18101,9 @@ def _monitor_ask(store: Store, id: str, message: dict, fds: list[int] | tuple,
 class Monitor(Loop):
     """The state of one container's monitor and its loop; see the banner."""
 
-    __slots__ = ("_born", "_conns", "_is_expected", "_listener", "_plan", "_starter", "_stops",
+    __slots__ = ("_born", "_conns", "_is_expected", "_listener", "_starter", "_stops",
                  "_trash", "_waiters", "_wake", "actor", "cgroup", "execs", "health", "id", "main",
-                 "paused", "restarts", "store", "user_stopped")
+                 "paused", "plan", "restarts", "store", "user_stopped")
 
     def __init__(self, store: Store, request: dict, conn: _socket.socket | None) -> None:
         super().__init__()
@@ -17192,7 +18118,7 @@ class Monitor(Loop):
         self._waiters: list = []           # (condition, fd, head)
         self._stops: list = []             # sockets that wait for the end
         self._born: Born | None = None
-        self._plan: dict = {}
+        self.plan: dict = {}
         self.main = Stdio(self, "", tty=request["tty"], takes_input=request["stdin"],
                           stdin_once=request["stdin_once"])
         self.paused = False
@@ -17324,14 +18250,19 @@ class Monitor(Loop):
             raise Conflict(f"container {self.id} is running")
         if again and not self.is_waiting(again):
             raise Conflict("restart canceled")
-        self._plan = plan
+        self.plan = plan
         self.main.tty = plan["tty"]
         self.main.takes_input = plan["open_stdin"]
         self.main.stdin_once = plan["stdin_once"]
         self.cgroup = cgroup_paths(plan["cgroup"])
+        born = None
         try:
             born = runtime_start(plan)
+            _network_begin(self, born)
         except BaseException:
+            if born:
+                _network_end(self)
+                runtime_undo(born)
             self.cgroup.remove()
             self.main.dismiss()
             raise
@@ -17359,7 +18290,7 @@ class Monitor(Loop):
                 self.health.next()
 
     def _main_ended(self, code: int) -> None:
-        born, plan = self._born, self._plan
+        born, plan = self._born, self.plan
         if self.health:
             self.health.stop()
         self.cgroup_end()
@@ -17368,6 +18299,7 @@ class Monitor(Loop):
             self._exec_ended(stdio, 137)
         oom = self.cgroup.oom_count() > 0
         now = time.time_ns()
+        _network_end(self)
         self._born = None
         self.paused = False
         plan["exit_code"] = code
@@ -17401,7 +18333,7 @@ class Monitor(Loop):
 
     def _end_record(self, code: int, oom: bool, now: int, again: Restarts | None) -> None:
         with self.store.write(durable=False) as db:
-            if self._plan["auto_remove"]:
+            if self.plan["auto_remove"]:
                 known = db.execute(MONITOR_SQL["gone"], (self.id,)).rowcount
             elif again:
                 known = db.execute(RESTART_SQL["restarting"], (
@@ -17409,7 +18341,7 @@ class Monitor(Loop):
             else:
                 known = db.execute(MONITOR_SQL["exited"], (
                     now, code, int(oom), int(self.user_stopped), self.id)).rowcount
-        if self._plan["auto_remove"] and known:
+        if self.plan["auto_remove"] and known:
             trash = self.store.path("tmp", "removed-" + self.id)
             os.rename(self.store.path("containers", self.id), trash)
             self._trash += [trash, self.store.run_path("containers", self.id)]
@@ -17419,7 +18351,7 @@ class Monitor(Loop):
         self.main.dismiss()
         if self.main.clients:
             self.after(LINGER, self._linger_over)
-        self.waiters_tell(code, gone=self._plan.get("auto_remove", False))
+        self.waiters_tell(code, gone=self.plan.get("auto_remove", False))
         for sock in self._stops:
             answer_send(sock, {"ok": True, "code": code})
         self._stops = []
@@ -17483,7 +18415,7 @@ class Monitor(Loop):
         """Send a signal to the container's first process; a paused one is thawed to receive it."""
         self.emit("kill", self.main, signal=str(number))
         os.kill(self._born.pid, number)
-        if self.paused and number in (9, self._plan["stop_signal"]):
+        if self.paused and number in (9, self.plan["stop_signal"]):
             self.pause(False)
 
     def pause(self, on: bool) -> None:
@@ -17534,23 +18466,13 @@ class Monitor(Loop):
         if self.health:
             self.health.ended(stdio, code)
 
-    def exec_path(self, id: str) -> str:
-        """The record of a second process."""
-        return self.store.run_path("containers", self.id, "exec", id + ".json")
-
     def exec_record(self, id: str, change: dict) -> None:
         """Change the record of a second process."""
-        path = self.exec_path(id)
-        try:
-            record = json_parse(file_read(path))
-        except FileNotFoundError:
-            return                          # the container is being removed
-        record.update(change)
-        file_write(path, json_text(record).encode("utf-8", "surrogateescape"), 0o600)
+        exec_change(exec_path(self.store, self.id, id), change)
 
     def emit(self, action: str, stdio: Stdio, **attributes: str) -> None:
         """An event of this container, with the attributes that Docker gives it."""
-        plan = self._plan or self.actor
+        plan = self.plan or self.actor
         if not plan:
             row = self.store.row("SELECT name, config FROM containers WHERE id=?", self.id)
             config = json_parse(row[1]) if row else {}
@@ -17563,7 +18485,7 @@ class Monitor(Loop):
 
     def rename(self, name: str) -> None:
         """The name that events carry from now on."""
-        for known in (self._plan, self.actor):
+        for known in (self.plan, self.actor):
             if known:
                 known["name"] = name
 
@@ -17571,6 +18493,19 @@ class Monitor(Loop):
     def runs(self) -> bool:
         """There is a process."""
         return self._born is not None
+
+
+def _network_begin(monitor: Monitor, born: Born) -> None:
+    if monitor.plan["links"]:
+        ports_begin(monitor, monitor.plan)
+        resolver_begin(monitor, born.pins, monitor.plan)
+
+
+def _network_end(monitor: Monitor) -> None:
+    if monitor.plan["links"]:
+        resolver_end(monitor)
+        ports_end(monitor)
+        names_remove(monitor.store, monitor.id)
 
 
 def _signal_note(number: int, frame: object) -> None:
@@ -17625,9 +18560,9 @@ def verb_wait(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
             return {"ok": True}
         head = b""
     is_over = not monitor.runs and not monitor.is_waiting()
-    if message["condition"] == "not-running" and is_over and "exit_code" in monitor._plan:
+    if message["condition"] == "not-running" and is_over and "exit_code" in monitor.plan:
         # It ended while the question was on its way.
-        monitor._waiter_answer(fd, head, monitor._plan["exit_code"])
+        monitor._waiter_answer(fd, head, monitor.plan["exit_code"])
     else:
         monitor.wait_add(message["condition"], fd, head)
     return {"ok": True}
@@ -17653,7 +18588,7 @@ def verb_stop(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
             monitor.restarts.cancel(stopped=True)
         return {"ok": True}
     if message.get("keep"):                # it is being restarted: not removed at this end
-        monitor._plan["auto_remove"] = False
+        monitor.plan["auto_remove"] = False
     monitor.stop_add(sock, message["signal"], message["timeout"])
     return None
 
@@ -17786,7 +18721,7 @@ def monitor_rehearse(run: str) -> None:
                        b'"labels":{}}}', [ours.fileno()])):
         fds_send(far, text, fds)
         monitor.turn()
-    file_write(monitor.exec_path("x"), b"{}", 0o600)
+    file_write(exec_path(store, "x", "x"), b"{}", 0o600)
     monitor.main.log = LogWriter({"Type": "json-file", "Config": {}, "path": store.path("log")})
     monitor.main.log.write(1, b"line\n")
     stdio = monitor.execs["x"] = Stdio(monitor, "x", tty=False, takes_input=False, stdin_once=True)
@@ -18303,6 +19238,494 @@ def repair_main(request: dict, conn: Any, fds: list) -> None:
 
 
 # =============================================================================
+# endpoints -- a container's place in its networks: leases, links, names, routes
+# =============================================================================
+# Runs in: api, cli; role link: worker.   Refs: moby daemon/container_operations.go, libnetwork
+#
+# An endpoint is a row: what the user asked for when the container was created or connected
+# (`config`, Docker's EndpointSettings), and, while the container runs, what it got. A start leases
+# all addresses in one transaction, sees that the bridges are there and encodes what the container's
+# init is to send (section links). What a running container is connected to is done by a worker that
+# enters its namespace.
+#   - A bridge that is up is taken as it is. One that is missing or down is put in order under a
+#     lock, up last: then addresses and rules are there.
+#   - Deleting a bridge by hand leaves pairs behind without one: they are put into the new bridge.
+#   - The default route is that of the endpoint with the highest priority (moby Endpoint.Less).
+
+ENDPOINT_SELECT = ("SELECT container, network, position, config, id, ipv4, ipv6, mac, ifname,"
+                   " gateway4, gateway6 FROM endpoints ")
+ENDPOINT_SETTINGS = {
+    "IPAMConfig": ({"IPv4Address": ("string", "", True), "IPv6Address": ("string", "", True),
+                    "LinkLocalIPs": ("strings", None, True)}, None, False),
+    "Links":      ("strings", None, False),
+    "Aliases":    ("strings", None, False),
+    "MacAddress": ("string", "", False),
+    "DriverOpts": ("map", None, False),
+    "GwPriority": ("int", 0, False),
+}
+ENDPOINT_CONFIG = {"IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "",
+                   "DriverOpts": None, "GwPriority": 0}
+OPTION_SYSCTLS = "com.docker.network.endpoint.sysctls"
+OPTION_IFNAME = "com.docker.network.endpoint.ifname"
+CONFLICT_SHARED = ("container sharing network namespace with another container or host cannot be"
+                   " connected to any other network")
+CONFLICT_NONE = ("container cannot be connected to multiple networks with one of the networks in"
+                 " private (none) mode")
+
+
+class Place:
+    """One row: a container in a network. `network` is an id, or a name that nobody had yet."""
+
+    __slots__ = ("config", "container", "gateway4", "gateway6", "id", "ifname", "ipv4", "ipv6",
+                 "mac", "network", "position")
+
+    def __init__(self, row: tuple) -> None:
+        (self.container, self.network, self.position, config, self.id, self.ipv4, self.ipv6,
+         self.mac, self.ifname, self.gateway4, self.gateway6) = row
+        self.config: dict = {**ENDPOINT_CONFIG, **json_parse(config)}
+
+    @property
+    def link(self) -> str:
+        """The host's end of its pair."""
+        return f"veth{self.id[:7]}" if self.id else ""
+
+
+def endpoint_list(store: Store, container: str) -> list:
+    """The endpoints of a container in their order."""
+    return [Place(row) for row in store.rows(
+        ENDPOINT_SELECT + "WHERE container = ? ORDER BY position", container)]
+
+
+def endpoints_by_container(store: Store) -> dict:
+    """{container id: its endpoints in their order} of all containers."""
+    out: dict = {}
+    for row in store.rows(ENDPOINT_SELECT + "ORDER BY position"):
+        out.setdefault(row[0], []).append(Place(row))
+    return out
+
+
+def endpoint_names(c: Container, network: Network, aliases: list | None) -> list:
+    """The names that others on a network know a container by; none on the default bridge."""
+    if network.is_default:
+        return []
+    names = [c.name, *(aliases or ()), c.id[:12], c.config["Hostname"]]
+    return list(dict.fromkeys(filter(None, names)))
+
+
+# ---- what a start prepares ----
+
+def endpoints_start(store: Store, c: Container) -> list:
+    """Lease what a container needs in its networks: its attached endpoints, see endpoint_attached.
+
+    The leases end with the container's passing state, however that ends. Raises Docker's errors.
+    """
+    endpoints = endpoint_list(store, c.id)
+    if not endpoints:
+        return []
+    networks = [network_find(store, endpoint.network) for endpoint in endpoints]
+    for network in networks if len(networks) > 1 else ():
+        if network.driver in ("host", "null"):
+            raise Forbidden(CONFLICT_SHARED if network.driver == "host" else CONFLICT_NONE)
+    for endpoint, network in zip(endpoints, networks):
+        bad = endpoint_problems(network.name, endpoint.config, network)
+        if bad:
+            raise InvalidParameter("invalid endpoint settings:\n" + _joined(bad))
+    for network in networks:
+        bridge_ensure(store, network)
+    names: set = set()
+    with store.write(durable=False) as db:
+        for at, (endpoint, network) in enumerate(zip(endpoints, networks)):
+            endpoint_take(db, c, endpoint, network, at, names)
+    attached = [endpoint_attached(c, endpoint, network)
+                for endpoint, network in zip(endpoints, networks)]
+    routes_choose(attached)
+    for one in attached:
+        names_write(store, c.id, one)
+    return attached
+
+
+def endpoint_take(db: Any, c: Container, endpoint: Place, network: Network, position: int,
+                  names: set) -> None:
+    """Fill an endpoint's row, inside the caller's transaction; `names`: interfaces that it has."""
+    if not db.execute("SELECT 1 FROM networks WHERE id = ?", (network.id,)).fetchone():
+        raise NotFound(f"network {network.name} not found")
+    config = endpoint.config
+    wanted = config["IPAMConfig"] or {}
+    endpoint.id = id_new()
+    # Another container may have the name that was given before; ours are counted from 0.
+    name = (config["DriverOpts"] or {}).get(OPTION_IFNAME, "")
+    if name in names:
+        raise InvalidParameter(f"interface name {name} is already in use")
+    free = (f"eth{n}" for n in range(len(names) + 1))
+    endpoint.ifname = name or next(one for one in free if one not in names)
+    names.add(endpoint.ifname)
+    for width, field in ((32, "IPv4Address"), (128, "IPv6Address")):
+        pool = network.pool(width)
+        address = pool and lease_take(db, network, pool, c.id, wanted.get(field) or "") or ""
+        gateway = "" if not pool or network.is_internal else pool.get("router", pool["gateway"])
+        if width == 32:
+            endpoint.ipv4, endpoint.gateway4 = address, gateway
+        else:
+            endpoint.ipv6, endpoint.gateway6 = address, gateway
+    endpoint.mac = config["MacAddress"] and mac_text(mac_pack(config["MacAddress"])) \
+        or _mac_make(endpoint.ipv4)
+    db.execute("UPDATE endpoints SET network = ?, position = ?, id = ?, ipv4 = ?, ipv6 = ?,"
+               " mac = ?, ifname = ?, gateway4 = ?, gateway6 = ? WHERE container = ? AND"
+               " network = ?", (network.id, position, endpoint.id, endpoint.ipv4, endpoint.ipv6,
+                                endpoint.mac, endpoint.ifname, endpoint.gateway4,
+                                endpoint.gateway6, c.id, endpoint.network))
+    endpoint.network = network.id
+
+
+def _mac_make(ipv4: str) -> str:
+    """A hardware address that belongs to an IPv4 address: who knew its last owner finds the next.
+    """
+    return mac_text(b"\x02\x42" + (ip_pack(ipv4) if ipv4 else os.urandom(4)))
+
+
+def endpoint_attached(c: Container, endpoint: Place, network: Network) -> dict:
+    """An endpoint in use as plain data, for firewall, ports, resolver and the messages."""
+    pool4, pool6 = network.pool(32), network.pool(128)
+    return {
+        "network": network.id, "name": network.name, "driver": network.driver,
+        "bridge": network.bridge, "internal": network.is_internal, "options": network.options,
+        "mtu": network.mtu, "id": endpoint.id, "ifname": endpoint.ifname, "link": endpoint.link,
+        "mac": endpoint.mac, "ipv4": endpoint.ipv4, "ipv6": endpoint.ipv6,
+        "prefix4": prefix_parse(pool4["subnet"]).length if pool4 else 0,
+        "prefix6": prefix_parse(pool6["subnet"]).length if pool6 else 0,
+        "gateway4": endpoint.gateway4, "gateway6": endpoint.gateway6,
+        "is_gateway4": False, "is_gateway6": False,
+        "names": endpoint_names(c, network, endpoint.config["Aliases"]),
+        "links": endpoint.config["Links"] or [], "priority": endpoint.config["GwPriority"],
+        "driver_opts": endpoint.config["DriverOpts"] or {}}
+
+
+def routes_choose(attached: list) -> None:
+    """Mark the endpoints that the default routes go through."""
+    order = sorted(attached, key=lambda one: (
+        -one["priority"], one["internal"], -bool(one["gateway4"]) - bool(one["gateway6"]),
+        one["name"]))
+    for field in ("4", "6"):
+        for one in attached:
+            one["is_gateway" + field] = False
+        for one in order:
+            if one["gateway" + field]:
+                one["is_gateway" + field] = True
+                break
+
+
+def link_plan(one: dict, by_fd: bool = False) -> dict:
+    """What link_enter is given for an attached endpoint."""
+    sysctls = {} if one["ipv6"] else {f"net/ipv6/conf/{one['ifname']}/disable_ipv6": "1"}
+    for text in filter(None, one["driver_opts"].get(OPTION_SYSCTLS, "").split(",")):
+        name, _, value = text.partition("=")
+        parts = name.split(".", 4)
+        sysctls["/".join((*parts[:3], one["ifname"], parts[4]))] = value
+    inner = [address_message(ip_pack(one["ipv" + v]), one["prefix" + v])
+             for v in "46" if one["ipv" + v]]
+    inner.append(up_message())
+    inner += [route_message(ip_pack(one["gateway" + v])) for v in "46" if one["is_gateway" + v]]
+    index = link_index(one["bridge"])
+    outer = pair_message(one["link"], index, one["ifname"], mac_pack(one["mac"]), one["mtu"], by_fd)
+    return {"outer": outer.hex(), "ifname": one["ifname"], "sysctls": sysctls,
+            "inner": [message.hex() for message in inner]}
+
+
+# ---- bridges ----
+
+def bridge_ensure(store: Store, network: Network) -> None:
+    """See that a network's bridge is there, up and with its addresses; Docker's errors."""
+    if network.driver != "bridge" or link_is_up(network.bridge):
+        return
+    with store.lock("bridges"):
+        if link_is_up(network.bridge):
+            return
+        sock = netlink_open()
+        try:
+            _bridge_settle(store, network, sock)
+        except PermissionError:
+            raise Unsupported("bridged networks need the capability NET_ADMIN: use --network none"
+                              " or --network host") from None
+        except OSError as refused:
+            why = " (this kernel has no bridges: use --network none or --network host)" \
+                if refused.errno in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT) else ""
+            raise EngineError(f"failed to create bridge {network.bridge} via netlink:"
+                              f" {refused.strerror}{why}") from None
+        finally:
+            sock.close()
+
+
+def _bridge_settle(store: Store, network: Network, sock: _socket.socket) -> None:
+    name = network.bridge
+    mac = bytearray(sha256(network.id.encode()).digest()[:6])
+    mac[0] = mac[0] & 0xFE | 2
+    is_new = bridge_make(sock, name, bytes(mac), network.mtu)
+    index = link_index(name)
+    have = [address for address, _, _ in link_addresses(sock, index)]
+    wanted = []
+    for pool in network.document["pools"]:
+        if pool["gateway"] and ip_pack(pool["gateway"]) not in have:
+            wanted.append((ip_pack(pool["gateway"]), prefix_parse(pool["subnet"]).length))
+    if any(len(address) == 16 for address, _ in wanted):
+        sysctl_write(f"net/ipv6/conf/{name}/disable_ipv6", "0")
+    if is_new:
+        sysctl_write(f"net/ipv6/conf/{name}/accept_ra", "0")
+    inhibited = bool_parse(network.options.get(OPTION_BRIDGE + "inhibit_ipv4", "false"))
+    netlink_batch(sock, [address_message(address, length, index) for address, length in wanted
+                         if not (inhibited and len(address) == 4)])
+    firewall_network_begin(store, network)
+    netlink_batch(sock, [up_message(index)])
+    for endpoint in map(Place, store.rows(ENDPOINT_SELECT + "WHERE network = ? AND id <> ''",
+                                             network.id)):
+        port = link_index(endpoint.link)
+        if port:                        # its bridge was deleted under it
+            netlink_batch(sock, [master_message(port, index)])
+
+
+def bridge_end(store: Store, network: Network) -> None:
+    """Take away what bridge_ensure made."""
+    if network.driver != "bridge" or not network.bridge:
+        return
+    with store.lock("bridges"):
+        firewall_network_end(store, network)
+        if network.document.get("is_users"):
+            return
+        sock = netlink_open()
+        try:
+            link_delete(sock, network.bridge)
+        finally:
+            sock.close()
+
+
+# ---- create ----
+
+def endpoints_plan(store: Store, config: dict, host: dict, networking: dict,
+                   version: str) -> tuple[list, list]:
+    """([(network, config)] for the rows of a new container, warnings); InvalidParameter.
+
+    What was said for "default" counts for `bridge`. Those of containers without a network of their
+    own are checked, and there are none.
+    """
+    mode, given = host["NetworkMode"], networking["EndpointsConfig"]
+    settings = {"bridge" if name == "default" else name: endpoint_check(value, name)
+                for name, value in given.items()}
+    warnings = _mac_move(config, mode, settings, tuple(map(int, version.split(".")[:2])))
+    problems = []
+    for name, endpoint in settings.items():
+        try:
+            found: Network | None = network_find(store, name) if mode not in (
+                "none", "host") else None
+        except (NotFound, InvalidParameter):
+            found = None                # it may be made before the start
+        bad = endpoint_problems(found.name if found else name, endpoint, found)
+        if bad:
+            problems.append(f"invalid config for network {name}: invalid endpoint settings:\n"
+                            + _joined(bad))
+    if problems:
+        raise InvalidParameter("\n".join(problems))
+    if mode_container(mode) or mode in ("none", "host") or config["NetworkDisabled"]:
+        if [name for name in settings if name != mode]:
+            raise InvalidParameter(CONFLICT_NONE if mode == "none" else CONFLICT_SHARED)
+        return [], warnings
+    rows: dict = {}
+    for name in sorted(settings or {mode: {}}, key=lambda name: name != mode):
+        known = network_get(store, name)
+        rows[known.id if known else name] = settings.get(name) or dict(ENDPOINT_CONFIG)
+    return list(rows.items()), warnings
+
+
+def endpoint_check(value: Any, name: str) -> dict:
+    """An EndpointSettings of a request: the part that is the user's to say, every key there."""
+    if value is None:
+        raise InvalidParameter(f"invalid config for network {name}: EndpointsConfig is nil")
+    if not isinstance(value, dict):
+        raise InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(value)} into Go"
+                               " value of type network.EndpointSettings")
+    return fields_check(value, ENDPOINT_SETTINGS, "EndpointSettings")
+
+
+def _mac_move(config: dict, mode: str, settings: dict, version: tuple) -> list:
+    """The container-wide MAC address becomes that of its main network (moby handleMACAddressBC)."""
+    mac, config["MacAddress"] = config["MacAddress"], ""
+    if version < (1, 44):
+        for endpoint in settings.values():
+            endpoint["MacAddress"] = ""
+    if not mac:
+        return []
+    if mode in ("none", "host") or mode_container(mode):
+        if version < (1, 44):
+            raise InvalidParameter("conflicting options: mac-address and the network mode")
+    else:
+        main = settings.setdefault(mode, dict(ENDPOINT_CONFIG)) if not settings else \
+            next(iter(settings.values())) if version < (1, 44) else settings.get(mode)
+        if main is None:
+            raise InvalidParameter(
+                "unable to migrate container-wide MAC address to a specific network:"
+                " HostConfig.NetworkMode must match the identity of a network in"
+                " NetworkSettings.Networks")
+        if main["MacAddress"] not in ("", mac):
+            raise InvalidParameter("the container-wide MAC address must match the endpoint-specific"
+                                   " MAC address for the main network, or be left empty")
+        main["MacAddress"] = mac
+    return [] if version < (1, 44) else [
+        "The container-wide MacAddress field is now deprecated. It should be specified in"
+        " EndpointsConfig instead."]
+
+
+# ---- names of others in a container ----
+
+def extra_hosts(store: Store, host: dict) -> list:
+    """The lines of /etc/hosts that --add-host asks for."""
+    lines = []
+    for entry in host["ExtraHosts"] or ():
+        name, _, address = entry.partition(":")
+        addresses = [address.strip()]
+        if address == HOST_GATEWAY:
+            addresses = configuration_read(store.run)["host-gateway-ips"] or [
+                pool["gateway"] for pool in network_find(store, "bridge").document["pools"]]
+            if not addresses:
+                raise EngineError("unable to derive the IP value for host-gateway")
+        lines += [f"{text}\t{name}" for text in addresses]
+    return lines
+
+
+def link_parse(text: str) -> tuple[str, str]:
+    """(container, alias) of a --link; InvalidParameter in Docker's words."""
+    if not text:
+        raise InvalidParameter("empty string specified for links")
+    parts = text.split(":")
+    if len(parts) > 2:
+        raise InvalidParameter(f"bad format for links: {text}")
+    name, alias = parts[0], parts[-1]
+    if len(parts) == 2 and text[0] == "/":          # as inspect shows it: /name:/whose/alias
+        return name[1:], alias.rpartition("/")[2]
+    return name, alias
+
+
+def links_verify(store: Store, host: dict) -> None:
+    """See that the containers are there that a new one is linked to on the default bridge."""
+    if host["NetworkMode"] != "bridge":
+        return
+    for text in host["Links"] or ():
+        name, _ = link_parse(text)
+        try:
+            other = record_find(store, name)
+        except NotFound as gone:
+            raise InvalidParameter(f"could not get container for {name}: {gone}") from None
+        if other.host["NetworkMode"] == "host":
+            raise InvalidParameter("conflicting options: host type networking can't be used with"
+                                   " links. This would result in undefined behavior")
+
+
+def links_prepare(store: Store, c: Container, attached: list) -> tuple[list, list]:
+    """(lines for /etc/hosts, environment) from the links of a container on the default bridge."""
+    own = next((one for one in attached if one["name"] == "bridge"), None)
+    lines: list = []
+    environment: list = []
+    for text in c.host["Links"] or () if own else ():
+        name, alias = link_parse(text)
+        try:
+            other = container_settle(store, record_find(store, name))
+        except NotFound:
+            continue                    # it was removed, and the link with it
+        if other is None or not other.is_running:
+            raise EngineError(f"Cannot link to a non running container: /{name} AS"
+                              f" /{c.name}/{alias}")
+        place = next((one for one in endpoint_list(store, other.id)
+                      if one.network == (own or {})["network"]), None)
+        if place is None:
+            raise EngineError(f"Cannot link to /{other.name}, as it does not belong to the default"
+                              " network")
+        names = " ".join(dict.fromkeys((alias, other.config["Hostname"], other.name)))
+        lines += [f"{address}\t{names}" for address in (place.ipv4, place.ipv6) if address]
+        environment += _link_environment(f"/{c.name}/{alias}", place.ipv4, other.config)
+    return lines, environment
+
+
+def _link_environment(name: str, address: str, config: dict) -> list:
+    """The variables that tell a container of one it is linked to (moby daemon/links)."""
+    word = name.rpartition("/")[2].upper().replace("-", "_")
+    ports = sorted((kind != "tcp", kind, int(number)) for number, _, kind in (
+        (text + "/tcp" * ("/" not in text)).partition("/") for text in config["ExposedPorts"] or ())
+        if number.isdigit())
+    out = [f"{word}_PORT={kind}://{address}:{number}" for _, kind, number in ports[:1]]
+    for _, kind, number in ports:
+        prefix = f"{word}_PORT_{number}_{kind.upper()}"
+        out += [f"{prefix}={kind}://{address}:{number}", f"{prefix}_ADDR={address}",
+                f"{prefix}_PORT={number}", f"{prefix}_PROTO={kind}"]
+    out.append(f"{word}_NAME={name}")
+    for entry in config["Env"] or ():
+        key, separator, value = entry.partition("=")
+        if separator and key not in ("HOME", "PATH"):
+            out.append(f"{word}_ENV_{key}={value}")
+    return out
+
+
+# ---- checks ----
+
+def endpoint_problems(name: str, config: dict, network: Network | None) -> list:
+    """What Docker has against an endpoint's settings (moby validateEndpointSettings)."""
+    ipam, out = config.get("IPAMConfig") or {}, []
+    addresses = [(ipam.get("IPv4Address"), 4, "IPv4"), (ipam.get("IPv6Address"), 16, "IPv6")]
+    if name in ("bridge", "host", "none", "default"):
+        if addresses[0][0] or addresses[1][0]:
+            out.append("user specified IP address is supported on user defined networks only")
+        if config.get("Aliases"):
+            out.append("network-scoped alias is supported only for containers in user defined"
+                       " networks")
+    for text, size, family in addresses:
+        if text and not _is_address(text, size):
+            out.append(f"invalid {family} address: {text}")
+    for text in ipam.get("LinkLocalIPs") or ():
+        if not _is_address(text, 4) and not _is_address(text, 16):
+            out.append(f"invalid link-local IP address: {text}")
+    for text, _, _ in addresses if network and not out else ():
+        if text:
+            out += _range_problems(network, ip_pack(text), text)
+    try:
+        mac_pack(config.get("MacAddress") or "02:42:00:00:00:00")
+    except ValueError:
+        return [f"invalid MAC address {config['MacAddress']}"]
+    return out + _sysctl_problems(config)
+
+
+def _sysctl_problems(config: dict) -> list:
+    out = []
+    for text in (config.get("DriverOpts") or {}).get(OPTION_SYSCTLS, "").split(","):
+        parts = text.split(".", 4)
+        if text and (len(parts) != 5 or parts[1] not in ("ipv4", "ipv6", "mpls")
+                     or parts[3] not in ("IFNAME", "ifname")):
+            out.append(f"unrecognised network interface sysctl '{text}'; represent"
+                       " 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or"
+                       " 'mpls'")
+    return out
+
+
+def _is_address(text: str, size: int) -> bool:
+    try:
+        address = ip_pack(text)
+    except ValueError:
+        return False
+    return len(address) == size and any(address)
+
+
+def _range_problems(network: Network, address: bytes, text: str) -> list:
+    own = [prefix_parse(entry["Subnet"]) for entry in network.document["IPAM"]["Config"] or ()
+           if network.document.get("is_static")]
+    own = [subnet for subnet in own if subnet.width == len(address) * 8]
+    if any(subnet.offset(address) >= 0 for subnet in own):
+        return []
+    if own:
+        return [f"no configured subnet or ip-range contain the IP address {text}"]
+    return ["user specified IP address is supported only when connecting to networks with user"
+            " configured subnets"]
+
+
+def _joined(problems: list) -> str:
+    return problems[0] if len(problems) == 1 else "* " + "\n* ".join(problems)
+
+
+# =============================================================================
 # views -- a container as clients see it: inspect, lists and their filters
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.51, moby daemon/inspect.go and daemon/list.go
@@ -18327,30 +19750,54 @@ LIST_KEYS = ("ancestor", "before", "exited", "expose", "health", "id", "is-task"
              "label", "name", "network", "publish", "since", "status", "volume")
 
 
-def networks_show(c: Container, ids: dict) -> dict:
-    """The networks that a container is in: {"none": {...}}; none of its own when it shares one.
+def networks_show(c: Container, endpoints: list, known: dict) -> dict:
+    """The networks that a container is in: {"bridge": {...}}; none of its own when it shares one.
 
-    `ids` is network_ids(): as in Docker a network has one for a container that has been started.
+    `known` is networks_known(): as in Docker a network has an id for a container that has been
+    started.
     """
     mode = c.host["NetworkMode"]
     if mode.startswith("container:"):
         return {}
-    return {mode: {**ENDPOINT_NONE, "NetworkID": ids.get(mode, "") if c.started else "",
-                   "EndpointID": _run_id(c, _ENDPOINT_SALT)}}
+    if mode in ("none", "host"):
+        return {mode: {**ENDPOINT_NONE, "NetworkID": known[mode].id if c.started else "",
+                       "EndpointID": _run_id(c, _ENDPOINT_SALT)}}
+    out = {}
+    for endpoint in endpoints:
+        network = known.get(endpoint.network)
+        name = network.name if network else endpoint.network
+        out[name] = {**ENDPOINT_NONE, **endpoint.config, **_place_show(c, endpoint, network)}
+    return {name: out[name] for name in sorted(out)}
 
 
-def network_ids(store: Store) -> dict:
-    """{name of a network: its id}, of those that a container was ever started with."""
-    rows = store.rows("SELECT key, value FROM meta WHERE key LIKE 'network:%'")
-    return {key[8:]: value for key, value in rows}
+def _place_show(c: Container, endpoint: Place, network: Network | None) -> dict:
+    """The part of an EndpointSettings that is not the user's to say."""
+    if network is None or not c.started:
+        return {}
+    out: dict = {"NetworkID": network.id, "EndpointID": endpoint.id, "MacAddress": endpoint.mac,
+                 "DNSNames": endpoint_names(c, network, endpoint.config["Aliases"]) or None}
+    for width, gateway, address, length, text, router in (
+            (32, "Gateway", "IPAddress", "IPPrefixLen", endpoint.ipv4, endpoint.gateway4),
+            (128, "IPv6Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", endpoint.ipv6,
+             endpoint.gateway6)):
+        pool = network.pool(width)
+        if text and pool:
+            out.update({gateway: router, address: text,
+                        length: prefix_parse(pool["subnet"]).length})
+    return out
 
 
-def network_id_ensure(store: Store, name: str) -> None:
-    """Give a network its id, which it keeps, when its first container starts."""
-    key = "network:" + name
-    if store.row("SELECT 1 FROM meta WHERE key = ?", key) is None:
-        with store.write() as db:
-            db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (key, id_new()))
+def networks_by_container(store: Store, containers: list) -> dict:
+    """{id of a container: what networks_show tells} of many."""
+    endpoints, known = endpoints_by_container(store), networks_known(store)
+    return {c.id: networks_show(c, endpoints.get(c.id, []), known) for c in containers}
+
+
+def networks_known(store: Store) -> dict:
+    """All networks by id, and those that are always there by name too."""
+    networks = network_list(store)
+    return {**{network.name: network for network in networks if network.name in
+               NETWORK_PREDEFINED}, **{network.id: network for network in networks}}
 
 
 _ENDPOINT_SALT, _SANDBOX_SALT = 0xF39CC0605CEDC835 << 130 | 1, 0x9E3779B97F4A7C15 << 130 | 1
@@ -18363,8 +19810,12 @@ def _run_id(c: Container, salt: int) -> str:
 
 def _network_show(store: Store, c: Container) -> dict:
     """NetworkSettings. The sandbox's key is a path that `nsenter --net=` can enter."""
-    out = {**NETWORK_NONE, "Networks": networks_show(c, network_ids(store))}
+    shown = networks_show(c, endpoint_list(store, c.id), networks_known(store))
+    out = {**NETWORK_NONE, "Networks": shown}
+    bridge = shown.get("bridge", {})
+    out.update((name, bridge[name]) for name in NETWORK_NONE if name in bridge)
     if c.is_running and out["Networks"]:
+        out["Ports"] = ports_show(store, c)
         out["SandboxID"] = _run_id(c, _SANDBOX_SALT)
         out["SandboxKey"] = f"/proc/{c.pid}/ns/net"
     return out
@@ -18475,7 +19926,7 @@ def exec_ids(store: Store, c: Container) -> list:
 
 def summary_show(c: Container, image: str, now: int, networks: dict) -> dict:
     """One entry of GET /containers/json; `image` is the name to show for its image, `networks` what
-    network_ids says.
+    networks_show says.
     """
     words = [c.document["Path"]]
     words += [f"'{word}'" if " " in word else word for word in c.document["Args"]]
@@ -18486,7 +19937,7 @@ def summary_show(c: Container, image: str, now: int, networks: dict) -> dict:
         "Id": c.id, "Names": ["/" + c.name], "Image": image, "ImageID": c.image,
         "Command": " ".join(words), "Created": c.created // SECOND, "Ports": [],
         "Labels": c.config["Labels"] or {}, "State": c.status, "Status": state_text(c, now),
-        "HostConfig": summary, "NetworkSettings": {"Networks": networks_show(c, networks)},
+        "HostConfig": summary, "NetworkSettings": {"Networks": networks},
         "Mounts": []}
 
 
@@ -18546,7 +19997,7 @@ def _stays_exited(c: Container, filters: dict) -> bool:
 
 
 def _stays_network(c: Container, filters: dict) -> bool:
-    return c.host["NetworkMode"] in filters["network"]      # list() has made names of ids
+    return c.id in filters["network"]       # list() has made ids of networks' names
 
 
 def _stays_port(c: Container, filters: dict) -> bool:
@@ -18886,23 +20337,24 @@ class Containers:
         if image["warning"]:
             warnings.append(image["warning"])
         config_merge(config, image["config"])
-        network_verify(config, host, networking)
+        endpoints, told = endpoints_plan(self._store, config, host, networking, version)
+        warnings += told
         self._modes_resolve(host)
+        links_verify(self._store, host)
         if not config["Hostname"]:
             config["Hostname"] = os.uname().nodename if host["NetworkMode"] == "host" else id[:12]
         words = command_words(config)
         c = record_new(id=id, name=name, image=image["id"], config=config, host=host,
                        health=CHECKED if health_words(config) else "", document={
             "Path": words[0], "Args": words[1:], "Platform": image["os"],
-            "Layers": [INIT_LAYER, *image["layers"]],
-            "EndpointsConfig": networking["EndpointsConfig"]})
+            "Layers": [INIT_LAYER, *image["layers"]]})
         directory = self._store.path("containers", id)
         with undo_on_error() as undo:
             undo.callback(tree_remove, directory)
             dir_ensure(directory, 0o710)
             for name in ("/upper", "/work"):
                 dir_ensure(directory + name, 0o755)
-            record_insert(self._store, c)
+            record_insert(self._store, c, endpoints)
         container_event(self._store, c, "create")
         if config["Volumes"]:
             warnings.append("volumes are not supported by this engine yet: what is written to"
@@ -19015,30 +20467,7 @@ class Containers:
 
     def launch(self, c: Container, again: int = 0) -> None:
         """Prepare what a start needs, and have the monitor start it; `again`: restart number."""
-        store = self._store
-        host_complete(c.host, configuration_read(store.run))
-        directory = store.path("containers", c.id)
-        bundle = dir_ensure(store.run_path("containers", c.id), 0o700)
-        join, shm, donor = _namespaces_resolve(self, c)
-        hostname = donor.config["Hostname"] if donor else c.config["Hostname"]
-        if c.host["UTSMode"] == "host":
-            hostname = os.uname().nodename
-        files = files_write(c, directory, hostname)
-        if donor:
-            files = {path: f"{store.path('containers', donor.id)}/{os.path.basename(path)}"
-                     for path in files}
-        init_layer_make(store)
-        if not mode_container(c.host["NetworkMode"]):
-            network_id_ensure(store, c.host["NetworkMode"])
-        spec = spec_build(c, hostname=hostname, files=files, join=join, shm=shm)
-        file_write(bundle + "/config.json", json_text(spec).encode("utf-8", "surrogateescape"),
-                   0o600)
-        plan = plan_build(c, spec, bundle=bundle, layers=layer_paths(store, c.document["Layers"]),
-                          directory=directory, health=health_plan(c, bundle))
-        with files_guard(store, c.id):
-            pass                        # a copy into it has an overlay of its own on its files
-        # A container that shares another's namespace starts only while that one holds it.
-        monitor_start(store, c.id, plan, again, lambda born: self._running(c, born, again))
+        _launch(self, self._store, c, again, lambda born: self._running(c, born, again))
 
     def _running(self, c: Container, born: dict, again: int) -> None:
         """The row of a container whose process is ready to run."""
@@ -19156,21 +20585,27 @@ class Containers:
         filters = filters or {}
         images = self._engine.images
         ancestors = None
-        networks, names = network_ids(self._store), {}
+        names: dict = {}
+        containers = _shared(self.all(), self.known)
+        networks = networks_by_container(self._store, containers)
         if "network" in filters:
-            known = {id: name for name, id in networks.items()}
-            filters = {**filters, "network": [known.get(text, text) for text in filters["network"]]}
+            asked = set(filters["network"])
+            filters = {**filters, "network": [
+                id for id, shown in networks.items() if any(
+                    name in asked or one["NetworkID"] in asked for name, one in shown.items())]}
         if "ancestor" in filters:
             ancestors = {id for ref in filters["ancestor"] for id in images.ids_of(ref)}
-        chosen = list_select(_shared(self.all(), self.known), everything=everything, limit=limit,
-                             filters=filters, ancestors=ancestors)
+        chosen = list_select(containers, everything=everything, limit=limit, filters=filters,
+                             ancestors=ancestors)
         now = time_now()
         out = []
         for c in chosen:
             key = c.config["Image"], c.image
             if key not in names:
                 names[key] = key[0] if c.image in images.ids_of(key[0]) else c.image
-            entry = summary_show(c, names[key], now, networks)
+            entry = summary_show(c, names[key], now, networks[c.id])
+            if c.is_running:
+                entry["Ports"] = ports_list(self._store, c)
             if size:
                 for field, value in zip(("SizeRw", "SizeRootFs"), sizes_show(self._store, c)):
                     if value:           # a list leaves zeros out, an inspect does not
@@ -19237,6 +20672,46 @@ def _until_parse(filters: dict) -> int:
 
 
 # ---- what a start prepares ----
+
+def _launch(containers: Containers, store: Store, c: Container, again: int,
+            record: Callable[[dict], None]) -> None:
+    host_complete(c.host, configuration_read(store.run))
+    directory = store.path("containers", c.id)
+    bundle = dir_ensure(store.run_path("containers", c.id), 0o700)
+    join, shm, donor = _namespaces_resolve(containers, c)
+    hostname = donor.config["Hostname"] if donor else c.config["Hostname"]
+    if c.host["UTSMode"] == "host":
+        hostname = os.uname().nodename
+    attached, more, environment = _network_prepare(store, c)
+    text, dns = resolver_conf(c.host, any(one["names"] for one in attached))
+    files = files_write(c, directory, hostname, text, attached, more)
+    if donor:
+        files = {path: f"{store.path('containers', donor.id)}/{os.path.basename(path)}"
+                 for path in files}
+    init_layer_make(store)
+    spec = spec_build(c, hostname=hostname, files=files, join=join, shm=shm,
+                      links=[link_plan(one) for one in attached], environment=environment)
+    file_write(bundle + "/config.json", json_text(spec).encode("utf-8", "surrogateescape"),
+               0o600)
+    plan = plan_build(c, spec, bundle=bundle, layers=layer_paths(store, c.document["Layers"]),
+                      directory=directory, health=health_plan(c, bundle))
+    with files_guard(store, c.id):
+        pass                        # a copy into it has an overlay of its own on its files
+    plan["names"] = [one["network"] for one in attached if one["names"]]
+    plan["dns"] = dns
+    plan["ports"] = ports_start(store, c, attached) if attached else {}
+    # A container that shares another's namespace starts only while that one holds it.
+    try:
+        monitor_start(store, c.id, plan, again, record)
+    except BaseException:
+        if attached:
+            ports_stop(store, c.id)
+            names_remove(store, c.id)
+        raise
+    for one in attached:
+        event_emit(store, "network", "connect", one["network"],
+                   {"container": c.id, "name": one["name"], "type": one["driver"]})
+
 
 def _namespaces_resolve(containers: Containers, c: Container) -> tuple:
     """({OCI namespace type: path}, mount for /dev/shm or None, whose network it is or None)."""
@@ -19334,50 +20809,45 @@ def init_layer_make(store: Store) -> None:
         tree_remove(made)               # another process was quicker
 
 
-def files_write(c: Container, directory: str, hostname: str) -> dict:
-    """Write hostname, hosts and resolv.conf; {path in the container: file}."""
-    domain = c.config["Domainname"]
-    names = f"{hostname}.{domain} {hostname}" if domain else hostname
+def _network_prepare(store: Store, c: Container) -> tuple[list, list, list]:
+    """(attached endpoints, lines for /etc/hosts, environment) of a start."""
+    if c.host["NetworkMode"] in ("none", "host") or mode_container(c.host["NetworkMode"]):
+        return [], extra_hosts(store, c.host), []
+    try:
+        attached = endpoints_start(store, c)
+        lines, environment = links_prepare(store, c, attached)
+    except EngineError as refused:
+        raise error_for(refused.status, f"failed to set up container networking: {refused}",
+                        refused.exit) from None
+    return attached, extra_hosts(store, c.host) + lines, environment
+
+
+def files_write(c: Container, directory: str, hostname: str, resolv: str,
+                attached: list | tuple = (), more: list | tuple = ()) -> dict:
+    """Write hostname, hosts and resolv.conf (`resolv`); {path in the container: file}.
+
+    `more` are lines of /etc/hosts that come before the container's own.
+    """
     out = {}
-    for path, text in (("/etc/resolv.conf", _resolv_text(c.host)),
-                       ("/etc/hostname", hostname + "\n"),
-                       ("/etc/hosts", _hosts_text(c.host, names))):
+    for path, text in (("/etc/resolv.conf", resolv), ("/etc/hostname", hostname + "\n"),
+                       ("/etc/hosts", hosts_text(c, hostname, attached, more))):
         out[path] = f"{directory}/{os.path.basename(path)}"
         file_write(out[path], text.encode("utf-8", "surrogateescape"))
     return out
 
 
-def _hosts_text(host: dict, names: str) -> str:
+def hosts_text(c: Container, hostname: str, attached: list | tuple, more: list | tuple) -> str:
     """The host's own file where the network is; with names of the user's never, as moby has it."""
-    text = HOSTS
-    if host["NetworkMode"] == "host" and not host["ExtraHosts"]:
+    if c.host["NetworkMode"] == "host" and not more:
         try:
             return file_read("/etc/hosts").decode("utf-8", "surrogateescape")
         except FileNotFoundError:
-            return text
-    for entry in host["ExtraHosts"] or ():
-        name, _, address = entry.partition(":")
-        if address == HOST_GATEWAY:         # there is no bridge yet
-            raise EngineError("unable to derive the IP value for host-gateway")
-        text += f"{address.strip()}\t{name}\n"
-    return text
-
-
-def _resolv_text(host: dict) -> str:
-    """The host's resolv.conf; resolvers on its loopback are of no use in a network of one's own."""
-    try:
-        lines = file_read("/etc/resolv.conf").decode("utf-8", "surrogateescape").splitlines()
-    except FileNotFoundError:
-        lines = []
-    if host["NetworkMode"] != "host":
-        lines = [line for line in lines
-                 if not line.startswith(("nameserver 127.", "nameserver ::1"))]
-    for field, word in (("Dns", "nameserver"), ("DnsSearch", "search"), ("DnsOptions", "options")):
-        if host[field]:
-            lines = [line for line in lines if line.split()[:1] != [word]]
-            lines += ([f"nameserver {address}" for address in host[field]] if field == "Dns"
-                      else [f"{word} {' '.join(host[field])}"])
-    return "".join(line + "\n" for line in lines)
+            return HOSTS
+    domain = c.config["Domainname"]
+    names = f"{hostname}.{domain} {hostname}" if domain else hostname
+    own = [f"{one[family]}\t{names}" for one in attached for family in ("ipv4", "ipv6")
+           if one[family]]
+    return HOSTS + "".join(line + "\n" for line in (*more, *own))
 
 
 # =============================================================================

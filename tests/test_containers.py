@@ -40,8 +40,6 @@ def test_create(bare_box):  # noqa: F811
     [
         ({"Image": "nope"}, "NotFound", "No such image: nope:latest"),
         ({"Cmd": None, "Entrypoint": [""]}, "InvalidParameter", "no command specified"),
-        ({"HostConfig": {}}, "InvalidParameter", 'network "bridge" is not supported by this engine'
-         " yet: use --network none or --network host"),
         (
             {"HostConfig": {"NetworkMode": "none", "PidMode": "container:x"}},
             "NotFound",
@@ -168,7 +166,13 @@ def test_files_of_the_network(bare_box, tmp_path):  # noqa: F811
     host = {"ExtraHosts": ["db:10.0.0.1", "six:::2"], "Dns": ["9.9.9.9"], "DnsSearch": ["a", "b"]}
     bare_box.create("sh", name="web", host=host, Hostname="h", Domainname="d.e")
     c = bare_box.containers.find("web")
-    files = engine.files_write(c, str(tmp_path), "h")
+
+    def write():
+        resolv = engine.resolver_conf(c.host, False)[0]
+        lines = engine.extra_hosts(bare_box.store, c.host)
+        return engine.files_write(c, str(tmp_path), "h", resolv, [], lines)
+
+    files = write()
     assert sorted(files) == ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]
     assert (tmp_path / "hostname").read_text() == "h\n"
     hosts = (tmp_path / "hosts").read_text()
@@ -177,15 +181,15 @@ def test_files_of_the_network(bare_box, tmp_path):  # noqa: F811
     assert "nameserver 9.9.9.9" in lines and "search a b" in lines
     # The host's own file is the container's with its network only, and only as it stands.
     c.host.update(NetworkMode="host")
-    engine.files_write(c, str(tmp_path), "h")
+    write()
     assert (tmp_path / "hosts").read_text() == hosts
     c.host.update(ExtraHosts=None)
-    engine.files_write(c, str(tmp_path), "h")
+    write()
     with open("/etc/hosts") as file:
         assert (tmp_path / "hosts").read_text() == file.read()
     c.host.update(ExtraHosts=["x:host-gateway"])
-    with pytest.raises(engine.EngineError, match="unable to derive the IP value for host-gateway"):
-        engine.files_write(c, str(tmp_path), "h")
+    write()
+    assert (tmp_path / "hosts").read_text().endswith(".0.1\tx\n")
 
 
 # ---- containers that run

@@ -217,11 +217,11 @@ def test_a_list_leaves_alone_what_is_just_being_created(box, monkeypatch):  # no
     """Its monitor was asked for ahead and need not answer yet."""
     real = engine.record_insert
 
-    def insert(store, c):
+    def insert(store, c, endpoints):
         with monkeypatch.context() as patch:
             patch.setattr(engine, "_monitor_hello", lambda store, id: "")
             assert box.client.get("/containers/json", {"all": 1}) == []
-        real(store, c)
+        real(store, c, endpoints)
 
     monkeypatch.setattr(engine, "record_insert", insert)
     box.containers.expect(box.body("true"))
