@@ -135,8 +135,8 @@ record_list reference_parse reference_tagged roots_find route route_find sqlite_
 summary_show text_width time_now time_parse vendored_install version_build version_text
 version_tuple
 """, """
-ApiClient.hijack ApiClient.post ApiClient.wait Body.json Containers._create
-Containers._modes_resolve Containers._running Containers.create Containers.expect Containers.find
+ApiClient.hijack ApiClient.post ApiClient.wait Body.json Containers._create Container.is_copied
+Containers._running Containers.create Containers.expect Containers.find
 Containers.launch Containers.running Containers.start Demultiplexer.__init__ FrameReader.__init__
 Image.platform Image.settings Images.for_container LocalTransport.expect LocalTransport.hijack
 Pump.__init__ Pump._loop Pump._receive Pump.run Request.has_body Request.hijack Request.json
@@ -167,7 +167,7 @@ resources_build resources_verify restart_parse restart_verify security_parse sha
 signal_parse signals_caught.__enter__ signals_caught.__exit__ signals_caught.__init__
 signals_caught.fileno size_float size_parse spec_build terminal_size tty_check
 undo_on_error.__enter__ undo_on_error.__exit__ undo_on_error.__init__ undo_on_error.callback
-unix_connect wait_any winsize_get write_all
+unix_connect wait_any winsize_get write_all _creation _root_fill driver_of
 """)
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (

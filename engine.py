@@ -48,6 +48,7 @@ CONTENT     bytes that have a digest
     archives        tar as streams: read and write, every dialect, hostile input
     trees           a tar becomes a directory and back, by descriptors: nothing leaves the root
     blobs           content-addressed store: put, verify, get, lease
+    drivers         how a container's root lies on its layers: overlayfs, or a copy of them
     layers          one unpacked tree per chain id: registered once, in parallel, collected
     collection      layers and blobs that no row names are removed
     images          what is named: tags, list, inspect, history, remove, prune
@@ -3753,12 +3754,13 @@ class Store:
     EngineError where a root cannot be written or sqlite3 is missing.
     """
 
-    __slots__ = ("data", "monitors", "run", "_free", "_open", "_turn")
+    __slots__ = ("data", "driver", "monitors", "run", "_free", "_open", "_turn")
 
     def __init__(self, data: str, run: str) -> None:
         from _thread import allocate_lock
         self.data = data
         self.run = run
+        self.driver = ""                # as it is noted, see section drivers
         self.monitors: dict = {}        # id -> connection to one that was asked for ahead
         self._open: dict = {}
         self._free: list = []           # connections that a thread has given back
@@ -3995,8 +3997,9 @@ def _store_create(db: Any) -> None:
 def _store_claim(store: Store, db: Any) -> None:
     """Note boot and run root in use; refuse a second run root while the first is alive."""
     mine = boot_id() + " " + store.run
-    row = db.execute("SELECT value FROM meta WHERE key='run'").fetchone()
-    noted = os.fsdecode(row[0]) if row else ""
+    kept = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('driver', 'run')"))
+    noted = os.fsdecode(kept.get("run", ""))
+    store.driver = kept.get("driver", "")
     if noted == mine:
         return
     if noted:
@@ -4006,8 +4009,8 @@ def _store_claim(store: Store, db: Any) -> None:
                               f" it cannot be used with {store.run} at the same time")
     with _Write(db, True):
         # As bytes where it may be no UTF-8, which is all that SQLite takes for text.
-        kept = mine if mine.isascii() else os.fsencode(mine)
-        db.execute("INSERT OR REPLACE INTO meta VALUES('run', ?)", (kept,))
+        value = mine if mine.isascii() else os.fsencode(mine)
+        db.execute("INSERT OR REPLACE INTO meta VALUES('run', ?)", (value,))
 
 
 def _monitors_answer(db: Any, run: str) -> bool:
@@ -9895,6 +9898,10 @@ def imports_freeze() -> None:
     sys.path_importer_cache.clear()
 
 
+#: what a file system of the host may be mounted with, that a container's root is not
+HOST_ATTRS = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
+
+
 def init_root_attach(birth: Birth) -> None:
     """Put the root's detached mount into this mount namespace, which no longer reports to the
     host's.
@@ -9902,6 +9909,8 @@ def init_root_attach(birth: Birth) -> None:
     mount_propagation("/", MS_SLAVE | MS_REC)
     if birth.root >= 0:
         mount_attach(birth.root, AT_FDCWD, birth.bundle)
+        if birth.upper:                 # a part of the host's: its flags are not the container's
+            mount_attrs(birth.root, clear=HOST_ATTRS, propagation=MS_PRIVATE)
     else:
         # Linux < 6.5 with many layers: the old call, whose options must fit in a page.
         overlay_mount_legacy(birth.layers[0], birth.layers[1], birth.upper, birth.work,
@@ -10915,6 +10924,9 @@ def _root_prepare(birth: Birth, plan: dict) -> None:
 
     Unsupported where there is no overlayfs at all.
     """
+    if not plan["layers"]:              # the directory is the whole root: section drivers
+        birth.root, birth.upper = mount_clone(plan["upper"]), plan["upper"]
+        return
     try:
         birth.root = overlay_mount(plan["layers"], plan["upper"], plan["work"])
     except NeedsLegacyMount:
@@ -12638,13 +12650,17 @@ _ARCHIVE_ERRNOS = (
 )
 
 
-def tree_unpack(root: str, read: Callable) -> int:
+def tree_unpack(root: str, read: Callable, marks: bool = False) -> int:
     """Unpack a plain tar stream into the directory `root`; the sum of its files' sizes.
+
+    With `marks` whiteouts stay the files that they are in a tar, for what reads them without
+    overlayfs (section drivers).
 
     Reads the stream to its very end. InvalidParameter for a damaged or hostile archive, EngineError
     ("...: no space left on device") for what the host refuses; what was unpacked by then stays.
     """
     unpacker = _Unpacker(os.open(root, _DIR_FLAGS))
+    unpacker.marks = marks
     try:
         return unpacker.run(TarReader(read))
     finally:
@@ -12655,6 +12671,7 @@ class _Unpacker:
     """The state of one unpacking: descriptors of directories by their cleaned names."""
 
     layered = True  # names of whiteouts mean what they mean in a layer
+    marks = False  # and are kept as they are
 
     def __init__(self, root: int) -> None:
         self.root = root
@@ -12953,14 +12970,18 @@ class _Unpacker:
                     raise
 
     def whiteout(self, at: int, leaf: bytes) -> None:
-        if leaf == WHITEOUT_OPAQUE:
-            _opaque_set(at)
-            return
-        if leaf.startswith(b".wh..wh."):
+        if leaf.startswith(b".wh..wh.") and leaf != WHITEOUT_OPAQUE:
             return  # aufs's own bookkeeping; nothing is hidden by it
         hidden = leaf[len(WHITEOUT_PREFIX) :]
         if hidden in (b"", b".", b".."):
             raise InvalidParameter(f"invalid whiteout {name_shown(leaf)!r}")
+        if self.marks:
+            if not _is_there(at, leaf):
+                os.close(os.open(leaf, _NEW_FLAGS, 0o600, dir_fd=at))
+            return
+        if leaf == WHITEOUT_OPAQUE:
+            _opaque_set(at)
+            return
         try:
             os.mknod(hidden, _S_IFCHR, 0, dir_fd=at)
         except FileExistsError:
@@ -13083,6 +13104,13 @@ def _kind_at(at: int, leaf: bytes) -> tuple:
     return there.st_mode & _S_IFMT, there.st_rdev
 
 
+def _is_there(at: int, leaf: bytes) -> bool:
+    try:
+        return bool(_kind_at(at, leaf))
+    except FileNotFoundError:
+        return False
+
+
 def _opaque_set(fd: int) -> None:
     try:
         xattr_set(fd, OVERLAY_XATTR + "opaque", b"y")
@@ -13139,7 +13167,7 @@ def tree_pack(
     is left out, what has become shorter is filled up with zeros (else EngineError), times are whole
     seconds; and sparse files stay sparse.
     """
-    packer = _Packer(overlay, live)
+    packer = Packer(overlay, live)
     if isinstance(root, int):
         fd = os.open(b".", _DIR_FLAGS, dir_fd=root)
     else:
@@ -13174,7 +13202,7 @@ def tree_pack(
 def node_pack(at: int, leaf: bytes, name: bytes) -> Iterator[bytes]:
     """A tar of one file of the directory `at`, whatever it is but a directory, called `name`."""
     there = os.stat(leaf, dir_fd=at, follow_symlinks=False)
-    yield from _Packer(False, True).entry(at, leaf, name, there)
+    yield from Packer(False, True).entry(at, leaf, name, there)
     yield TAR_END
 
 
@@ -13182,8 +13210,12 @@ def _names_sorted(fd: int) -> Iterator[bytes]:
     return iter(sorted(os.listdir(b"/proc/self/fd/%d" % fd)))
 
 
-class _Packer:
-    """The rules of one packing, and which files with several names it has met: see tree_pack."""
+class Packer:
+    """The rules of one packing, and which files with several names it has met: see tree_pack.
+
+    Who packs single files of a tree asks for each one's entry(directory, name there, name in the
+    tar, its lstat(2)), and ends with TAR_END.
+    """
 
     __slots__ = ("live", "overlay", "seen")
 
@@ -13238,6 +13270,7 @@ class _Packer:
             return True
 
     def time(self, there: os.stat_result) -> int:
+        """The entry's mtime."""
         ns = there.st_mtime_ns
         return ns - ns % 1000000000 if self.live else ns
 
@@ -13590,6 +13623,457 @@ def _leases_forget(store: Store) -> None:
 
 
 # =============================================================================
+# drivers -- how a container's root lies on its layers: overlayfs, or a copy of them
+# =============================================================================
+# Runs in: api, cli, worker.   Refs: kernel overlayfs.rst, ioctl_ficlonerange(2), moby
+# daemon/graphdriver/vfs, go-archive changes.go
+# Where a data root can hold an overlay's upper directory, the driver is Docker's overlay2. Where it
+# cannot (no overlayfs in the kernel, no d_type, a data root that is on an overlay itself), it is
+# what Docker calls vfs: a container's directory `upper` then holds its whole root, copied from the
+# layers when it is created. Which of the two is found out once, by trying it, when the first layer
+# or container is made, and noted in the database, as layers are unpacked differently: with copies
+# their whiteouts stay the files `.wh.x` that they are in a tar, which any file system can hold.
+# A copy shares its blocks with the layer where the file system can (FICLONE); where it cannot,
+# holes stay holes. Hard links are made only for roots that nobody can write to. What a container
+# changed is then found by comparing its root with the layers, as Docker's vfs does.
+# Layers are the engine's own, and stand still: they are opened by name. A container's root is not.
+
+DRIVER_OVERLAY = "overlay2"
+DRIVER_COPIES = "vfs"
+DRIVERS = (DRIVER_OVERLAY, DRIVER_COPIES)
+DRIVER_KEY = "driver"           # in the table meta: "overlay2", "vfs" or "vfs why"
+FICLONE = 0x40049409
+KIND_CHANGED, KIND_ADDED, KIND_DELETED = 0, 1, 2
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_COPY_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHAR, _DIR, _REGULAR, _LINK = 0o020000, 0o040000, 0o100000, 0o120000
+_COPY_MOST = 1 << 30            # bytes by one system call
+#: What says that this way of copying is not to be had between these two files.
+_NO_CLONE = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
+
+
+def driver_of(store: Store) -> str:
+    """The storage driver of a data root: DRIVER_OVERLAY or DRIVER_COPIES; found out if it is new.
+    """
+    return (store.driver or _driver_settle(store, "")).partition(" ")[0]
+
+
+def driver_ask(store: Store, wanted: str) -> None:
+    """Have this driver in a data root that is new, in Docker's words if that is impossible.
+
+    InvalidParameter where the data root has another one already.
+    """
+    noted = (store.driver or _driver_settle(store, wanted)).partition(" ")[0]
+    if noted != wanted:
+        raise InvalidParameter(f"the data root {store.data} is of the storage driver {noted}, not"
+                               f" {wanted}: name another one with --data-root")
+
+
+def driver_why(store: Store) -> str:
+    """Why there is no overlayfs in a data root whose driver was not chosen; else ""."""
+    driver_of(store)
+    return store.driver.partition(" ")[2]
+
+
+def driver_warning(store: Store) -> str:
+    """What to say of a data root without overlayfs: why, and what that means."""
+    return (f"no overlayfs for {store.data}: {driver_why(store)}. Every container gets a copy of"
+            f" its image (storage driver {DRIVER_COPIES})")
+
+
+def _driver_settle(store: Store, wanted: str) -> str:
+    noted = store.row("SELECT value FROM meta WHERE key=?", DRIVER_KEY)
+    if noted:                           # by somebody else, or the database has just been opened
+        store.driver = noted[0]
+        return store.driver
+    found = wanted
+    if store.row("SELECT 1 FROM layers UNION SELECT 1 FROM containers"):
+        found = DRIVER_OVERLAY          # of a build that knew no other
+    elif wanted != DRIVER_COPIES:
+        why = _overlay_refusal(store)
+        if why is None:                 # who may not mount cannot tell, and runs no containers
+            return wanted or DRIVER_OVERLAY
+        if why and wanted:
+            raise EngineError(f"error initializing graphdriver: driver not supported: {wanted}:"
+                              f" {why}")
+        found = f"{DRIVER_COPIES} {why}" if why else DRIVER_OVERLAY
+    with store.write() as db:
+        db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (DRIVER_KEY, found))
+    row = store.row("SELECT value FROM meta WHERE key=?", DRIVER_KEY)
+    store.driver = row[0] if row else found
+    return store.driver
+
+
+def _overlay_refusal(store: Store) -> str | None:
+    """Why overlayfs does not work in the data root, "" if it does; None for who may not try it."""
+    base = store.tmp_dir()
+    try:
+        for name in ("low", "low/d", "low/f", "up", "work"):
+            os.mkdir(f"{base}/{name}")
+        return _overlay_try(base)
+    except PermissionError:
+        return None
+    except OSError as refused:
+        if refused.errno == errno.ENODEV:
+            return "this kernel has no overlayfs"
+        why = os.strerror(refused.errno).lower()
+        return f"overlayfs does not work on {backing_find(store.data)} ({why})"
+    finally:
+        tree_remove(base)
+
+
+def _overlay_try(base: str) -> str:
+    """Remove two directories of an overlay, one of them for good, and see what that leaves."""
+    with os.scandir(base + "/low") as entries:
+        listed = [entry for entry in entries if entry.name == "f"]
+        os.rmdir(base + "/low/f")
+        # Without d_type in the listing this asks the file system, which has it no longer.
+        if not listed[0].is_dir(follow_symlinks=False):
+            return f"the file system ({backing_find(base)}) has no d_type in its directories"
+    os.close(os.open(base + "/low/f", _COPY_FLAGS, 0o600))
+    root = overlay_mount([base + "/low"], base + "/up", base + "/work")
+    try:
+        os.unlink("f", dir_fd=root)
+        os.rmdir("d", dir_fd=root)
+        os.mkdir("d", dir_fd=root)
+    finally:
+        os.close(root)
+    info = os.lstat(base + "/up/f")
+    if info.st_mode & S_IFMT != _CHAR or info.st_rdev:
+        return f"overlayfs can delete nothing on {backing_find(base)}"
+    xattr_get(base + "/up/d", OVERLAY_XATTR + "opaque")
+    return ""
+
+
+def backing_find(path: str) -> str:
+    """The type of the file system that a path is on."""
+    best, kind = "", "unknown"
+    for mount in mountinfo():
+        is_above = (path + "/").startswith(mount.point.rstrip("/") + "/")
+        if is_above and len(mount.point) >= len(best):
+            best, kind = mount.point, mount.fstype
+    return "extfs" if kind in ("ext2", "ext3", "ext4") else kind
+
+
+# ---- layers without overlayfs
+
+class _Layers:
+    """Layers, topmost first, as one tree: `names` of a directory, without what is hidden in it."""
+
+    __slots__ = ("fds",)
+
+    def __init__(self, layers: list) -> None:
+        self.fds: list = []
+        try:
+            for layer in layers:
+                self.fds.append(os.open(layer, _DIRECTORY))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+
+    def names(self, path: bytes, layers: list) -> dict:
+        """{name: (layer, lstat(2), layers that a directory is merged of)} of the directory `path`
+        in `layers` (indices; those that have it)."""
+        found: dict = {}
+        closed: set = set()             # what layers further down have of these is hidden
+        for index in layers:
+            at = os.open(path or b".", _DIRECTORY, dir_fd=self.fds[index])
+            try:
+                here = os.listdir(b"/proc/self/fd/%d" % at)
+                for name in here:
+                    if name[:4] == WHITEOUT_PREFIX or name in closed:
+                        continue
+                    info = os.stat(name, dir_fd=at, follow_symlinks=False)
+                    is_dir = info.st_mode & S_IFMT == _DIR
+                    if name not in found:
+                        found[name] = index, info, [index]
+                    elif is_dir:
+                        found[name][2].append(index)
+                    if not is_dir:
+                        closed.add(name)
+            finally:
+                os.close(at)
+            if WHITEOUT_OPAQUE in here:
+                break
+            closed.update(name[4:] for name in here if name[:4] == WHITEOUT_PREFIX)
+        return found
+
+
+class _Copier:
+    """One copy of layers into an empty directory: what is known of the ways to copy, and of files
+    with several names."""
+
+    def __init__(self, layers: _Layers, target: int, linked: bool) -> None:
+        self.layers = layers
+        self.target = target
+        self.linked = linked
+        self.clones = True              # as long as nothing says otherwise
+        self.first: dict = {}           # (layer, inode): the first name that it got
+
+    def run(self) -> None:
+        everywhere = list(range(len(self.layers.fds)))
+        pending = [(b"", everywhere)]
+        directories = []
+        while pending:
+            path, layers = pending.pop()
+            for name, (layer, info, below) in self.layers.names(path, layers).items():
+                child = path + b"/" + name if path else name
+                if info.st_mode & S_IFMT == _DIR:
+                    os.mkdir(child, 0o700, dir_fd=self.target)
+                    pending.append((child, below))
+                    directories.append((child, self.layers.fds[layer], info))
+                else:
+                    self.file(child, self.layers.fds[layer], info)
+        # Every new child changes a directory's time, so those come last.
+        for child, source, info in reversed(directories):
+            self.attributes(child, source, info)
+        if everywhere:                  # the root's own are the image's, not the init layer's
+            lowest = self.layers.fds[-1]
+            self.attributes(b".", lowest, os.fstat(lowest))
+
+    def file(self, path: bytes, source: int, info: os.stat_result) -> None:
+        kind = info.st_mode & S_IFMT
+        if self.linked and kind == _REGULAR and self.link(path, path, source):
+            return
+        if info.st_nlink > 1:
+            first = self.first.setdefault((source, info.st_ino), path)
+            if first != path and self.link(first, path, self.target):
+                return
+        if kind == _REGULAR:
+            self.regular(path, source, info)
+        elif kind == _LINK:
+            os.symlink(os.readlink(path, dir_fd=source), path, dir_fd=self.target)
+        else:
+            os.mknod(path, kind | 0o600, info.st_rdev, dir_fd=self.target)
+        self.attributes(path, source, info)
+
+    def link(self, old: bytes, new: bytes, source: int) -> bool:
+        try:
+            os.link(old, new, src_dir_fd=source, dst_dir_fd=self.target, follow_symlinks=False)
+            return True
+        except OSError as refused:
+            if refused.errno not in (errno.EMLINK, errno.EPERM, errno.EXDEV):
+                raise
+            return False
+
+    def regular(self, path: bytes, source: int, info: os.stat_result) -> None:
+        old = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+        try:
+            new = os.open(path, _COPY_FLAGS, 0o600, dir_fd=self.target)
+            try:
+                if info.st_size and not (self.clones and self.clone(old, new)):
+                    data_copy(old, new, info.st_size)
+            finally:
+                os.close(new)
+        finally:
+            os.close(old)
+
+    def clone(self, old: int, new: int) -> bool:
+        """Both files have the same blocks from now on; the first to be written to gets its own."""
+        import fcntl
+        try:
+            fcntl.ioctl(new, FICLONE, old)
+            return True
+        except OSError as refused:
+            if refused.errno not in _NO_CLONE:
+                raise
+            self.clones = False
+            return False
+
+    def attributes(self, path: bytes, source: int, info: os.stat_result) -> None:
+        """Owner first, as that takes capabilities and setuid away; times last."""
+        os.chown(path, info.st_uid, info.st_gid, dir_fd=self.target, follow_symlinks=False)
+        if info.st_mode & S_IFMT != _LINK:
+            os.chmod(path, info.st_mode & 0o7777, dir_fd=self.target)
+        _xattrs_copy(*(b"/proc/self/fd/%d/%s" % (fd, path) for fd in (source, self.target)))
+        os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=self.target,
+                 follow_symlinks=False)
+
+
+def _xattrs_copy(old: bytes, new: bytes) -> None:
+    """As far as both file systems have them."""
+    try:
+        for name in xattr_list(old):
+            if not name.startswith((OVERLAY_XATTR, "user.overlay.")):
+                xattr_set(new, name, xattr_get(old, name))
+    except OSError as refused:
+        if refused.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
+            raise
+
+
+def data_copy(old: int, new: int, size: int) -> None:
+    """The content of one file into another, empty one; holes stay holes."""
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(old, at, os.SEEK_DATA)
+            end = os.lseek(old, at, os.SEEK_HOLE)
+        except OSError as refused:
+            if refused.errno == errno.ENXIO:        # lseek(2): there is no more data
+                break
+            end = size                              # this file system knows nothing of holes
+        while at < end:
+            moved = _data_move(old, new, at, min(end - at, _COPY_MOST))
+            if not moved:
+                break
+            at += moved
+    os.ftruncate(new, size)
+
+
+def _data_move(old: int, new: int, at: int, size: int) -> int:
+    try:
+        return os.copy_file_range(old, new, size, at, at)
+    except AttributeError:              # a libc that has it not
+        pass
+    except OSError as refused:
+        if refused.errno not in _NO_CLONE:
+            raise
+    data = os.pread(old, min(size, STREAM_CHUNK), at)
+    os.lseek(new, at, os.SEEK_SET)
+    write_all(new, data)
+    return len(data)
+
+
+def root_copy(layers: list, target: str, linked: bool = False) -> None:
+    """Fill an empty directory with what layers (paths, topmost first) show together.
+
+    With `linked` its files are the layers' own, by another name: for a root that is only read.
+    """
+    tree = _Layers(layers)
+    try:
+        root = os.open(target, _DIRECTORY)
+        try:
+            _Copier(tree, root, linked).run()
+        finally:
+            os.close(root)
+    finally:
+        tree.close()
+
+
+def root_changes(layers: list, root: int) -> dict:
+    """{path: KIND_CHANGED, KIND_ADDED or KIND_DELETED} of a root (descriptor) that was copied from
+    layers; paths are bytes and begin with a slash."""
+    tree = _Layers(layers)
+    found: dict = {}
+    try:
+        pending: list = [(b"", list(range(len(tree.fds))))]
+        while pending:
+            path, below = pending.pop()
+            try:
+                at = open_in_root(root, os.fsdecode(path) or "/", O_DIR | os.O_NOFOLLOW)
+            except (FileNotFoundError, NotADirectoryError):
+                continue                # gone meanwhile
+            try:
+                pending += _names_compare(found, path, at, tree, below)
+            finally:
+                os.close(at)
+    finally:
+        tree.close()
+    return found
+
+
+def _names_compare(found: dict, path: bytes, at: int, tree: _Layers, below: list) -> list:
+    """Note what is changed in one directory; [(path, layers)] of those in it to look at next."""
+    old = tree.names(path[1:], below) if below else {}
+    deeper = []
+    for name in os.listdir(b"/proc/self/fd/%d" % at):
+        child = path + b"/" + name
+        try:
+            info = os.stat(name, dir_fd=at, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        is_dir = info.st_mode & S_IFMT == _DIR
+        layer, was, layers = old.pop(name, (-1, None, []))
+        if was is None:
+            found[child] = KIND_ADDED
+        elif is_changed(info, was, b"/proc/self/fd/%d/%s" % (at, name),
+                        b"/proc/self/fd/%d/%s" % (tree.fds[layer], child[1:])):
+            found[child] = KIND_CHANGED
+        if is_dir:
+            was_dir = was is not None and was.st_mode & S_IFMT == _DIR
+            deeper.append((child, layers if was_dir else []))
+    found.update((path + b"/" + name, KIND_DELETED) for name in old)
+    return deeper
+
+
+def is_changed(info: os.stat_result, old: os.stat_result, path: str | bytes, old_path: str | bytes
+               ) -> bool:
+    """Whether a file differs from what it was, as far as moby looks (go-archive changes.go)."""
+    if (info.st_mode, info.st_uid, info.st_gid, info.st_rdev) != (
+            old.st_mode, old.st_uid, old.st_gid, old.st_rdev):
+        return True
+    if info.st_mode & S_IFMT == _DIR:
+        return False
+    times = [divmod(each.st_mtime_ns, SECOND) for each in (info, old)]
+    is_same_time = times[0] == times[1] or (
+        times[0][0] == times[1][0] and 0 in (times[0][1], times[1][1]))     # a tar's whole seconds
+    return info.st_size != old.st_size or not is_same_time or _capability(path) != _capability(
+        old_path)
+
+
+def _capability(path: str | bytes) -> bytes:
+    try:
+        return xattr_get(path, "security.capability", False)
+    except OSError:
+        return b""
+
+
+def changes_above(found: dict) -> list:
+    """[(path, kind)] in order of path; every directory that something was changed in counts, too.
+    """
+    for path in list(found):
+        above = path.rpartition(b"/")[0]
+        while above and above not in found:
+            found[above] = KIND_CHANGED
+            above = above.rpartition(b"/")[0]
+    return sorted(found.items(), key=lambda change: change[0].split(b"/"))
+
+
+def changes_pack(root: int, changes: list) -> Iterator[bytes]:
+    """A layer's tar of the changes in a root (descriptor): see changes_above and tree_pack."""
+    packer = Packer(False, True)
+    for path, kind in changes:
+        above, _, leaf = path.rpartition(b"/")
+        if kind == KIND_DELETED:
+            yield tar_header(TarEntry(above[1:] + b"/"[: len(above)] + WHITEOUT_PREFIX + leaf,
+                                      mode=0))
+            continue
+        try:
+            at = open_in_root(root, os.fsdecode(above) or "/", O_DIR | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            continue                    # gone meanwhile
+        try:
+            info = os.stat(leaf, dir_fd=at, follow_symlinks=False)
+            yield from packer.entry(at, leaf, path[1:], info)
+        except FileNotFoundError:
+            continue
+        finally:
+            os.close(at)
+    yield TAR_END
+
+
+def changes_size(root: int, changes: dict) -> int:
+    """Bytes of the files that were changed or added."""
+    total, seen = 0, set()
+    for path, kind in changes.items():
+        if kind != KIND_DELETED:
+            try:
+                fd = open_in_root(root, os.fsdecode(path), os.O_PATH | os.O_NOFOLLOW)
+            except OSError:             # gone meanwhile
+                continue
+            info = os.fstat(fd)
+            os.close(fd)
+            if info.st_mode & S_IFMT != _DIR and info.st_ino not in seen:
+                seen.add(info.st_ino)
+                total += info.st_size
+    return total
+
+
+# =============================================================================
 # layers -- one unpacked tree per chain id: registered once, in parallel, collected
 # =============================================================================
 # Runs in: api, cli; unpacking in worker.   Refs: image-spec config.md "Layer ChainID"
@@ -13759,6 +14243,11 @@ def _layers_unpack(
         raise
 
 
+def _unpack_request(store: Store, item: LayerItem) -> dict:
+    return {"root": item.root, "blob": item.blob, "diff_id": item.diff_id,
+            "marks": driver_of(store) == DRIVER_COPIES}  # fmt: skip
+
+
 def _layer_root(root: str) -> None:
     os.mkdir(root, 0o755)
     os.chmod(root, 0o755)
@@ -13771,7 +14260,7 @@ def _worker_ahead(
     if item.source is None:
         return None
     fd, at, size = item.source
-    request = {"root": root, "blob": "", "diff_id": item.diff_id, "at": at, "size": size}
+    request = {**_unpack_request(lease.store, item), "blob": "", "at": at, "size": size}
     return _worker_start(run_worker, request, [fd, lease.fd])
 
 
@@ -13779,7 +14268,7 @@ def _layer_start(
     lease: content_lease, item: LayerItem, root: str, busy: dict, run_worker: Callable | None
 ) -> None:
     """Unpack an item's blob: by a worker, which joins `busy`, or here and now."""
-    request = {"root": root, "blob": item.blob, "diff_id": item.diff_id}
+    request = _unpack_request(lease.store, item)
     fd = blob_open(lease.store, item.blob)
     try:
         sock = _worker_start(run_worker, {**request, "at": 0, "size": item.stored}, [fd, lease.fd])
@@ -13831,8 +14320,7 @@ def _layer_again(lease: content_lease, item: LayerItem) -> None:
     _layer_root(item.root)
     fd = blob_open(lease.store, item.blob)
     try:
-        request = {"root": item.root, "blob": item.blob, "diff_id": item.diff_id}
-        item.size = layer_unpack(request, file_stream(fd))
+        item.size = layer_unpack(_unpack_request(lease.store, item), file_stream(fd))
     finally:
         os.close(fd)
 
@@ -13888,7 +14376,7 @@ def layer_unpack(request: dict, read: Callable) -> int:
     """
     name, plain = decompressed(read)
     if not name and request["blob"] == request["diff_id"]:
-        return tree_unpack(request["root"], plain)
+        return tree_unpack(request["root"], plain, request["marks"])
     digester = hasher()
 
     def hashed(size: int) -> bytes:
@@ -13896,7 +14384,7 @@ def layer_unpack(request: dict, read: Callable) -> int:
         digester.update(data)
         return data
 
-    size = tree_unpack(request["root"], hashed)
+    size = tree_unpack(request["root"], hashed, request["marks"])
     got = "sha256:" + digester.hexdigest()
     if got != request["diff_id"]:
         raise InvalidParameter(
@@ -14537,9 +15025,9 @@ def _created_text(image: Image) -> str:
 
 
 def _graph_driver(store: Store, layer: int) -> dict:
-    directories = layer_directories(store, layer)
-    if not directories:
-        return {"Data": None, "Name": "overlay2"}
+    directories, driver = layer_directories(store, layer), driver_of(store)
+    if not directories or driver == DRIVER_COPIES:
+        return {"Data": None, "Name": driver}
     top = directories[0][: -len("/diff")]
     data = {
         "LowerDir": ":".join(directories[1:]),
@@ -14549,7 +15037,7 @@ def _graph_driver(store: Store, layer: int) -> dict:
     }
     if len(directories) == 1:
         del data["LowerDir"]
-    return {"Data": data, "Name": "overlay2"}
+    return {"Data": data, "Name": driver}
 
 
 def image_history(store: Store, ref: str, platform: dict | None = None) -> list:
@@ -16476,6 +16964,11 @@ class Container:
     def is_running(self) -> bool:
         """True with a process of its own, paused or not."""
         return self.state in ("running", "paused")
+
+    @property
+    def is_copied(self) -> bool:
+        """True where its directory holds its whole root: section drivers."""
+        return self.document.get("Driver") == DRIVER_COPIES
 
     @property
     def is_up(self) -> bool:
@@ -19834,12 +20327,13 @@ def container_show(store: Store, c: Container, size: bool = False) -> dict:
         "HostsPath": names["hosts"],
         "LogPath": f"{directory}/{c.id}-json.log" if host["LogConfig"]["Type"] == "json-file"
                    and c.started else "",
-        "Name": "/" + c.name, "RestartCount": c.restarts, "Driver": "overlay2",
+        "Name": "/" + c.name, "RestartCount": c.restarts,
+        "Driver": c.document.get("Driver", DRIVER_OVERLAY),
         "Platform": c.document["Platform"], "MountLabel": "", "ProcessLabel": "",
         "AppArmorProfile": "", "ExecIDs": exec_ids(store, c) or None,
         "HostConfig": config_show(host, HOST_CONFIG),
-        "GraphDriver": {"Data": graph_show(store, c), "Name": "overlay2"},
     }
+    out["GraphDriver"] = {"Data": graph_show(store, c), "Name": out["Driver"]}
     if size:
         out["SizeRw"], out["SizeRootFs"] = sizes_show(store, c)
     out["Mounts"] = []
@@ -19853,8 +20347,10 @@ def _state_show(store: Store, c: Container) -> dict:
     return {**state_show(c), "Health": health} if health else state_show(c)
 
 
-def graph_show(store: Store, c: Container) -> dict:
+def graph_show(store: Store, c: Container) -> dict | None:
     """Where the container's files lie. The merged view exists only inside a running container."""
+    if c.is_copied:
+        return None
     directory = store.path("containers", c.id)
     return {
         "ID": c.id, "LowerDir": ":".join(layer_paths(store, c.document["Layers"])),
@@ -19869,14 +20365,22 @@ def layer_paths(store: Store, names: list) -> list:
 
 def sizes_show(store: Store, c: Container) -> tuple:
     """(bytes that the container wrote, these and its image's) as SizeRw and SizeRootFs."""
-    own = tree_size(store.path("containers", c.id, "upper"))
+    upper = store.path("containers", c.id, "upper")
+    own = tree_size(upper)
+    if c.is_copied:
+        root = os.open(upper, O_DIR)
+        try:
+            own = changes_size(root, root_changes(layer_paths(store, c.document["Layers"]), root))
+        finally:
+            os.close(root)
     row = store.row("SELECT size FROM images WHERE id = ?", c.image)
     return own, own + (row[0] if row else 0)
 
 
-def tree_size(path: str) -> int:
-    """Bytes of the files below a directory; a file with several names counts once."""
-    total, seen = 0, set()
+def tree_size(path: str, alone: bool = False) -> int:
+    """Bytes of the files below a directory; a file with several names counts once, or, if they
+    must be there `alone`, not at all when some of its names are elsewhere."""
+    total, seen = 0, {}
     pending = [path]
     while pending:
         try:
@@ -19890,9 +20394,9 @@ def tree_size(path: str) -> int:
                     continue
                 info = entry.stat(follow_symlinks=False)
                 if info.st_nlink > 1:
-                    if info.st_ino in seen:
+                    met = seen[info.st_ino] = seen.get(info.st_ino, 0) + 1
+                    if met != (info.st_nlink if alone else 1):
                         continue
-                    seen.add(info.st_ino)
                 total += info.st_size
     return total
 
@@ -20064,6 +20568,20 @@ def _list_mark(containers: list, filters: dict, key: str) -> str:
 
 # ---- what a container changed ----
 
+def container_changes(store: Store, c: Container) -> list:
+    """What a container changed (0), added (1) and deleted (2): [{"Path", "Kind"}] in order."""
+    upper = store.path("containers", c.id, "upper")
+    lowers = layer_paths(store, c.document["Layers"])
+    if not c.is_copied:
+        return changes_list(upper, lowers)
+    root = os.open(upper, O_DIR)
+    try:
+        found = changes_above(root_changes(lowers, root))
+    finally:
+        os.close(root)
+    return [{"Path": os.fsdecode(path), "Kind": kind} for path, kind in found]
+
+
 def changes_list(upper: str, lowers: list) -> list:
     """What an overlay's upper directory changes (0), adds (1) and deletes (2), in order of path.
 
@@ -20092,7 +20610,7 @@ def _changes_walk(found: dict, upper: str, lowers: list, path: str) -> bool:
             if info.st_mode & 0o170000 == 0o040000:
                 _changes_new(found, upper, child)
                 continue
-        elif _is_changed(upper + child, info, lower + child, below):
+        elif is_changed(info, below, upper + child, lower + child):
             found[child] = 0
         if info.st_mode & 0o170000 == 0o040000 and _changes_walk(found, upper, lowers, child):
             found.setdefault(child, 0)
@@ -20154,26 +20672,6 @@ def _lower_ends(lower: str, path: str) -> bool:
 
 def _is_whiteout(info: os.stat_result) -> bool:
     return info.st_mode & 0o170000 == 0o020000 and info.st_rdev == 0
-
-
-def _is_changed(path: str, info: os.stat_result, old_path: str, old: os.stat_result) -> bool:
-    if (info.st_mode, info.st_uid, info.st_gid, info.st_rdev) != (
-            old.st_mode, old.st_uid, old.st_gid, old.st_rdev):
-        return True
-    if info.st_mode & 0o170000 == 0o040000:
-        return False
-    times = [divmod(each.st_mtime_ns, SECOND) for each in (info, old)]
-    is_same_time = times[0] == times[1] or (
-        times[0][0] == times[1][0] and 0 in (times[0][1], times[1][1]))     # a tar's whole seconds
-    return info.st_size != old.st_size or not is_same_time or _capability(path) != _capability(
-        old_path)
-
-
-def _capability(path: str) -> bytes:
-    try:
-        return xattr_get(path, "security.capability", False)
-    except OSError:
-        return b""
 
 
 def _lower_find(lowers: list, name: str) -> tuple:
@@ -20314,7 +20812,9 @@ class Containers:
         """Make a container from a create body: {"Id": id, "Warnings": [...]}."""
         expected, self._expected = self._expected, None
         if not expected:
-            return self._create(body, id_new(), name, platform, version)
+            id = id_new()
+            with _creation(self._store, id):
+                return self._create(body, id, name, platform, version)
         id, lock = expected
         with undo_on_error() as undo:
             undo.callback(lock.__exit__)
@@ -20339,7 +20839,7 @@ class Containers:
         config_merge(config, image["config"])
         endpoints, told = endpoints_plan(self._store, config, host, networking, version)
         warnings += told
-        self._modes_resolve(host)
+        _modes_resolve(self._store, host)
         links_verify(self._store, host)
         if not config["Hostname"]:
             config["Hostname"] = os.uname().nodename if host["NetworkMode"] == "host" else id[:12]
@@ -20354,27 +20854,13 @@ class Containers:
             dir_ensure(directory, 0o710)
             for name in ("/upper", "/work"):
                 dir_ensure(directory + name, 0o755)
+            _root_fill(self._store, c, directory + "/upper")
             record_insert(self._store, c, endpoints)
         container_event(self._store, c, "create")
         if config["Volumes"]:
             warnings.append("volumes are not supported by this engine yet: what is written to"
                             f" {', '.join(sorted(config['Volumes']))} stays in the container")
         return {"Id": id, "Warnings": warnings}
-
-    def _modes_resolve(self, host: dict) -> None:
-        """Names in container:x become ids, so that a rename changes nothing (moby create.go).
-
-        A network's container may be made later: it is looked for again at start.
-        """
-        for field in ("NetworkMode", "IpcMode", "PidMode"):
-            other = mode_container(host[field])
-            if not other:
-                continue
-            try:
-                host[field] = "container:" + record_find(self._store, other).id
-            except NotFound:
-                if field != "NetworkMode":
-                    raise
 
     def remove(self, ref: str, *, force: bool = False, link: bool = False) -> None:
         """Remove a container; with `force` also one that runs."""
@@ -20625,8 +21111,7 @@ class Containers:
     def changes(self, ref: str) -> Any:
         """What the container changed in its image: [{"Path": path, "Kind": 0, 1 or 2}] or None."""
         c = self.find(ref)
-        lowers = layer_paths(self._store, c.document["Layers"])
-        return changes_list(self._store.path("containers", c.id, "upper"), lowers) or None
+        return container_changes(self._store, c) or None
 
 
 def _executed_await(pid: int) -> None:
@@ -20654,7 +21139,7 @@ def _prune(containers: Containers, store: Store, filters: dict, until: int) -> t
         if not filter_labels(filters, labels) or "label!" in filters and filter_labels(
                 {"label": filters["label!"]}, labels):
             continue
-        size = tree_size(store.path("containers", c.id, "upper"))
+        size = tree_size(store.path("containers", c.id, "upper"), alone=True)
         try:
             containers.remove(c.id)
         except (Conflict, NotFound):
@@ -20693,8 +21178,9 @@ def _launch(containers: Containers, store: Store, c: Container, again: int,
                       links=[link_plan(one) for one in attached], environment=environment)
     file_write(bundle + "/config.json", json_text(spec).encode("utf-8", "surrogateescape"),
                0o600)
-    plan = plan_build(c, spec, bundle=bundle, layers=layer_paths(store, c.document["Layers"]),
-                      directory=directory, health=health_plan(c, bundle))
+    layers = [] if c.is_copied else layer_paths(store, c.document["Layers"])
+    plan = plan_build(c, spec, bundle=bundle, layers=layers, directory=directory,
+                      health=health_plan(c, bundle))
     with files_guard(store, c.id):
         pass                        # a copy into it has an overlay of its own on its files
     plan["names"] = [one["network"] for one in attached if one["names"]]
@@ -20782,6 +21268,45 @@ class files_guard:
 
     def __exit__(self, *failure: object) -> None:
         os.close(self.fd)
+
+
+def _modes_resolve(store: Store, host: dict) -> None:
+    """Names in container:x become ids, so that a rename changes nothing (moby create.go).
+
+    A network's container may be made later: it is looked for again at start.
+    """
+    for field in ("NetworkMode", "IpcMode", "PidMode"):
+        other = mode_container(host[field])
+        if not other:
+            continue
+        try:
+            host[field] = "container:" + record_find(store, other).id
+        except NotFound:
+            if field != "NetworkMode":
+                raise
+
+
+def _creation(store: Store, id: str) -> Any:
+    """Context manager: where a create has files to copy, it holds the container's lock, so that
+    orphans_remove does not take it for one that died."""
+    return container_lock(store, id) if driver_of(store) == DRIVER_COPIES else undo_on_error()
+
+
+def _root_fill(store: Store, c: Container, upper: str) -> None:
+    """Copy the image where there is no overlayfs. Whoever can only read it may share its files
+    with the layers: hard links; with CAP_SYS_ADMIN it could make its root writable."""
+    if driver_of(store) != DRIVER_COPIES:
+        return
+    c.document["Driver"] = DRIVER_COPIES
+    init_layer_make(store)
+    host = c.host
+    linked = host["ReadonlyRootfs"] and not host["Privileged"] and (
+        "CAP_SYS_ADMIN" not in capabilities_resolve(host["CapAdd"], host["CapDrop"]))
+    try:
+        with no_space("copy the image for the container"):
+            root_copy(layer_paths(store, c.document["Layers"]), upper, linked)
+    except FileNotFoundError:
+        raise NotFound("No such image: " + c.config["Image"]) from None     # removed meanwhile
 
 
 def init_layer_make(store: Store) -> None:
@@ -21484,7 +22009,7 @@ def _root_enter(request: dict) -> int:
 def _root_make(request: dict, at: str) -> int:
     """The container's root as a detached mount; -1 where it had to be mounted on `at` right away.
     """
-    if request["verb"] == "layer":
+    if request["verb"] == "layer" or not request["owner"] and not request["layers"]:
         return mount_clone(request["upper"])
     if request["owner"]:
         return _root_copy(request["owner"])
@@ -21596,7 +22121,11 @@ def _verb_whole(root: int, request: dict, conn: Any, fds: list) -> None:
 
 
 def _verb_layer(root: int, request: dict, conn: Any, fds: list) -> None:
-    _answer_tar(conn, {}, fds[0], tree_pack(root, overlay=True, live=True))
+    if request["layers"]:
+        pieces = tree_pack(root, overlay=True, live=True)
+    else:
+        pieces = changes_pack(root, changes_above(root_changes(request["below"], root)))
+    _answer_tar(conn, {}, fds[0], pieces)
 
 
 def _answer_tar(conn: Any, answer: dict, fd: int, pieces: Iterator[bytes]) -> None:
@@ -21681,7 +22210,9 @@ def files_ask(store: Store, c: Container, verb: str, fds: list | tuple = (), **m
     init_layer_make(store)              # the first start would make it
     request = {
         "id": c.id, "verb": verb, "owner": c.owner if c.is_running else "", "path": "", "ref": c.id,
-        "layers": c.document["Layers"], "upper": directory + "/upper", "work": directory + "/work",
+        "layers": [] if c.is_copied else c.document["Layers"],
+        "below": layer_paths(store, c.document["Layers"]),
+        "upper": directory + "/upper", "work": directory + "/work",
         "binds": [] if verb in ("whole", "layer") else container_binds(store, c), **more}
     return launcher_ask(store, "files", request, fds)
 
@@ -22033,9 +22564,12 @@ def info_build(store: Store, id: str, counts: dict, listeners: int) -> dict:
         warnings.append("WARNING: IPv4 forwarding is disabled")
     if made["seccomp-profile"] != "builtin":
         warnings.append("WARNING: daemon is not using the default seccomp profile")
-    if not overlay_exists():
+    driver = driver_of(store)
+    if driver_why(store):
+        warnings.append("WARNING: " + driver_warning(store))
+    elif driver == DRIVER_OVERLAY and not overlay_exists():
         warnings.append("WARNING: " + NO_OVERLAY)
-    return {"ID": id, **counts, "Driver": "overlay2", "DriverStatus": _driver_show(store),
+    return {"ID": id, **counts, "Driver": driver, "DriverStatus": _driver_show(store),
             **limits, **_process_show(made, listeners), **_host_show(), **_fixed_show(),
             **_registry_show(made), "DockerRootDir": store.data, "Labels": made["labels"],
             "LoggingDriver": made["log-driver"], "LiveRestoreEnabled": made["live-restore"],
@@ -22149,9 +22683,11 @@ def _distribution() -> dict:
     return {}
 
 
-def _driver_show(store: Store) -> list:
+def _driver_show(store: Store) -> list | None:
+    if driver_of(store) == DRIVER_COPIES:
+        return None
     metacopy, redirect = (_overlay_is(name) for name in ("metacopy", "redirect_dir"))
-    return [["Backing Filesystem", _backing(store.data)], ["Supports d_type", "true"],
+    return [["Backing Filesystem", backing_find(store.data)], ["Supports d_type", "true"],
             ["Using metacopy", go_text(metacopy)],
             ["Native Overlay Diff", go_text(not metacopy and not redirect)],
             ["userxattr", "false"]]
@@ -22163,16 +22699,6 @@ def _overlay_is(name: str) -> bool:
         return file_read("/sys/module/overlay/parameters/" + name).strip() == b"Y"
     except FileNotFoundError:
         return False
-
-
-def _backing(path: str) -> str:
-    """The type of the file system that the data root is on."""
-    best, kind = "", "unknown"
-    for mount in mountinfo():
-        is_above = (path + "/").startswith(mount.point.rstrip("/") + "/")
-        if is_above and len(mount.point) >= len(best):
-            best, kind = mount.point, mount.fstype
-    return "extfs" if kind in ("ext2", "ext3", "ext4") else kind
 
 
 def _sysctl_on(name: str) -> bool:
@@ -31754,7 +32280,7 @@ DAEMON_OPTIONS = (
     ("--seccomp-profile", "string", "", "builtin", "", "File with the seccomp profile"),
     ("--selinux-enabled", "bool", "", False, "it has no SELinux", "Label containers"),
     ("--shutdown-timeout", "int", "", 15, "", "Seconds that ending may take"),
-    ("-s --storage-driver", "string", "", "", "", "Storage driver; there is overlay2"),
+    ("-s --storage-driver", "string", "", "", "", "Storage driver: overlay2 or vfs"),
     ("--storage-opt", "list", "storage-opts", [], "overlay2 has none here", "Storage options"),
     ("--swarm-default-advertise-addr", "string", "", "", SWARM, "Address for a swarm"),
     ("--tls", "bool", "", False, "", "Use TLS; --tlsverify implies it"),
@@ -32042,9 +32568,9 @@ def _containers_check(made: dict) -> None:
     if made["default-runtime"] != RUNTIME:
         raise InvalidParameter(f"specified default runtime '{made['default-runtime']}' does not "
                                "exist")
-    if made["storage-driver"] not in ("", "overlay2"):
+    if made["storage-driver"] not in ("", *DRIVERS):
         raise Unsupported(f"storage driver {made['storage-driver']} is not supported by this "
-                          "engine: there is overlay2")
+                          f"engine: there are {' and '.join(DRIVERS)}")
     try:
         log_verify({"Type": made["log-driver"], "Config": made["log-opts"]})
     except InvalidParameter as wrong:
@@ -32223,6 +32749,10 @@ class Daemon:
         made["pidfile"] = os.path.abspath(made["pidfile"] or store.run_path("daemon.pid"))
         pidfile_write(made["pidfile"])
         try:
+            if made["storage-driver"]:
+                driver_ask(store, made["storage-driver"])
+            if driver_why(store):
+                notice("warn", driver_warning(store), **{"storage-driver": driver_of(store)})
             launcher_ensure(store)
             self._configuration_publish()       # what starts again obeys it too
             containers_restore(self.engine)
