@@ -68,12 +68,14 @@ OBJECTS     the things users name
     processes       what `top` shows: ps without a ps, from /proc
     repair          what a process that died left half done, put in order by the next one
     endpoints       a container's place in its networks: leases, links, names, routes
+    network_settings  a network's create body at the door: Docker's checks, pools, options
     views           a container as clients see it: inspect, lists and their filters
     containers      create, start, stop, kill, pause, remove, rename, prune, list, top, diff
     execs           second processes in a container, attach, wait and logs: what ends in a stream
     stats           what a container uses: one sample, two, or one every second
     copying         a container's files from outside: their state, tars out of it and into it
     commits         an image made of a container: its changes as a layer, its settings as the config
+    connections     verbs on networks: create, list, inspect, remove, prune, connect, disconnect
     information     what this host and this engine are: the documents of /info and /version
     engine          wires the objects together
     policies        restart policies at work: an update, the next start, a daemon's start
@@ -85,6 +87,7 @@ DOORS       protocols coming in
     api_absent      Docker Engine API endpoints that are not there: 501, no swarm, no plugins
     api_images      Docker Engine API endpoints: images
     api_containers  Docker Engine API endpoints: containers and exec
+    api_networks    Docker Engine API endpoints: networks
     api_files       Docker Engine API endpoints: archive, export, commit, system/df
     websocket       RFC 6455: a server's handshake and frames, and a copy to a plain socket
     listeners       sockets that are listened on: unix, tcp, TLS, and those of systemd
@@ -102,6 +105,7 @@ HANDS       the user's side
     cli_containers  commands on containers
     cli_stats       stats: a table of what containers use, once or as it changes; update
     cli_images      commands on images
+    cli_networks    commands on networks
     cli_files       cp, export, commit
     cli_usage       system df, system prune
     cli_system      version, info, events and the rest
@@ -7260,6 +7264,8 @@ def netlink_batch(sock: _socket.socket, messages: list) -> None:
 
     A failed one does not keep the kernel from doing the ones after it.
     """
+    if not messages:
+        return
     text = b"".join([message[:8] + struct.pack("=I", number) + message[12:]
                      for number, message in enumerate(messages, 1)])
     sock.send(text)
@@ -7471,6 +7477,32 @@ def pair_message(name: str, bridge: int, inner: str, mac: bytes, mtu: int,
             + nl_attr(_IFLA_NET_NS_FD if by_fd else _IFLA_NET_NS_PID, 0))
     return _link_make("veth", name, attrs=size + nl_attr(_IFLA_MASTER, bridge),
                       data=nl_attr(_VETH_INFO_PEER | _NESTED, peer))
+
+
+def child_message(kind: str, parent: int, inner: str, *, mac: bytes, mtu: int, mode: int,
+                  by_fd: bool = False) -> bytes:
+    """Make a macvlan or ipvlan of the interface `parent`, inside the namespace that the last four
+    bytes name.
+    """
+    data = nl_attr(1, struct.pack("=I" if kind == "macvlan" else "=H", mode))
+    info = nl_attr(_IFLA_INFO_KIND, kind.encode()) + nl_attr(_IFLA_INFO_DATA | _NESTED, data)
+    body = (_link_body() + nl_attr(_IFLA_IFNAME, inner)
+            + (nl_attr(_IFLA_ADDRESS, mac) if mac else b"")
+            + (nl_attr(_IFLA_MTU, mtu) if mtu else b"") + nl_attr(_IFLA_LINK, parent)
+            + nl_attr(_IFLA_LINKINFO | _NESTED, info)
+            + nl_attr(_IFLA_NET_NS_FD if by_fd else _IFLA_NET_NS_PID, 0))
+    return nl_message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def parent_make(sock: _socket.socket, name: str, parent: int = 0, vlan: int = 0) -> None:
+    """Make an interface that others are made of, and bring it up: a vlan of `parent`, or a dummy.
+    """
+    if vlan:
+        message = _link_make("vlan", name, attrs=nl_attr(_IFLA_LINK, parent),
+                             data=nl_attr(1, struct.pack("=H", vlan)))
+    else:
+        message = _link_make("dummy", name)
+    netlink_batch(sock, [message])
 
 
 def hairpin_message(index: int) -> bytes:
@@ -17316,11 +17348,12 @@ def networks_ensure(store: Store) -> None:
             document = network_document(driver)
             if name == "bridge":
                 document = bridge_default(store, db, made, taken)
-            _insert(db, Network((kept[0] if kept else id_new(), name, driver, time_now(),
-                                 document)))
+            network_insert(db, Network((kept[0] if kept else id_new(), name, driver, time_now(),
+                                        document)))
 
 
-def _insert(db: Any, network: Network) -> None:
+def network_insert(db: Any, network: Network) -> None:
+    """Write the row of a new network, inside the caller's transaction."""
     db.execute("INSERT INTO networks(id, name, driver, created, document) VALUES(?, ?, ?, ?, ?)",
                (network.id, network.name, network.driver, network.created,
                 json_text(network.document)))
@@ -17456,7 +17489,7 @@ def bridge_default(store: Store, db: Any, made: dict, taken: list) -> dict:
                **({"AuxiliaryAddresses": {"DefaultGatewayIPv4": pool["router"]}}
                   if "router" in pool else {})} for pool in pools]
     return network_document("bridge", EnableIPv6=made["ipv6"], Options=options, bridge=name,
-                            pools=pools,
+                            pools=pools, is_users=bool(made["bridge"]),
                             IPAM={"Driver": "default", "Options": None, "Config": config})
 
 
@@ -17576,8 +17609,9 @@ def ports_stop(store: Store, id: str) -> None:
     """Undo ports_start, for a container whose monitor cannot."""
 
 
-def ports_change(store: Store, c: Container, attached: list) -> None:
-    """The networks of a running container are others now."""
+def ports_change(store: Store, c: Container, attached: list) -> dict:
+    """The networks of a running container are others now: what its monitor is to hold."""
+    return {}
 
 
 def ports_show(store: Store, c: Container) -> dict:
@@ -18751,7 +18785,7 @@ class Monitor(Loop):
         born = None
         try:
             born = runtime_start(plan)
-            _network_begin(self, born)
+            _network_begin(self, born.pins)
         except BaseException:
             if born:
                 _network_end(self)
@@ -18983,15 +19017,21 @@ class Monitor(Loop):
                 known["name"] = name
 
     @property
+    def pins(self) -> dict:
+        """Descriptors of the process's namespaces by their OCI names; {} without one."""
+        return self._born.pins if self._born else {}
+
+    @property
     def runs(self) -> bool:
         """There is a process."""
         return self._born is not None
 
 
-def _network_begin(monitor: Monitor, born: Born) -> None:
-    if monitor.plan["links"]:
+def _network_begin(monitor: Monitor, pins: dict) -> None:
+    if monitor.plan["ports"] or monitor.plan["names"]:
+        monitor.plan["links"] = True
         ports_begin(monitor, monitor.plan)
-        resolver_begin(monitor, born.pins, monitor.plan)
+        resolver_begin(monitor, pins, monitor.plan)
 
 
 def _network_end(monitor: Monitor) -> None:
@@ -19154,6 +19194,15 @@ def verb_exec(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
     return {"ok": True, "pid": pid}
 
 
+def verb_networks(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
+    """The networks of the running container are others: take over what the plan says of them."""
+    _runs_or_refuse(monitor)
+    for key in ("dns", "names", "ports"):
+        monitor.plan[key] = message[key]
+    _network_begin(monitor, monitor.pins)
+    return {"ok": True}
+
+
 def verb_removed(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """The container was removed: who waited for that is told, and nobody stays attached."""
     monitor.waiters_tell(message["code"], gone=True)
@@ -19184,6 +19233,7 @@ MONITOR_VERBS = {
     "go": verb_go,
     "hello": verb_hello,
     "kill": verb_kill,
+    "networks": verb_networks,
     "pause": verb_pause,
     "removed": verb_removed,
     "rename": verb_rename,
@@ -19758,6 +19808,11 @@ ENDPOINT_SETTINGS = {
 }
 ENDPOINT_CONFIG = {"IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "",
                    "DriverOpts": None, "GwPriority": 0}
+#: {driver: (option, {its value: the kernel's number})}, the default first (linux/if_link.h).
+CHILD_MODES = {
+    "macvlan": ("macvlan_mode", {"bridge": 4, "private": 1, "vepa": 2, "passthru": 8}),
+    "ipvlan":  ("ipvlan_mode", {"l2": 0, "l3": 1, "l3s": 2}),
+}
 OPTION_SYSCTLS = "com.docker.network.endpoint.sysctls"
 OPTION_IFNAME = "com.docker.network.endpoint.ifname"
 CONFLICT_SHARED = ("container sharing network namespace with another container or host cannot be"
@@ -19822,9 +19877,10 @@ def endpoints_start(store: Store, c: Container) -> list:
     for endpoint, network in zip(endpoints, networks):
         bad = endpoint_problems(network.name, endpoint.config, network)
         if bad:
-            raise InvalidParameter("invalid endpoint settings:\n" + _joined(bad))
+            raise InvalidParameter("invalid endpoint settings:\n" + problems_text(bad))
     for network in networks:
         bridge_ensure(store, network)
+        parent_ensure(network)
     names: set = set()
     with store.write(durable=False) as db:
         for at, (endpoint, network) in enumerate(zip(endpoints, networks)):
@@ -19881,7 +19937,8 @@ def endpoint_attached(c: Container, endpoint: Place, network: Network) -> dict:
     pool4, pool6 = network.pool(32), network.pool(128)
     return {
         "network": network.id, "name": network.name, "driver": network.driver,
-        "bridge": network.bridge, "internal": network.is_internal, "options": network.options,
+        "parent": parent_name(network), "bridge": network.bridge,
+        "internal": network.is_internal, "options": network.options,
         "mtu": network.mtu, "id": endpoint.id, "ifname": endpoint.ifname, "link": endpoint.link,
         "mac": endpoint.mac, "ipv4": endpoint.ipv4, "ipv6": endpoint.ipv6,
         "prefix4": prefix_parse(pool4["subnet"]).length if pool4 else 0,
@@ -19917,11 +19974,47 @@ def link_plan(one: dict, by_fd: bool = False) -> dict:
     inner = [address_message(ip_pack(one["ipv" + v]), one["prefix" + v])
              for v in "46" if one["ipv" + v]]
     inner.append(up_message())
-    inner += [route_message(ip_pack(one["gateway" + v])) for v in "46" if one["is_gateway" + v]]
-    index = link_index(one["bridge"])
-    outer = pair_message(one["link"], index, one["ifname"], mac_pack(one["mac"]), one["mtu"], by_fd)
+    inner += [_route(one, v) for v in "46" if one["is_gateway" + v]]
+    if one["driver"] in CHILD_MODES:
+        option, numbers = CHILD_MODES[one["driver"]]
+        mode = one["options"].get(option) or next(iter(numbers))
+        outer = child_message(one["driver"], link_index(one["parent"]), one["ifname"],
+                              mac=mac_pack(one["mac"]) if one["mac"] else b"", mtu=one["mtu"],
+                              mode=numbers[mode], by_fd=by_fd)
+    else:
+        outer = pair_message(one["link"], link_index(one["bridge"]), one["ifname"],
+                             mac_pack(one["mac"]), one["mtu"], by_fd)
     return {"outer": outer.hex(), "ifname": one["ifname"], "sysctls": sysctls,
             "inner": [message.hex() for message in inner]}
+
+
+def _route(one: dict, version: str) -> bytes:
+    """The default route through an endpoint; an ipvlan in the third layer has no gateway."""
+    routed = one["driver"] == "ipvlan" and one["options"].get("ipvlan_mode") in ("l3", "l3s")
+    return route_message(b"" if routed and version == "4" else ip_pack(one["gateway" + version]))
+
+
+def routes_plan(attached: list) -> list:
+    """Messages as hex that make the default routes of a running container what they are to be."""
+    return [_route(one, v).hex() for v in "46" for one in attached if one["is_gateway" + v]]
+
+
+def attached_list(store: Store, c: Container) -> list:
+    """The attached endpoints of a running container, the default routes marked."""
+    attached = [endpoint_attached(c, place, network_find(store, place.network))
+                for place in endpoint_list(store, c.id) if place.id]
+    routes_choose(attached)
+    return attached
+
+
+def endpoint_drop(store: Store, container: str, network: str) -> None:
+    """Take a container's place in a network away, its lease and names with it."""
+    with store.write() as db:
+        db.execute("DELETE FROM endpoints WHERE container = ? AND network = ?",
+                   (container, network))
+        db.execute("UPDATE leases SET released = CAST(strftime('%s', 'now') AS INTEGER)"
+                   " WHERE container = ? AND network = ? AND released = 0", (container, network))
+    names_remove(store, container, network)
 
 
 # ---- bridges ----
@@ -19933,6 +20026,9 @@ def bridge_ensure(store: Store, network: Network) -> None:
     with store.lock("bridges"):
         if link_is_up(network.bridge):
             return
+        if network.document.get("is_users") and not link_index(network.bridge):
+            raise EngineError(f"bridge device with non default name {network.bridge} must be"
+                              " created manually")
         sock = netlink_open()
         try:
             _bridge_settle(store, network, sock)
@@ -19975,6 +20071,52 @@ def _bridge_settle(store: Store, network: Network, sock: _socket.socket) -> None
             netlink_batch(sock, [master_message(port, index)])
 
 
+def parent_name(network: Network) -> str:
+    """The interface that a macvlan or ipvlan network is made of."""
+    return network.options.get("parent") or "dm-" + network.id[:12]
+
+
+def parent_ensure(network: Network) -> None:
+    """See that the parent of a macvlan or ipvlan network is there; "eth0.10" is made where it is
+    not."""
+    if network.driver not in CHILD_MODES or link_index(parent_name(network)):
+        return
+    name, vlan, parent = parent_name(network), 0, ""
+    if network.options.get("parent"):
+        parent, dot, number = name.rpartition(".")
+        vlan = int(number) if dot and number.isdigit() else 0
+        if not dot or not parent or not 0 < vlan < 4095 or not link_index(parent):
+            raise EngineError(
+                f"invalid subinterface vlan name {name}, example formatting is eth0.10" if not dot
+                else f"failed to find master interface {parent} on the Docker host: Link not found"
+                if 0 < vlan < 4095 else "vlan id must be between 1-4094, received: " + number)
+    sock = netlink_open()
+    try:
+        parent_make(sock, name, link_index(parent) if parent else 0, vlan)
+    except OSError as refused:
+        raise EngineError(f"failed to create the {network.driver} parent {name}:"
+                          f" {refused.strerror}") from None
+    finally:
+        sock.close()
+    network.document["has_parent"] = True
+
+
+def parent_end(store: Store, network: Network) -> None:
+    """Take away what parent_ensure made, unless another network is made of it."""
+    name = parent_name(network)
+    if network.driver not in CHILD_MODES or not ("." in name or name.startswith("dm-")) or any(
+            other.driver in CHILD_MODES and parent_name(other) == name
+            for other in network_list(store)):
+        return
+    if network.options.get("parent") and not network.document.get("has_parent"):
+        return
+    sock = netlink_open()
+    try:
+        link_delete(sock, name)
+    finally:
+        sock.close()
+
+
 def bridge_end(store: Store, network: Network) -> None:
     """Take away what bridge_ensure made."""
     if network.driver != "bridge" or not network.bridge:
@@ -20013,7 +20155,7 @@ def endpoints_plan(store: Store, config: dict, host: dict, networking: dict,
         bad = endpoint_problems(found.name if found else name, endpoint, found)
         if bad:
             problems.append(f"invalid config for network {name}: invalid endpoint settings:\n"
-                            + _joined(bad))
+                            + problems_text(bad))
     if problems:
         raise InvalidParameter("\n".join(problems))
     if mode_container(mode) or mode in ("none", "host") or config["NetworkDisabled"]:
@@ -20214,8 +20356,261 @@ def _range_problems(network: Network, address: bytes, text: str) -> list:
             " configured subnets"]
 
 
-def _joined(problems: list) -> str:
+def problems_text(problems: list) -> str:
+    """Several problems as Docker tells them together."""
     return problems[0] if len(problems) == 1 else "* " + "\n* ".join(problems)
+
+
+# =============================================================================
+# network_settings -- a network's create body at the door: Docker's checks, pools, options
+# =============================================================================
+# Runs in: api, cli.   Refs: moby api/types/network/ipam.go, libnetwork/drivers/bridge
+#
+# What a request says becomes a network's document (section networks), or a refusal in Docker's
+# words before anything is made. Options that no driver knows are kept and mean nothing, as in
+# Docker.
+
+NETWORK_CREATE = {
+    "Name":       ("string", "", False),
+    "Driver":     ("string", "", False),
+    "Scope":      ("string", "", False),
+    "EnableIPv4": ("bool", None, False),
+    "EnableIPv6": ("bool", None, False),
+    "IPAM":       ({"Driver":  ("string", "", False),
+                    "Options": ("map", None, False),
+                    "Config":  ([{"Subnet": ("string", "", True), "IPRange": ("string", "", True),
+                                  "Gateway": ("string", "", True),
+                                  "AuxiliaryAddresses": ("map", None, True)}], None, False)},
+                   None, False),
+    "Internal":   ("bool", False, False),
+    "Attachable": ("bool", False, False),
+    "Ingress":    ("bool", False, False),
+    "ConfigOnly": ("bool", False, False),
+    "ConfigFrom": ({"Network": ("string", "", False)}, None, False),
+    "Options":    ("map", None, False),
+    "Labels":     ("map", None, False),
+}
+NETWORK_DRIVERS = ("bridge", "macvlan", "ipvlan")
+#: Options of the driver bridge that are true or false, below OPTION_BRIDGE.
+BRIDGE_SWITCHES = ("enable_icc", "enable_ip_masquerade", "inhibit_ipv4", "default_bridge")
+GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
+
+
+def network_check(body: Any, made: dict, version: str) -> dict:
+    """A create body with every field of NETWORK_CREATE, checked as far as no other network counts.
+
+    `made` is the configuration. Raises InvalidParameter, Forbidden or NotFound.
+    """
+    asked = fields_check(body if isinstance(body, dict) else {}, NETWORK_CREATE, "CreateRequest")
+    if asked["Name"] in NETWORK_PREDEFINED:
+        raise Forbidden(f"operation is not permitted on predefined {asked['Name']} network ")
+    asked["Driver"] = driver = asked["Driver"] or "bridge"
+    if driver == "overlay":
+        raise Forbidden('This node is not a swarm manager. Use "docker swarm init" or "docker swarm'
+                        ' join" to connect this node to swarm and try again.')
+    if tuple(map(int, version.split(".")[:2])) < (1, 48):
+        asked["EnableIPv4"] = None
+    options = asked["Options"] = {**(asked["Options"] or {})}
+    if not asked["ConfigFrom"]:
+        options.update({name: value for name, value in made["default-network-opts"].get(
+            driver, {}).items() if name not in options})
+    for field, default in (("EnableIPv4", True), ("EnableIPv6", False)):
+        name = "com.docker.network.enable_" + field[6:].lower()
+        if asked[field] is not None:
+            options.pop(name, None)
+        else:
+            try:
+                asked[field] = bool_parse(options[name]) if name in options else default
+            except ValueError:
+                raise InvalidParameter(f'driver-opt "{name}" is not a valid bool') from None
+    asked["IPAM"] = asked["IPAM"] or {"Driver": "default", "Options": None, "Config": None}
+    asked["IPAM"]["Driver"] = asked["IPAM"]["Driver"] or "default"
+    asked["Labels"] = asked["Labels"] or {}
+    problems = _ipam_problems(asked["IPAM"]["Config"] or (), asked["EnableIPv6"])
+    if problems:
+        told = problems[0].strip() if len(problems) == 1 else "* " + "\n* ".join(problems)
+        raise InvalidParameter("invalid network config:\n" + told)
+    if not asked["Name"].strip():
+        raise InvalidParameter("invalid name: name is empty")
+    return asked
+
+
+def driver_check(asked: dict) -> None:
+    """See that there is the driver, and that it takes its options."""
+    driver, options = asked["Driver"], asked["Options"]
+    if asked["ConfigOnly"]:
+        if asked["ConfigFrom"] and asked["ConfigFrom"]["Network"]:
+            raise Forbidden("a configuration network cannot depend on another configuration"
+                            " network")
+        return
+    if driver in ("host", "null"):
+        raise Forbidden(f"only one instance of \"{driver}\" network is allowed")
+    if driver not in NETWORK_DRIVERS:
+        raise NotFound(f'plugin "{driver}" not found')
+    if asked["Ingress"]:
+        raise Forbidden("Ingress network can only be global scope network")
+    if asked["Scope"] not in ("", "local"):
+        raise Forbidden("cannot create a swarm scoped network when swarm is not active")
+    if asked["IPAM"]["Driver"] not in ("default", "null"):
+        raise InvalidParameter(f'invalid ipam driver: "{asked["IPAM"]["Driver"]}"')
+    (_bridge_check if driver == "bridge" else _parent_check)(asked, options)
+    if not asked["EnableIPv4"] and not asked["EnableIPv6"]:
+        raise InvalidParameter("IPv4 or IPv6 must be enabled")
+
+
+def _bridge_check(asked: dict, options: dict) -> None:
+    try:
+        mtu = int(options.get(OPTION_MTU, "0"))
+    except ValueError:
+        raise _unparsed(OPTION_MTU, f'strconv.Atoi: parsing "{options[OPTION_MTU]}": invalid'
+                        " syntax", options) from None
+    for name in BRIDGE_SWITCHES:
+        try:
+            bool_parse(options.get(OPTION_BRIDGE + name, "true"))
+        except ValueError as wrong:
+            raise _unparsed(OPTION_BRIDGE + name, str(wrong), options) from None
+    for name in ("gateway_mode_ipv4", "gateway_mode_ipv6"):
+        mode = options.get(OPTION_BRIDGE + name, "nat")
+        if mode not in GATEWAY_MODES:
+            raise _unparsed(OPTION_BRIDGE + name, f"unknown gateway mode {mode}", options)
+        if mode == "isolated" and not asked["Internal"]:
+            raise EngineError("gateway mode 'isolated' can only be used for an internal network")
+    for name in (OPTION_BRIDGE + "host_binding_ipv4", "com.docker.network.host_ipv4",
+                 "com.docker.network.host_ipv6"):
+        if name in options and not ip_is_valid(options[name]):
+            raise _unparsed(name, "nil ip", options)
+    if mtu < 0:
+        raise InvalidParameter(f"invalid MTU number: {mtu}")
+    name = options.get(OPTION_BRIDGE + "name", "")
+    if name and (len(name.encode()) > IFNAME_MAX or "/" in name or name.strip() != name
+                 or name in (".", "..")):
+        raise InvalidParameter(f"invalid bridge name: {name}")
+
+
+def _unparsed(name: str, why: str, options: dict) -> InvalidParameter:
+    return InvalidParameter(f"failed to parse {name} value: {options.get(name, '')} ({why})")
+
+
+def _parent_check(asked: dict, options: dict) -> None:
+    driver = asked["Driver"]
+    option, modes = CHILD_MODES[driver]
+    default = next(iter(modes))
+    mode = options.get(option) or default
+    if mode not in modes:
+        raise EngineError(f"requested {driver} mode '{mode}' is not valid, '{default}' mode is the"
+                          f" {driver} driver default")
+    parent = options.get("parent", "")
+    if parent == "lo":
+        raise EngineError(f"loopback interface is not a valid {driver} parent link")
+    if not parent:
+        asked["Internal"] = True            # as moby has it: nobody outside can be reached
+
+
+def _ipam_problems(configs: Iterable, has_ipv6: bool) -> list:
+    """What is wrong with subnets, ranges and addresses (moby ValidateIPAM)."""
+    out: list = []
+    for config in configs:
+        text = config["Subnet"]
+        try:
+            subnet = prefix_parse(text)
+        except ValueError:
+            out.append(f"invalid subnet {text}: invalid CIDR block notation")
+            continue
+        if subnet.width == 128 and not has_ipv6:
+            continue
+        if subnet.base != subnet.masked.base:
+            out.append(f"invalid subnet {subnet}: it should be {subnet.masked}")
+        out += _span_problems(config["IPRange"], subnet)
+        named = [("gateway", config["Gateway"], config["Gateway"])]
+        named += [("auxiliary address", name, address)
+                  for name, address in (config["AuxiliaryAddresses"] or {}).items()]
+        for what, name, address in named:
+            why = _outside(address, subnet)
+            if why:
+                out.append(f"invalid {what} {name}: {why}")
+    return out
+
+
+def _span_problems(text: str, subnet: Prefix) -> list:
+    if not text:
+        return []
+    try:
+        span = prefix_parse(text)
+    except ValueError:
+        return [f"invalid ip-range {text}: invalid CIDR block notation"]
+    if span.width != subnet.width:
+        return [f"invalid ip-range {text}: parent subnet is an {_family(subnet)} block"]
+    out = []
+    if span.length < subnet.length:
+        out.append(f"invalid ip-range {text}: CIDR block is bigger than its parent subnet {subnet}")
+    if span.base != span.masked.base:
+        out.append(f"invalid ip-range {span}: it should be {span.masked}")
+    if not subnet.overlaps(span):
+        out.append(f"invalid ip-range {text}: parent subnet {subnet} doesn't contain ip-range")
+    return out
+
+
+def _outside(text: str, subnet: Prefix) -> str:
+    """Why an address is none of the subnet's; "" when it is, or when there is none."""
+    if not text:
+        return ""
+    try:
+        address = ip_pack(text)
+    except ValueError:
+        return "invalid address"
+    if len(address) * 8 != subnet.width:
+        return f"parent subnet is an {_family(subnet)} block"
+    if subnet.offset(address) < 0:
+        return f"parent subnet {subnet} doesn't contain this address"
+    return ""
+
+
+def _family(subnet: Prefix) -> str:
+    return "IPv4" if subnet.width == 32 else "IPv6"
+
+
+def network_build(db: Any, asked: dict, made: dict, taken: list) -> Network:
+    """A network that has no row yet, with subnets that no other has; inside a transaction.
+
+    `taken` are this host's own prefixes. Forbidden where what was asked for overlaps.
+    """
+    id, driver, options = id_new(), asked["Driver"], asked["Options"]
+    bridge = options.get(OPTION_BRIDGE + "name") or "br-" + id[:12] if driver == "bridge" else ""
+    configs, pools, used = asked["IPAM"]["Config"] or [], [], subnets_used(db)
+    isolated = OPTION_BRIDGE + "gateway_mode_ipv"
+    for width, wanted in ((32, asked["EnableIPv4"]), (128, asked["EnableIPv6"])):
+        own = [one for one in configs if (prefix_parse(one["Subnet"]).width == width)]
+        if not wanted:
+            continue
+        if len(own) > 1:
+            raise Forbidden(f"{driver} driver doesn't support multiple subnets")
+        one = own[0] if own else {"IPRange": "", "Gateway": "", "AuxiliaryAddresses": None}
+        subnet = prefix_parse(own[0]["Subnet"]) if own else subnet_choose(db, made, taken, width)
+        if any(subnet.overlaps(other) for other in used):
+            raise Forbidden(NETWORK_OVERLAP)
+        more = one["AuxiliaryAddresses"] or {}
+        gone = driver != "bridge" and asked["Internal"] or options.get(
+            isolated + str(4 if width == 32 else 6)) == "isolated"
+        pool = pool_make(subnet, gateway=one["Gateway"], span=one["IPRange"],
+                         reserved=list(more.values()), has_gateway=not gone)
+        if pool["gateway"] in pool["reserved"]:
+            name = next(name for name, value in more.items() if value == pool["gateway"])
+            raise EngineError(f"failed to allocate secondary ip address ({name}:{more[name]}):"
+                              " Address already in use")
+        router = more.get("DefaultGatewayIPv4" if width == 32 else "DefaultGatewayIPv6")
+        if router:
+            pool["router"] = router
+        pools.append(pool)
+    shown = [{name: value for name, value in one.items() if value} for one in configs] or [
+        {"Subnet": pool["subnet"], **({"Gateway": pool["gateway"]} if pool["gateway"] else {})}
+        for pool in pools]
+    document = network_document(
+        driver, EnableIPv4=asked["EnableIPv4"], EnableIPv6=asked["EnableIPv6"],
+        Internal=asked["Internal"], Attachable=asked["Attachable"], Options=options,
+        Labels=asked["Labels"], bridge=bridge, pools=pools, is_static=bool(configs),
+        IPAM={"Driver": asked["IPAM"]["Driver"], "Options": asked["IPAM"]["Options"],
+              "Config": shown})
+    return Network((id, asked["Name"], driver, time_now(), document))
 
 
 # =============================================================================
@@ -20895,7 +21290,7 @@ class Containers:
     def prune(self, filters: dict) -> dict:
         """Remove what does not run: {"ContainersDeleted": ids or None, "SpaceReclaimed": bytes}."""
         filters_check(filters, REMOVE_FILTERS)
-        until = _until_parse(filters)
+        until = until_parse(filters)
         with prune_lock(self._store, "containers"):
             deleted, freed = _prune(self, self._store, filters, until)
             orphans_remove(self._store)
@@ -20917,6 +21312,8 @@ class Containers:
         except (InvalidParameter, Conflict) as refused:
             raise type(refused)(f"Error when allocating new name: {refused}") from None
         self._tell(c.id, {"verb": "rename", "name": c.name})
+        for one in attached_list(self._store, c) if c.is_running else ():
+            names_write(self._store, c.id, one)
         container_event(self._store, c, "rename", oldName="/" + old)
 
     def _tell(self, id: str, message: dict) -> bool:
@@ -21135,9 +21532,7 @@ def _prune(containers: Containers, store: Store, filters: dict, until: int) -> t
     for c in containers.all():
         if c.state not in ("created", "exited", "dead") or until and c.created > until:
             continue
-        labels = c.config["Labels"] or {}
-        if not filter_labels(filters, labels) or "label!" in filters and filter_labels(
-                {"label": filters["label!"]}, labels):
+        if not labels_stay(filters, c.config["Labels"] or {}):
             continue
         size = tree_size(store.path("containers", c.id, "upper"), alone=True)
         try:
@@ -21149,7 +21544,14 @@ def _prune(containers: Containers, store: Store, filters: dict, until: int) -> t
     return deleted, freed
 
 
-def _until_parse(filters: dict) -> int:
+def labels_stay(filters: dict, labels: dict) -> bool:
+    """Whether the filters `label` and `label!` of a prune mean what has these labels."""
+    return filter_labels(filters, labels) and not (
+        "label!" in filters and filter_labels({"label": filters["label!"]}, labels))
+
+
+def until_parse(filters: dict) -> int:
+    """The time that a prune's filter `until` names, in ns; 0 without one."""
     values = filters.get("until", ())
     if len(values) > 1:
         raise InvalidParameter("more than one until filter specified")
@@ -22494,6 +22896,364 @@ def _document_make(c: Container, parent: Image, settings: dict, author: str, com
 
 
 # =============================================================================
+# connections -- verbs on networks: create, list, inspect, remove, prune, connect, disconnect
+# =============================================================================
+# Runs in: api, cli; role link: worker.   Refs: moby daemon/network.go, container_operations.go
+#
+# A network of the user's own is made in the kernel at once, so that what this host refuses is told
+# to who asks for it. A running container is connected by a worker (role link), which enters its
+# namespace; the row is written before and taken back when that fails. Then its monitor hears of it,
+# for names and ports, and /etc/hosts is written anew where it lies: the container has it mounted.
+
+NETWORK_FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type")
+NETWORK_PRUNE_FILTERS = ("label", "label!", "until")
+NETWORK_KEYS = ("Scope", "Driver", "EnableIPv4", "EnableIPv6", "IPAM", "Internal", "Attachable",
+                "Ingress", "ConfigFrom", "ConfigOnly")
+CONNECT = {"Container": ("string", "", False), "EndpointConfig": (ENDPOINT_SETTINGS, None, False)}
+DISCONNECT = {"Container": ("string", "", False), "Force": ("bool", False, False)}
+
+
+class Networks:
+    """The networks of one engine: every verb of the API, by what the user called the network."""
+
+    __slots__ = ("_engine", "_store")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._store = engine.store
+
+    def create(self, body: Any, version: str = API_VERSION) -> dict:
+        """Make a network from a create body: {"Id": id, "Warning": ""}."""
+        made, store = configuration_read(self._store.run), self._store
+        asked = network_check(body, made, version)
+        networks_ensure(store)
+        if network_get(store, asked["Name"]) is not None:
+            raise Conflict(f"network with name {asked['Name']} already exists")
+        driver_check(asked)
+        source = (asked["ConfigFrom"] or {}).get("Network") or ""
+        if source:
+            self._config_apply(asked, source)
+        taken = host_prefixes(store) if not asked["ConfigOnly"] else []
+        with store.write() as db:
+            if db.execute("SELECT 1 FROM networks WHERE name = ?", (asked["Name"],)).fetchone():
+                raise Conflict(f"network with name {asked['Name']} already exists")
+            network = self._template(asked) if asked["ConfigOnly"] else network_build(
+                db, asked, made, taken)
+            network.document["ConfigFrom"] = {"Network": source}
+            self._bridge_conflict(db, network)
+            network.document["is_users"] = bool(network.bridge and link_index(network.bridge))
+            network_insert(db, network)
+        try:
+            bridge_ensure(store, network)
+            parent_ensure(network)
+            with store.write() as db:
+                db.execute("UPDATE networks SET document = ? WHERE id = ?",
+                           (json_text(network.document), network.id))
+        except BaseException:
+            self._discard(network)
+            raise
+        self._emit(network, "create")
+        return {"Id": network.id, "Warning": ""}
+
+    def _config_apply(self, asked: dict, source: str) -> None:
+        """Take options and subnets from a network that is only a configuration."""
+        template = network_get(self._store, source)
+        if template is None or not template.document["ConfigOnly"]:
+            raise NotFound(f'configuration network "{source}" does not exist')
+        if asked["IPAM"]["Config"] or asked["Options"] or asked["EnableIPv6"]:
+            raise Forbidden("user specified configurations are not supported if the network depends"
+                            " on a configuration network")
+        for field in ("IPAM", "Options", "EnableIPv6"):
+            asked[field] = template.document[field]
+        asked["Labels"] = {**(template.document["Labels"] or {}), **asked["Labels"]}
+        keys = ("Subnet", "IPRange", "Gateway", "AuxiliaryAddresses")
+        asked["IPAM"]["Config"] = [{key: one.get(key) for key in keys}
+                                   for one in asked["IPAM"]["Config"] or ()]
+
+    def _template(self, asked: dict) -> Network:
+        """A network that only holds a configuration for others."""
+        configs = [{name: value for name, value in one.items() if value}
+                   for one in asked["IPAM"]["Config"] or ()]
+        document = network_document(
+            "null", ConfigOnly=True, Options=asked["Options"], Labels=asked["Labels"],
+            EnableIPv4=asked["EnableIPv4"], EnableIPv6=asked["EnableIPv6"],
+            IPAM={**asked["IPAM"], "Config": configs})
+        return Network((id_new(), asked["Name"], "null", time_now(), document))
+
+    def _bridge_conflict(self, db: Any, network: Network) -> None:
+        for id, text in db.execute("SELECT id, document FROM networks"):
+            if network.bridge and json_parse(text)["bridge"] == network.bridge:
+                raise Forbidden(f"cannot create network {network.id} ({network.bridge}): conflicts"
+                                f" with network {id} ({network.bridge}): networks have same bridge"
+                                " name")
+
+    def _discard(self, network: Network) -> None:
+        with self._store.write() as db:
+            db.execute("DELETE FROM networks WHERE id = ?", (network.id,))
+            db.execute("DELETE FROM leases WHERE network = ?", (network.id,))
+        bridge_end(self._store, network)
+        tree_remove(self._store.run_path("networks", network.id))
+
+    def remove(self, ref: str) -> None:
+        """Remove a network that no running container is in."""
+        network = network_find(self._store, ref)
+        if network.name in NETWORK_PREDEFINED:
+            raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+        if network.document["ConfigOnly"]:
+            for other in network_list(self._store):
+                if other.document["ConfigFrom"]["Network"] == network.name:
+                    raise Forbidden("error while removing network: configuration network"
+                                    f' "{network.name}" is in use')
+        self._engine.containers.all()           # those that have ended give their places back
+        with self._store.write() as db:
+            active = db.execute(
+                "SELECT c.name, e.id FROM endpoints e JOIN containers c ON c.id = e.container"
+                " WHERE e.network = ? AND e.id <> ''", (network.id,)).fetchall()
+            if active:
+                told = ", ".join(f'name:"{name}" id:"{id[:12]}"' for name, id in active)
+                raise Forbidden("error while removing network: network"
+                                f" {network.name} has active endpoints ({told})")
+            # A container that is still to be started in it knows it by its name again.
+            db.execute("UPDATE OR REPLACE endpoints SET network = ? WHERE network = ?",
+                       (network.name, network.id))
+            known = db.execute("DELETE FROM networks WHERE id = ?", (network.id,)).rowcount
+        if not known:
+            raise NotFound(f"network {ref} not found")
+        self._discard(network)
+        parent_end(self._store, network)
+        self._emit(network, "destroy")
+
+    def prune(self, filters: dict) -> dict:
+        """Remove networks that no container is in: {"NetworksDeleted": names or None}."""
+        filters_check(filters, NETWORK_PRUNE_FILTERS)
+        until = until_parse(filters)
+        deleted = []
+        with prune_lock(self._store, "networks"):
+            for network in network_list(self._store):
+                labels = network.document["Labels"] or {}
+                if network.name in NETWORK_PREDEFINED or network.document["ConfigOnly"] or \
+                        until and network.created > until or not labels_stay(filters, labels):
+                    continue
+                try:
+                    self.remove(network.id)
+                except (Forbidden, NotFound):
+                    continue
+                deleted.append(network.name)
+        event_emit(self._store, "network", "prune", "", {"reclaimed": "0"})
+        return {"NetworksDeleted": deleted or None}
+
+    def _emit(self, network: Network, action: str, **attributes: str) -> None:
+        event_emit(self._store, "network", action, network.id,
+                   {**attributes, "name": network.name, "type": network.driver})
+
+    # ---- views
+
+    def inspect(self, ref: str, scope: str = "") -> dict:
+        """The document of GET /networks/{id}."""
+        network = network_find(self._store, ref)
+        if scope not in ("", "local"):
+            raise NotFound(f"network {ref} not found")
+        return self._show(network, self._inside()[network.id])
+
+    def list(self, filters: dict, detailed: bool = False) -> list:
+        """The entries of GET /networks."""
+        filters_check(filters, NETWORK_FILTERS)
+        inside = self._inside()
+        out = [network for network in network_list(self._store) if network_stays(network, filters)]
+        if "dangling" in filters:
+            only = filter_bool(filters, "dangling", True)
+            out = [network for network in out if only != (
+                network.name in NETWORK_PREDEFINED or bool(inside[network.id]))]
+        return [self._show(network, inside[network.id] if detailed else {}) for network in out]
+
+    def _inside(self) -> dict:
+        """{id of a network: {id of a running container: its entry}}."""
+        out: dict = {network.id: {} for network in network_list(self._store)}
+        known, places = networks_known(self._store), endpoints_by_container(self._store)
+        for c in self._engine.containers.all():
+            if not c.is_running:
+                continue
+            mode = c.host["NetworkMode"]
+            if mode in ("none", "host"):
+                shown = networks_show(c, [], known)[mode]
+                out[known[mode].id][c.id] = {"Name": c.name, "EndpointID": shown["EndpointID"],
+                                             "MacAddress": "", "IPv4Address": "", "IPv6Address": ""}
+            for place in places.get(c.id, ()):
+                network = known.get(place.network)
+                if network and place.id:
+                    out[network.id][c.id] = {
+                        "Name": c.name, "EndpointID": place.id, "MacAddress": place.mac,
+                        "IPv4Address": _with_length(place.ipv4, network.pool(32)),
+                        "IPv6Address": _with_length(place.ipv6, network.pool(128))}
+        return out
+
+    def _show(self, network: Network, inside: dict) -> dict:
+        document = {**network.document, "Driver": network.driver}
+        return {"Name": network.name, "Id": network.id, "Created": time_rfc3339(network.created),
+                **{key: document[key] for key in NETWORK_KEYS},
+                "Containers": {id: inside[id] for id in sorted(inside)},
+                "Options": document["Options"], "Labels": document["Labels"]}
+
+    # ---- connect and disconnect
+
+    def connect(self, ref: str, body: Any) -> None:
+        """Connect a container to a network, also while it runs."""
+        asked = fields_check(body if isinstance(body, dict) else {}, CONNECT, "ConnectOptions")
+        config = asked["EndpointConfig"] or fields_check({}, ENDPOINT_SETTINGS, "EndpointSettings")
+        c = self._engine.containers.find(asked["Container"])
+        with container_lock(self._store, c.id):
+            network = self._connect_check(c, ref, config)
+            taken = self._store.row("SELECT coalesce(max(position), -1) + 1 FROM endpoints"
+                                    " WHERE container = ?", c.id)
+            with self._store.write() as db:
+                db.execute("INSERT INTO endpoints(container, network, position, config)"
+                           " VALUES(?, ?, ?, ?)", (c.id, network.id if network else ref,
+                                                   (taken or (0,))[0], json_text(config)))
+            if network and c.is_running:
+                try:
+                    self._join(c, network)
+                except BaseException:
+                    endpoint_drop(self._store, c.id, network.id)
+                    raise
+        if network and c.is_running:
+            self._emit(network, "connect", container=c.id)
+
+    def _connect_check(self, c: Container, ref: str, config: dict) -> Network | None:
+        """The network, None for one that is not there yet; Docker's refusals."""
+        if c.state in ("removing", "dead"):
+            raise EngineError(f"Container {c.id} is marked for removal and cannot be connected or"
+                              " disconnected to the network")
+        mode = c.host["NetworkMode"]
+        try:
+            network = network_find(self._store, ref)
+        except NotFound:
+            if c.is_running:
+                raise
+            return None
+        if mode_container(mode) or mode == "host" or network.driver == "host":
+            raise Forbidden("container cannot be disconnected from host network or connected to"
+                            " host network" if network.driver == "host" and mode != "host" and
+                            not mode_container(mode) else CONFLICT_SHARED)
+        if mode == "none" or network.driver == "null":
+            raise Forbidden(CONFLICT_NONE)
+        bad = endpoint_problems(network.name, config, network)
+        if bad:
+            raise InvalidParameter("invalid endpoint settings:\n" + problems_text(bad))
+        if any(place.network in (network.id, network.name)
+               for place in endpoint_list(self._store, c.id)):
+            raise Forbidden(f"endpoint with name {c.name} already exists in network {network.name}")
+        return network
+
+    def _join(self, c: Container, network: Network) -> None:
+        store = self._store
+        bridge_ensure(store, network)
+        places = endpoint_list(store, c.id)
+        place = next(one for one in places if one.network == network.id)
+        with store.write(durable=False) as db:
+            endpoint_take(db, c, place, network, place.position,
+                          {one.ifname for one in places if one is not place})
+        attached = attached_list(store, c)
+        one = next(one for one in attached if one["network"] == network.id)
+        link_work(store, c, {"link": link_plan(one, by_fd=True), "routes": routes_plan(attached)})
+        names_write(store, c.id, one)
+        self._changed(c, attached)
+
+    def disconnect(self, ref: str, body: Any) -> None:
+        """Take a container out of a network, also while it runs."""
+        asked = fields_check(body if isinstance(body, dict) else {}, DISCONNECT,
+                             "DisconnectOptions")
+        c = self._engine.containers.find(asked["Container"])
+        try:
+            network: Network | None = network_find(self._store, ref)
+        except NotFound:
+            if c.is_running and not asked["Force"]:
+                raise
+            network = None
+        if network and network.driver == "host" and c.host["NetworkMode"] == "host":
+            raise Forbidden("container cannot be disconnected from host network or connected to"
+                            " host network")
+        with container_lock(self._store, c.id):
+            places = endpoint_list(self._store, c.id)
+            names = (network.id, network.name) if network else (ref,)
+            place = next((one for one in places if one.network in names), None)
+            if place is None:
+                word = "network" if c.is_running else "the network"
+                raise EngineError(f"container {c.id} is not connected to {word}"
+                                  f" {network.name if network else ref}")
+            if network and place.id and c.is_running:
+                attached = [one for one in attached_list(self._store, c)
+                            if one["network"] != network.id]
+                routes_choose(attached)
+                link_work(self._store, c, {"remove": place.ifname,
+                                           "routes": routes_plan(attached)})
+            endpoint_drop(self._store, c.id, place.network)
+            if network and c.is_running:
+                self._changed(c, attached_list(self._store, c))
+        if network and c.is_running:
+            self._emit(network, "disconnect", container=c.id)
+
+    def _changed(self, c: Container, attached: list) -> None:
+        """Tell what depends on a running container's networks: ports, resolver, /etc/hosts."""
+        host_complete(c.host, configuration_read(self._store.run))
+        ports = ports_change(self._store, c, attached)
+        text, dns = resolver_conf(c.host, any(one["names"] for one in attached))
+        monitor_call(self._store, c.id, {
+            "verb": "networks", "names": [one["network"] for one in attached if one["names"]],
+            "dns": dns, "ports": ports})
+        directory = self._store.path("containers", c.id)
+        more = extra_hosts(self._store, c.host) + links_prepare(self._store, c, attached)[0]
+        for name, data in (("hosts", hosts_text(c, c.config["Hostname"], attached, more)),
+                           ("resolv.conf", text)):
+            fd = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+            try:
+                write_all(fd, data.encode("utf-8", "surrogateescape"))
+            finally:
+                os.close(fd)
+
+
+def _with_length(address: str, pool: dict | None) -> str:
+    return f"{address}/{prefix_parse(pool['subnet']).length}" if address and pool else ""
+
+
+def network_stays(network: Network, filters: dict) -> bool:
+    """Whether a list with these filters shows a network (moby FilterNetworks)."""
+    for text in filters.get("type", ()):
+        if text not in ("builtin", "custom"):
+            raise EngineError(f"invalid filter: 'type'='{text}'")
+    kind = "builtin" if network.name in NETWORK_PREDEFINED else "custom"
+    return (filter_exact(filters, "driver", network.driver)
+            and filter_match(filters, "name", network.name)
+            and filter_match(filters, "id", network.id)
+            and filter_labels(filters, network.document["Labels"] or {})
+            and filter_exact(filters, "scope", network.document["Scope"])
+            and filter_exact(filters, "type", kind))
+
+
+def link_work(store: Store, c: Container, work: dict) -> None:
+    """Have a worker change the interfaces of a running container."""
+    launcher_request(store, "link", {"pid": c.pid, **work})
+
+
+@role("link")
+def link_main(request: dict, conn: _socket.socket, fds: list) -> None:
+    """Enter a container's network namespace: make or remove an interface, set the routes."""
+    fd = ns_open(request["pid"], "network")
+    outside = netlink_open()
+    ns_join(fd, "network")
+    inside = netlink_open()
+    try:
+        if "link" in request:
+            link_enter(outside, inside, request["link"], fd)
+        if "remove" in request:
+            link_delete(inside, request["remove"])
+        for text in request["routes"]:
+            netlink_batch(inside, [bytes.fromhex(text)])
+    except OSError as refused:
+        raise EngineError(f"failed to set up container networking: {refused.strerror}") from None
+    answer_send(conn, {"ok": True})
+
+
+# =============================================================================
 # information -- what this host and this engine are: the documents of /info and /version
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.51 /info and /version, moby daemon/info.go,
@@ -22764,15 +23524,16 @@ class Images:
 class Engine:
     """One engine: a store and what lives in it."""
 
-    __slots__ = ("_containers", "_images", "listeners", "store")
+    __slots__ = ("_containers", "_images", "_networks", "listeners", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._containers = self._images = None
+        self._containers = self._images = self._networks = None
         self.listeners: set = set()     #: one thing for each stream of events that is being read
 
     _containers: Containers | None
     _images: Images | None
+    _networks: Networks | None
 
     @property
     def containers(self) -> Containers:
@@ -22787,6 +23548,13 @@ class Engine:
         if self._images is None:
             self._images = Images(self.store)
         return self._images
+
+    @property
+    def networks(self) -> Networks:
+        """The networks."""
+        if self._networks is None:
+            self._networks = Networks(self)
+        return self._networks
 
     def info(self) -> dict:
         """The document of GET /info."""
@@ -23963,13 +24731,6 @@ NOT_THERE = (
     ("POST",   "/build",                     "building images"),
     ("POST",   "/build/prune",               "building images"),
     ("POST",   "/build/cancel",              "building images"),
-    ("GET",    "/networks",                  "networks"),
-    ("GET",    "/networks/{id}",             "networks"),
-    ("DELETE", "/networks/{id}",             "networks"),
-    ("POST",   "/networks/create",           "networks"),
-    ("POST",   "/networks/prune",            "networks"),
-    ("POST",   "/networks/{id}/connect",     "networks"),
-    ("POST",   "/networks/{id}/disconnect",  "networks"),
     ("GET",    "/volumes",                   "volumes"),
     ("GET",    "/volumes/{name}",            "volumes"),
     ("PUT",    "/volumes/{name}",            "volumes"),
@@ -24652,6 +25413,62 @@ def post_exec_start(engine: Engine, request: Request) -> Any:
 def post_exec_resize(engine: Engine, request: Request) -> Response:
     """Set the size of an exec's terminal."""
     exec_resize(engine, request.params["id"], *_size_of_terminal(request))
+    return Response(200)
+
+
+# =============================================================================
+# api_networks -- Docker Engine API endpoints: networks
+# =============================================================================
+# Runs in: api, cli.   Refs: Docker Engine API 1.51, moby api/server/router/network
+
+@route("GET", "/networks")
+def get_networks(engine: Engine, request: Request) -> list:
+    """All networks; before API 1.28 with their containers."""
+    detailed = version_tuple(request.version) < (1, 28)
+    return engine.networks.list(request.filters(), detailed=detailed)
+
+
+@route("GET", "/networks/{id}")
+def get_network(engine: Engine, request: Request) -> dict:
+    """Everything about one network."""
+    verbose = request.arg("verbose")
+    if verbose:
+        try:
+            bool_parse(verbose)
+        except ValueError as wrong:
+            raise InvalidParameter(f"invalid value for verbose: {verbose}: {wrong}") from None
+    return engine.networks.inspect(request.params["id"], request.arg("scope"))
+
+
+@route("POST", "/networks/create")
+def post_networks_create(engine: Engine, request: Request) -> Response:
+    """Make a network."""
+    return Response(201, value=engine.networks.create(request.json(), request.version))
+
+
+@route("DELETE", "/networks/{id}")
+def delete_network(engine: Engine, request: Request) -> None:
+    """Remove a network."""
+    engine.networks.remove(request.params["id"])
+
+
+@route("POST", "/networks/prune")
+def post_networks_prune(engine: Engine, request: Request) -> dict:
+    """Remove all networks that nobody uses."""
+    return engine.networks.prune(request.filters())
+
+
+@route("POST", "/networks/{id}/connect")
+def post_network_connect(engine: Engine, request: Request) -> Response:
+    """Connect a container."""
+    engine.networks.connect(request.params["id"], request.json())
+    return Response(200)
+
+
+@route("POST", "/networks/{id}/disconnect")
+def post_network_disconnect(engine: Engine, request: Request) -> Response:
+    """Disconnect a container."""
+    engine.networks.disconnect(request.params["id"], request.json())
     return Response(200)
 
 
@@ -31215,6 +32032,216 @@ def _later_register() -> None:
 
 
 _later_register()
+
+
+# =============================================================================
+# cli_networks -- commands on networks
+# =============================================================================
+# Runs in: cli.   Refs: docker/cli cli/command/network
+#
+# The docker CLI checks itself that each range, gateway and address belongs to a subnet, and sorts
+# networks by name as people count.
+
+# fmt: off
+NETWORK_COLUMNS = (
+    ("ID",        "NETWORK ID", lambda n, show: n["Id"][:12] if show.truncate else n["Id"]),
+    ("Name",      "NAME",       lambda n, show: n["Name"]),
+    ("Driver",    "DRIVER",     lambda n, show: n["Driver"]),
+    ("Scope",     "SCOPE",      lambda n, show: n["Scope"]),
+    ("IPv4",      "IPV4",       lambda n, show: _bool_shown(n.get("EnableIPv4"))),
+    ("IPv6",      "IPV6",       lambda n, show: _bool_shown(n.get("EnableIPv6"))),
+    ("Internal",  "INTERNAL",   lambda n, show: _bool_shown(n.get("Internal"))),
+    ("Labels",    "LABELS",     lambda n, show: ",".join(
+        f"{name}={value}" for name, value in (n["Labels"] or {}).items())),
+    ("CreatedAt", "CREATED AT", lambda n, show: _created_shown(n["Created"])),
+)
+NETWORK_TABLE = ("ID", "Name", "Driver", "Scope")
+NETWORK_RAW = (("network_id", "ID"), ("name", "Name"), ("driver", "Driver"), ("scope", "Scope"))
+# fmt: on
+NETWORK_PRUNE = ("WARNING! This will remove all custom networks not used by at least one container."
+                 "\nAre you sure you want to continue?")
+NETWORK_CREATE_FLAGS = (
+    Flag("--attachable", help="Let containers be attached by hand (swarm)"),
+    Flag("--aux-address", "map", help="Addresses that no container is given"),
+    Flag("--config-from", "string", help="Network whose configuration is copied"),
+    Flag("--config-only", help="Make only a configuration for others"),
+    Flag("-d --driver", "string", "bridge", help="Driver"),
+    Flag("--gateway", "strings", help="Gateway of a subnet"),
+    Flag("--ingress", help="Make the routing mesh of a swarm"),
+    Flag("--internal", help="Reach nothing outside of the network"),
+    Flag("--ip-range", "strings", help="Part of a subnet that containers are given addresses of"),
+    Flag("--ipam-driver", "string", "default", help="Driver of the address management"),
+    Flag("--ipam-opt", "map", help="Option of the address management"),
+    Flag("--ipv4", default=True, help="Give containers IPv4 addresses"),
+    Flag("--ipv6", help="Give containers IPv6 addresses"),
+    Flag("--label", "list:label", help="Label"),
+    Flag("-o --opt", "map", help="Option of the driver"),
+    Flag("--scope", "string", help="Scope of the network"),
+    Flag("--subnet", "strings", help="Subnet as address/length"),
+)
+
+
+def _created_shown(text: str) -> str:
+    """A time of the API as Go prints one that it has parsed."""
+    day, _, rest = text.partition("T")
+    if rest.endswith("Z"):
+        return f"{day} {rest[:-1]} +0000 UTC"
+    zone = rest[-6:].replace(":", "")
+    return f"{day} {rest[:-6]} {zone} {zone}"
+
+
+def _bool_shown(value: object) -> str:
+    return "true" if value else "false"
+
+
+def _in_subnet(subnet: str, text: str) -> bool:
+    """Whether a subnet has this address, or this prefix's first; errors as Go's net tells them."""
+    try:
+        prefix = prefix_parse(subnet)
+    except ValueError:
+        raise InvalidParameter(f"invalid subnet: invalid CIDR address: {subnet}") from None
+    try:
+        address = prefix_parse(text).masked.packed(0) if "/" in text else ip_pack(text)
+        if "/" in text:
+            address = ip_pack(text.partition("/")[0])
+    except ValueError:
+        if "/" in text:
+            raise InvalidParameter(f"invalid CIDR address: {text}") from None
+        return False
+    return prefix.offset(address) >= 0
+
+
+def ipam_body(args: Args) -> dict:
+    """The IPAM of a create body from --subnet, --ip-range, --gateway and --aux-address."""
+    if len(args.subnet) < max(len(args.ip_range), len(args.gateway)):
+        raise InvalidParameter("every ip-range or gateway must have a corresponding subnet")
+    made: dict = {}
+    for subnet in args.subnet:
+        if any(_in_subnet(subnet, other) or _in_subnet(other, subnet) for other in made):
+            raise InvalidParameter("multiple overlapping subnet configuration is not supported")
+        made[subnet] = {"Subnet": subnet, "AuxiliaryAddresses": {}}
+    for texts, field, what, many in (
+            (args.ip_range, "IPRange", "range", "ranges (%s, %s) on the same"),
+            (args.gateway, "Gateway", "gateway", "gateways (%s, %s) for the same")):
+        for text in texts:
+            own = [one for subnet, one in made.items() if _in_subnet(subnet, text)]
+            if not own:
+                raise InvalidParameter(f"no matching subnet for {what} {text}")
+            for one in own:
+                if field in one:
+                    raise InvalidParameter(f"cannot configure multiple {many % (text, one[field])}"
+                                           f" subnet ({one['Subnet']})")
+                one[field] = text
+    for name, text in args.aux_address.items():
+        own = [one for subnet, one in made.items() if _in_subnet(subnet, text)]
+        if not own:
+            raise InvalidParameter(f"no matching subnet for aux-address {text}")
+        for one in own:
+            one["AuxiliaryAddresses"][name] = text
+    return {"Driver": args.ipam_driver, "Options": args.ipam_opt, "Config": list(made.values())}
+
+
+@command("network create", usage="[OPTIONS] NETWORK", flags=NETWORK_CREATE_FLAGS, nargs=(1, 1),
+         help="Create a network")
+def cmd_network_create(client: Any, args: Args) -> None:
+    """Prints the new network's id."""
+    made = client.post("/networks/create", None, {
+        "Name": args.rest[0], "Driver": args.driver, "Options": args.opt, "IPAM": ipam_body(args),
+        "Internal": args.internal, "Attachable": args.attachable, "Ingress": args.ingress,
+        "EnableIPv4": args.ipv4 if args.given("ipv4") else None,
+        "EnableIPv6": args.ipv6 if args.given("ipv6") else None,
+        "Scope": args.scope, "ConfigOnly": args.config_only,
+        "ConfigFrom": {"Network": args.config_from} if args.config_from else None,
+        "Labels": dict((text.partition("=")[0], text.partition("=")[2]) for text in args.label)})
+    output_write(made["Id"] + "\n")
+
+
+@command("network ls", aliases=("network list",), usage="[OPTIONS]", nargs=(0, 0), flags=(
+    Flag("-f --filter", "filter", help='Only those that match ("driver=bridge")'),
+    Flag("--format", "string", help=HELP_FORMAT_LIST),
+    Flag("--no-trunc", help="Show all of each value"),
+    Flag("-q --quiet", help="Show IDs only")), help="List networks")
+def cmd_network_ls(client: Any, args: Args) -> None:
+    """Prints the listing, sorted by name."""
+    found = client.get("/networks", {"filters": args.filter or None})
+    found.sort(key=lambda network: natural_key(network["Name"]))
+    listing = Listing(NETWORK_COLUMNS, NETWORK_TABLE, "*network.networkContext", raw=NETWORK_RAW)
+    output_write(listing.text(found, show=Show(truncate=not args.no_trunc), format=args.format,
+                              quiet=args.quiet))
+
+
+@command("network inspect", usage="[OPTIONS] NETWORK [NETWORK...]", nargs=(1, None), flags=(
+    Flag("-f --format", "string", help="Print by a Go template, one line for each"),
+    Flag("-v --verbose", help="Show more, for diagnosis")), help="Show all about networks")
+def cmd_network_inspect(client: Any, args: Args) -> int:
+    """Prints a JSON array, or the template's lines."""
+    query = {"verbose": "true" if args.verbose else None}
+    errors = inspect_show(args.rest, lambda ref: client.get(f"/networks/{ref}", query), args.format)
+    for error in errors:
+        print_error(error_line(error))
+    return 1 if errors else 0
+
+
+@command("network rm", aliases=("network remove",), usage="NETWORK [NETWORK...]", nargs=(1, None),
+         flags=(Flag("-f --force", help="A network that is not there is no error"),),
+         help="Remove networks")
+def cmd_network_rm(client: Any, args: Args) -> int:
+    """Prints the name of each network that went."""
+    def remove(name: str) -> bool:
+        try:
+            client.delete(f"/networks/{name}")
+        except NotFound:
+            if not args.force:
+                raise
+            return False
+        return True
+    return for_each(args.rest, remove)
+
+
+@command("network prune", usage="[OPTIONS]", nargs=(0, 0), flags=(
+    Flag("--filter", "filter", help='Only those that match ("until=<timestamp>")'),
+    Flag("-f --force", help="Do not ask")), help="Remove networks that nobody uses")
+def cmd_network_prune(client: Any, args: Args) -> None:
+    """Prints the names of what went."""
+    if not args.force and not confirm(NETWORK_PRUNE):
+        return
+    gone = client.post("/networks/prune", {"filters": args.filter or None})["NetworksDeleted"]
+    if gone:
+        output_write("Deleted Networks:\n" + "".join(name + "\n" for name in gone) + "\n")
+
+
+@command("network connect", usage="[OPTIONS] NETWORK CONTAINER", nargs=(2, 2), flags=(
+    Flag("--alias", "strings", help="Further name on the network"),
+    Flag("--driver-opt", "strings", help="Option of the driver"),
+    Flag("--gw-priority", "int", help="The highest one has the default gateway"),
+    Flag("--ip", "string", help="IPv4 address"),
+    Flag("--ip6", "string", help="IPv6 address"),
+    Flag("--link", "list:link", help="Know another container by a further name"),
+    Flag("--link-local-ip", "strings", help="Link-local address")),
+    help="Connect a container to a network")
+def cmd_network_connect(client: Any, args: Args) -> None:
+    """Prints nothing."""
+    options = {}
+    for text in args.driver_opt:
+        name, separator, value = text.partition("=")
+        if not separator or not name.strip():
+            raise InvalidParameter("invalid key/value pair format in driver options")
+        options[name.strip()] = value.strip()
+    client.post(f"/networks/{args.rest[0]}/connect", None, {
+        "Container": args.rest[1], "EndpointConfig": {
+            "IPAMConfig": {"IPv4Address": args.ip, "IPv6Address": args.ip6,
+                           "LinkLocalIPs": args.link_local_ip},
+            "Links": args.link, "Aliases": args.alias, "DriverOpts": options,
+            "GwPriority": args.gw_priority}})
+
+
+@command("network disconnect", usage="[OPTIONS] NETWORK CONTAINER", nargs=(2, 2), flags=(
+    Flag("-f --force", help="Also from a network that is not there"),),
+    help="Disconnect a container from a network")
+def cmd_network_disconnect(client: Any, args: Args) -> None:
+    """Prints nothing."""
+    client.post(f"/networks/{args.rest[0]}/disconnect", None,
+                {"Container": args.rest[1], "Force": args.force})
 
 
 # =============================================================================

@@ -124,7 +124,6 @@ def test_events_refuse(query, message):
         ("GET", "/distribution/library/busybox/json"),
         ("POST", "/build"),
         ("POST", "/images/a/b/push"),
-        ("GET", "/networks"),
         ("POST", "/volumes/create"),
         ("GET", "/images/search"),
     ],

@@ -1,0 +1,136 @@
+"""connections: networks and containers in the kernel, connected and disconnected while they run."""
+
+import json
+import subprocess
+import threading
+
+import pytest
+
+
+def nets(busybox, name):
+    return json.loads(busybox("inspect", "-f", "{{json .NetworkSettings.Networks}}", name).ok().out)
+
+
+def links():
+    with open("/proc/net/dev") as file:
+        return {line.split(":")[0].strip() for line in file.readlines()[2:]}
+
+
+@pytest.mark.root
+def test_two_containers_on_a_network_of_the_users(busybox):
+    before = links()
+    id = busybox("network", "create", "--subnet", "10.77.0.0/24", "n").ok().out.strip()
+    assert links() - before == {"br-" + id[:12]}
+    busybox("run", "-d", "--name", "one", "--network", "n", "--ip", "10.77.0.9", "--network-alias",
+            "uno", "busybox", "sleep", "1000").ok()
+    assert busybox("run", "--rm", "--network", "n", "busybox", "ping", "-c1", "-w5",
+                   "10.77.0.9").code == 0
+    place = nets(busybox, "one")["n"]
+    assert place["IPAddress"] == "10.77.0.9" and place["Gateway"] == "10.77.0.1"
+    assert place["DNSNames"][:2] == ["one", "uno"]
+    inside = json.loads(busybox("network", "inspect", "n").ok().out)[0]["Containers"]
+    assert [one["IPv4Address"] for one in inside.values()] == ["10.77.0.9/24"]
+    refused = busybox("run", "--rm", "--network", "n", "--ip", "10.77.0.9", "busybox", "true")
+    assert refused.code == 125 and "Address already in use" in refused.err
+    assert "has active endpoints" in busybox("network", "rm", "n").err
+    busybox("rm", "-f", "one").ok()
+    busybox("network", "rm", "n").ok()
+    assert links() == before
+
+
+@pytest.mark.root
+def test_connect_and_disconnect_while_it_runs(busybox):
+    for name in ("a", "b"):
+        busybox("network", "create", name).ok()
+    busybox("run", "-d", "--name", "web", "--network", "a", "busybox", "sleep", "1000").ok()
+
+    def routes():
+        lines = busybox("exec", "web", "route", "-n").ok().out.splitlines()
+        return [line.split()[7] for line in lines if line.startswith("0.0.0.0")]
+
+    busybox("network", "connect", "--gw-priority", "9", "--alias", "x", "b", "web").ok()
+    assert routes() == ["eth1"]
+    assert sorted(nets(busybox, "web")) == ["a", "b"]
+    address = nets(busybox, "web")["b"]["IPAddress"]
+    assert address in busybox("exec", "web", "cat", "/etc/hosts").ok().out
+    assert "already exists in network b" in busybox("network", "connect", "b", "web").err
+    busybox("network", "disconnect", "b", "web").ok()
+    assert routes() == ["eth0"]
+    assert address not in busybox("exec", "web", "cat", "/etc/hosts").ok().out
+    assert "is not connected to" in busybox("network", "disconnect", "b", "web").err
+    # What it was connected to while it was stopped it has at its next start.
+    busybox("stop", "-t0", "web").ok()
+    busybox("network", "connect", "b", "web").ok()
+    busybox("start", "web").ok()
+    assert sorted(nets(busybox, "web")) == ["a", "b"]
+    busybox("rm", "-f", "web").ok()
+    busybox("network", "prune", "-f").ok()
+
+
+@pytest.mark.root
+def test_ipv6_mac_mtu_and_several_networks_at_once(busybox):
+    busybox("network", "create", "--ipv6", "--subnet", "fd00:77::/64", "-o",
+            "com.docker.network.driver.mtu=1400", "six").ok()
+    busybox("network", "create", "--internal", "inner").ok()
+    six = "name=six,ip6=fd00:77::9,mac-address=02:42:00:00:00:77"
+    out = busybox("run", "--rm", "--network", six, "--network", "inner", "busybox", "sh", "-c",
+                  "ip a; ip -6 route; ping -c1 -w5 fd00:77::1").ok().out
+    for text in ("fd00:77::9/64", "02:42:00:00:00:77", "mtu 1400", "default via fd00:77::1",
+                 "eth1", "1 packets received"):
+        assert text in out
+    out = busybox("run", "--rm", "--network", "inner", "busybox", "route", "-n").ok().out
+    assert "0.0.0.0         172" not in out
+    busybox("network", "prune", "-f").ok()
+
+
+@pytest.mark.root
+def test_a_link_that_was_deleted_by_hand(busybox):
+    bridge = json.loads(busybox("network", "inspect", "bridge").ok().out)[0]["Options"][
+        "com.docker.network.bridge.name"]
+    busybox("run", "-d", "--name", "one", "busybox", "sleep", "1000").ok()
+    address = nets(busybox, "one")["bridge"]["IPAddress"]
+    for change in (["delete", bridge], ["set", bridge, "down"]):
+        subprocess.run(["ip", "link", *change], check=True)
+        assert busybox("run", "--rm", "busybox", "ping", "-c1", "-w5", address).code == 0
+    subprocess.run(["ip", "link", "delete", bridge], check=True)
+    busybox("rm", "-f", "one").ok()
+
+
+@pytest.mark.root
+def test_links_of_the_old_kind(busybox):
+    busybox("run", "-d", "--name", "db", "-e", "A=1", "--expose", "80", "busybox", "sleep",
+            "1000").ok()
+    out = busybox("run", "--rm", "--link", "db:store", "busybox", "sh", "-c",
+                  "cat /etc/hosts; env; ping -c1 -w5 store").ok().out
+    address = nets(busybox, "db")["bridge"]["IPAddress"]
+    assert f"{address}\tstore " in out
+    assert f"STORE_PORT=tcp://{address}:80" in out and "STORE_ENV_A=1" in out
+    busybox("stop", "-t0", "db").ok()
+    refused = busybox("run", "--rm", "--link", "db:store", "busybox", "true")
+    assert "Cannot link to a non running container: /db AS /" in refused.err
+    busybox("rm", "db").ok()
+
+
+@pytest.mark.root
+def test_many_at_once_leave_nothing(busybox):
+    before = links()
+    busybox("network", "create", "--subnet", "10.78.0.0/26", "n").ok()
+    seen, failed = [], []
+
+    def run():
+        for _ in range(5):
+            made = busybox("run", "--rm", "--network", "n", "busybox", "hostname", "-i")
+            (seen if made.code == 0 else failed).append(made)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and len(seen) == 20
+    busybox("network", "rm", "n").ok()
+    for _ in range(100):
+        if links() == before:
+            break
+        threading.Event().wait(0.05)
+    assert links() == before
