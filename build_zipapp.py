@@ -102,7 +102,7 @@ HOT_SECTIONS = (
 )
 #: What the launcher loads before it serves, with all that these may ever run: the launcher itself
 #: and the roles of forks that live long or enter containers.
-LAUNCHER_ROOTS = ("launcher_main", "monitor_main", "_root_enter", "vendored_install")
+LAUNCHER_ROOTS = ("launcher_main", "monitor_main", "watch_main", "_root_enter", "vendored_install")
 #: Who calls these, and them at the start: loaded as well, but not what else they may call.
 LAUNCHER_START = ("main_exit", "main", "preload")
 #: Functions of `version` and `ps`, and tables of all commands; then what else `run`, `exec` need:

@@ -30,6 +30,7 @@ KERNEL      Linux as Python; has never heard of containers
     netlink         rtnetlink by hand: messages, a batch and its answers, dumps
     addresses       IP addresses and prefixes as text, bytes and numbers; pure
     links           network interfaces: bridges, pairs into a container, addresses, routes
+    nftables        nf_tables by hand: tables, sets, rules, atomic batches, what others drop
 RUNTIME     an OCI configuration becomes a process
     events          the journal of what happened; any process appends, any process follows
     limits          resource limits of a HostConfig: Docker's checks, and what this host can keep
@@ -58,10 +59,10 @@ CONTENT     bytes that have a digest
 OBJECTS     the things users name
     records         containers as rows: names, state transitions by compare-and-set
     networks        rows of networks, their subnets and leases: who has which address
-    firewall        packet filter and address translation of networks
-    ports           published ports of containers
-    resolver        names of other containers: the DNS server of a container's monitor
+    firewall        the table of this engine's networks: NAT, isolation, and who puts it back
     stdio           a process's streams between pipes or a pty, a log, and attached clients
+    ports           published ports: leases of a host's ports, sockets that hold them, a forwarder
+    resolver        a container's name server: names of its networks, the rest is forwarded
     health          a container's health check: when to run it, and what its results mean
     restarts        when a container that ended starts again: policies and back-off
     monitor         one watcher process per container: stdio, exec, wait, exit
@@ -4355,6 +4356,7 @@ sys_mount             = Call("mount", "sssLs")                            # moun
 sys_umount2           = Call("umount2", "si")                             # umount(2)
 sys_unshare           = Call("unshare", "i")                              # unshare(2)
 sys_setns             = Call("setns", "ii")                               # setns(2)
+sys_getsockopt        = Call("getsockopt", "iiipp")                       # getsockopt(2)
 sys_prctl             = Call("prctl", "iLLLL")                            # prctl(2)
 sys_prctl_text        = Call("prctl", "isLLL")                            # prctl(2), PR_SET_NAME
 sys_sethostname       = Call("sethostname", "sL")                         # sethostname(2)
@@ -7646,6 +7648,302 @@ def sysctl_write(path: str, text: str) -> None:
 
 
 # =============================================================================
+# nftables -- nf_tables by hand: tables, sets, rules, atomic batches, what others drop
+# =============================================================================
+# Runs in: api, cli, monitor, watch.   Refs: linux/netfilter/nf_tables.h, nft(8)
+#
+# A table is described as messages, and a list of them is one transaction: the kernel does all of it
+# or nothing. What changes often are elements of sets and maps; rules only look things up in them.
+#   - A rule is a list of expressions that work on registers. Register 1 to 4 are 16 bytes wide; 8
+#     and the following are the same memory in pieces of 4, which is how keys of several fields are
+#     put together: each field begins at a multiple of 4.
+#   - Sets are named before what uses them; adding what is there already is no error, deleting what
+#     is not there is ENOENT and undoes the whole transaction.
+#   - Family inet: one table sees IPv4 and IPv6; expressions that read a header are preceded by a
+#     test of the family (`nft_family`).
+
+NFT_INET = 1                                    # NFPROTO_INET
+NFT_IPV4, NFT_IPV6 = 2, 10                      # NFPROTO_IPV4, NFPROTO_IPV6
+NFT_PREROUTING, NFT_INPUT, NFT_FORWARD, NFT_OUTPUT, NFT_POSTROUTING = range(5)
+NFT_DROP, NFT_ACCEPT, NFT_RETURN, NFT_JUMP = 0, 1, -5, -3
+#: Kinds of fields: the number that nft(8) shows them by, and their length.
+NFT_PROTO, NFT_PORT, NFT_IP4, NFT_IP6, NFT_IFNAME = (12, 1), (13, 2), (7, 4), (8, 16), (41, 16)
+NFT_FAMILY = (2, 1)
+_NFNL_BEGIN, _NFNL_END, _NFNL_NFTABLES = 16, 17, 10
+_NEWTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE = 0, 2, 3, 4, 6, 7
+_NEWSET, _NEWSETELEM, _DELSETELEM = 9, 12, 14
+_INTERVAL, _MAP, _CONCAT = 4, 8, 0x80
+_NFT_NESTED = 0x8000
+_GROUP_NFTABLES = 7                             # NFNLGRP_NFTABLES
+_ELEMENTS_MOST = 400                            # in one message, whose attributes are 16 bits long
+_SO_SNDBUFFORCE = 32
+
+
+def nft_batch(messages: list) -> None:
+    """Do all that the messages say, at once, or nothing; OSError of the first that failed."""
+    sock = netlink_open(NETLINK_NETFILTER)
+    try:
+        _transact(sock, messages)
+    finally:
+        sock.close()
+
+
+def _transact(sock: _socket.socket, messages: list) -> None:
+    frame = struct.pack(">BBH", 0, 0, _NFNL_NFTABLES)
+    last = len(messages)
+    parts = [struct.pack("=IHHII", 20, _NFNL_BEGIN, NLM_F_REQUEST, 0, 0), frame]
+    for number, message in enumerate(messages, 1):
+        flags = struct.unpack_from("=H", message, 6)[0]
+        if number < last:                       # an error is told unasked
+            flags &= ~NLM_F_ACK
+        parts += [message[:6], struct.pack("=HI", flags, number), message[12:]]
+    parts += [struct.pack("=IHHII", 20, _NFNL_END, NLM_F_REQUEST, last + 1, 0), frame]
+    text = b"".join(parts)
+    if len(text) > 1 << 16:
+        sock.setsockopt(_socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(text))
+    sock.send(text)
+    failure, is_over = None, False
+    while not is_over:
+        answer, at = sock.recv(1 << 16), 0
+        while at < len(answer):
+            size, kind, _, number = struct.unpack_from("=IHHI", answer, at)
+            if kind == NLMSG_ERROR:
+                code = -struct.unpack_from("=i", answer, at + 16)[0]
+                failure = failure or (OSError(code, os.strerror(code)) if code else None)
+                is_over = is_over or number in (0, last)
+            at += size + 3 & ~3
+    if failure:
+        raise failure
+
+
+def _message(kind: int, flags: int, family: int, body: bytes) -> bytes:
+    return nl_message(_NFNL_NFTABLES << 8 | kind, flags, struct.pack(">BBH", family, 0, 0) + body)
+
+
+def _number(kind: int, value: int) -> bytes:
+    return nl_attr(kind, struct.pack(">I", value & 0xFFFFFFFF))
+
+
+def _nested(kind: int, *attrs: bytes) -> bytes:
+    return nl_attr(kind | _NFT_NESTED, b"".join(attrs))
+
+
+def nft_table(table: str, family: int = NFT_INET) -> bytes:
+    """Make a table, or find it."""
+    return _message(_NEWTABLE, NLM_F_CREATE, family, nl_attr(1, table))
+
+
+def nft_table_delete(table: str, family: int = NFT_INET) -> bytes:
+    """Delete a table with all that is in it."""
+    return _message(_DELTABLE, 0, family, nl_attr(1, table))
+
+
+def nft_chain(table: str, chain: str, kind: str = "", hook: int = 0, priority: int = 0, *,
+              family: int = NFT_INET) -> bytes:
+    """Make a chain; with a `kind` (filter, nat) it is a base chain, whose policy is accept."""
+    body = nl_attr(1, table) + nl_attr(3, chain)
+    if kind:
+        body += _nested(4, _number(1, hook), _number(2, priority)) + nl_attr(7, kind)
+    return _message(_NEWCHAIN, NLM_F_CREATE, family, body)
+
+
+def nft_set(table: str, name: str, key: tuple, data: tuple = (), *,
+            is_interval: bool = False, family: int = NFT_INET) -> bytes:
+    """Make a set of keys with these fields, or a map when there are fields of `data` too.
+
+    With `is_interval` each field of a key is a range.
+    """
+    flags = (_MAP if data else 0) | (_INTERVAL | _CONCAT if is_interval else 0)
+    body = nl_attr(1, table) + nl_attr(2, name) + _number(3, flags) + _fields(4, key)
+    body += _fields(6, data) if data else b""
+    if is_interval:
+        body += _nested(9, _nested(2, *(_nested(1, _number(1, length)) for _, length in key)))
+    if key == (NFT_IFNAME,):                    # nft(8) could not show these without a word on it
+        body += nl_attr(13, struct.pack("=BBI", 0, 4, 1))       # NFTNL_UDATA_SET_KEYBYTEORDER: host
+    return _message(_NEWSET, NLM_F_CREATE, family, body + _number(10, 1))
+
+
+def _fields(kind: int, fields: tuple) -> bytes:
+    """Type and length of a key or of data: the kinds in a row, 6 bits each; lengths rounded up."""
+    number = size = 0
+    for shown, length in fields:
+        number = number << 6 | shown
+        size += length + 3 & ~3 if len(fields) > 1 else length
+    return _number(kind, number) + _number(kind + 1, size)
+
+
+def nft_elements(table: str, name: str, elements: list, *, delete: bool = False,
+                 family: int = NFT_INET) -> list:
+    """Messages that put elements (key, data, last key) into a set or take them out.
+
+    Keys and data are packed, each field rounded up to 4 bytes; b"" for no data, and for a last key
+    when the element is no range.
+    """
+    kind, flags = (_DELSETELEM, 0) if delete else (_NEWSETELEM, NLM_F_CREATE)
+    head = nl_attr(1, table) + nl_attr(2, name)
+    out = []
+    for start in range(0, len(elements), _ELEMENTS_MOST):
+        listed = [
+            _nested(1, _nested(1, nl_attr(1, key)),
+                    _nested(10, nl_attr(1, end)) if end else b"",
+                    _nested(2, nl_attr(1, data)) if data and not delete else b"")
+            for key, data, end in elements[start:start + _ELEMENTS_MOST]]
+        out.append(_message(kind, flags, family, head + _nested(3, *listed)))
+    return out
+
+
+def nft_rule(table: str, chain: str, *expressions: bytes, family: int = NFT_INET) -> bytes:
+    """Add a rule at the end of a chain."""
+    return _message(_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, family,
+                    nl_attr(1, table) + nl_attr(2, chain) + _nested(4, *expressions))
+
+
+def _expression(name: str, *attrs: bytes) -> bytes:
+    return _nested(1, nl_attr(1, name), _nested(2, *attrs))
+
+
+def nft_load(what: str, register: int = 1) -> bytes:
+    """Load something of a packet into a register; `what` is a word of NFT_LOADS."""
+    name, *attrs = NFT_LOADS[what]
+    return _expression(name, _number(1, register), *(_number(*attr) for attr in attrs))
+
+
+#: What nft_load can load: the expression's name and its attributes behind the register.
+NFT_LOADS: dict = {
+    "iifname":  ("meta", (2, 6)),               # NFT_META_IIFNAME
+    "oifname":  ("meta", (2, 7)),               # NFT_META_OIFNAME
+    "family":   ("meta", (2, 15)),              # NFT_META_NFPROTO
+    "l4proto":  ("meta", (2, 16)),              # NFT_META_L4PROTO
+    "state":    ("ct", (2, 0)),                 # NFT_CT_STATE
+    "status":   ("ct", (2, 2)),                 # NFT_CT_STATUS
+    "daddr type": ("fib", (2, 3), (3, 2)),      # NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR
+    "ip saddr": ("payload", (2, 1), (3, 12), (4, 4)),
+    "ip daddr": ("payload", (2, 1), (3, 16), (4, 4)),
+    "ip saddr 8": ("payload", (2, 1), (3, 12), (4, 1)),     # the first 8 bits
+    "ip daddr 8": ("payload", (2, 1), (3, 16), (4, 1)),
+    "ip6 saddr": ("payload", (2, 1), (3, 8), (4, 16)),
+    "ip6 daddr": ("payload", (2, 1), (3, 24), (4, 16)),
+    "dport":    ("payload", (2, 2), (3, 2), (4, 2)),
+}
+
+
+def nft_is(value: bytes, *, negate: bool = False) -> bytes:
+    """Go on if register 1 begins with these bytes (is longer than they are: is what they are)."""
+    return _expression("cmp", _number(1, 1), _number(2, int(negate)), _nested(3, nl_attr(1, value)))
+
+
+def nft_has(bits: int) -> bytes:
+    """Go on if register 1, as a number of the machine, has one of these bits."""
+    data = [_nested(kind, nl_attr(1, struct.pack("=I", value))) for kind, value in ((4, bits),
+                                                                                    (5, 0))]
+    return (_expression("bitwise", _number(1, 1), _number(2, 1), _number(3, 4), *data)
+            + nft_is(bytes(4), negate=True))
+
+
+def nft_lookup(name: str, register: int = 1, *, is_map: bool = False,
+               negate: bool = False) -> bytes:
+    """Go on if what is in the registers is in the set; a map's data replaces it."""
+    more = _number(3, register) if is_map else b""
+    return _expression("lookup", nl_attr(1, name), _number(2, register), more,
+                       _number(5, 1) if negate else b"")
+
+
+def nft_verdict(code: int, chain: str = "") -> bytes:
+    """Accept, drop, return, or jump to a chain."""
+    verdict = _nested(2, _number(1, code), nl_attr(2, chain) if chain else b"")
+    return _expression("immediate", _number(1, 0), _nested(2, verdict))
+
+
+def nft_dnat(family: int, address: int, port: int = 0) -> bytes:
+    """Send the connection to the address and port in these registers; 0: the port stays."""
+    return _expression("nat", _number(1, 1), _number(2, family), _number(3, address),
+                       _number(5, port) if port else b"")
+
+
+def nft_masquerade() -> bytes:
+    """Give the connection the address of the interface that it leaves by."""
+    return _expression("masq")
+
+
+def nft_value(register: int, value: bytes) -> bytes:
+    """Put bytes into a register."""
+    return _expression("immediate", _number(1, register), _nested(2, nl_attr(1, value)))
+
+
+def nft_rules_count(table: str, family: int = NFT_INET) -> int:
+    """How many rules a table has; 0 when there is no such table."""
+    sock = netlink_open(NETLINK_NETFILTER)
+    try:
+        return len(netlink_dump(sock, _NFNL_NFTABLES << 8 | _GETRULE,
+                                struct.pack(">BBH", family, 0, 0) + nl_attr(1, table)))
+    except FileNotFoundError:
+        return 0
+    finally:
+        sock.close()
+
+
+def nft_dropping(hook: int) -> list:
+    """(family, table, chain) of the base chains at a hook whose policy is to drop."""
+    sock = netlink_open(NETLINK_NETFILTER)
+    try:
+        out = []
+        for message in netlink_dump(sock, _NFNL_NFTABLES << 8 | _GETCHAIN, bytes(4)):
+            attrs = nl_attrs(message[4:])
+            place = nl_attrs(attrs.get(4, b"")).get(1)
+            if place == struct.pack(">I", hook) and attrs.get(5) == bytes(4):
+                out.append((message[0], *(attrs[kind].rstrip(b"\0").decode() for kind in (1, 3))))
+        return out
+    finally:
+        sock.close()
+
+
+def xtables_drops(hook: int) -> bool:
+    """Whether the policy of iptables-legacy at a hook is to drop (IPv4's table filter)."""
+    try:
+        if b"filter" not in file_read("/proc/net/ip_tables_names").split():
+            return False                    # asking would make the kernel load it
+    except OSError:
+        return False
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 255)
+    try:
+        info = _xtables_ask(sock, 64, 84)   # IPT_SO_GET_INFO
+        numbers = struct.unpack_from("=13I", info, 32)
+        size, policy = numbers[12], numbers[6 + hook]
+        entries = _xtables_ask(sock, 65, 40 + size, size)[40:]      # IPT_SO_GET_ENTRIES
+        target = struct.unpack_from("=H", entries, policy + 88)[0]
+        return struct.unpack_from("=i", entries, policy + target + 32)[0] == -1     # -NF_DROP - 1
+    finally:
+        sock.close()
+
+
+def _xtables_ask(sock: _socket.socket, option: int, length: int, size: int = 0) -> bytes:
+    buffer = sys_buffer(b"filter".ljust(32, b"\0") + struct.pack("=I", size) + bytes(length - 36))
+    sys_getsockopt(sock.fileno(), _socket.IPPROTO_IP, option, buffer,
+                   sys_buffer(struct.pack("=I", length)))
+    return buffer.raw
+
+
+def nft_news() -> _socket.socket:
+    """A socket that is told of all changes to nf_tables in this network namespace."""
+    sock = netlink_open(NETLINK_NETFILTER)
+    sock.bind((0, 1 << _GROUP_NFTABLES - 1))
+    return sock
+
+
+def nft_news_wait(sock: _socket.socket, timeout: float) -> bool:
+    """Whether there was news within so many seconds; what it was, who wants to know looks up."""
+    import select
+    if not select.select([sock], [], [], timeout)[0]:
+        return False
+    try:
+        sock.recv(1 << 16)
+    except OSError as lost:
+        if lost.errno != errno.ENOBUFS:     # more news than the kernel keeps
+            raise
+    return True
+
+
+# =============================================================================
 # events -- the journal of what happened; any process appends, any process follows
 # =============================================================================
 # Runs in: all roles.
@@ -8048,8 +8346,7 @@ HOST_CONFIG = {
 #: Fields that a later issue brings, and the flag that sets each.
 NOT_YET = {
     "Binds": "--volume", "Mounts": "--mount", "VolumesFrom": "--volumes-from",
-    "VolumeDriver": "--volume-driver", "PortBindings": "--publish",
-    "PublishAllPorts": "--publish-all", "Privileged": "--privileged",
+    "VolumeDriver": "--volume-driver", "Privileged": "--privileged",
     "Devices": "--device", "DeviceRequests": "--gpus", "DeviceCgroupRules": "--device-cgroup-rule",
     "CgroupParent": "--cgroup-parent", "StorageOpt": "--storage-opt",
 }
@@ -17583,86 +17880,405 @@ def names_remove(store: Store, container: str, network: str = "") -> None:
 
 
 # =============================================================================
-# firewall -- packet filter and address translation of networks
+# firewall -- the table of this engine's networks: NAT, isolation, and who puts it back
 # =============================================================================
-# Runs in: api, cli.
+# Runs in: api, cli, monitor, watch.
+# Refs: linux/netfilter/nf_tables.h, moby libnetwork/drivers/bridge
+#
+# One table of nf_tables, `engine`, or `engine-<hex>` for another run root. Its rules are always the
+# same; networks and published ports are elements of its sets and maps. Nobody else's table is ever
+# touched, and an "accept" here is no more than "not refused here".
+#   - bridges, internal, masquerade: bridges by what holds for their networks; same: (in, out) both
+#     the same bridge; icc: those whose containers may talk; home4, home6: (subnet, bridge); before:
+#     interfaces that were there when forwarding was switched on for us; dropped: families that
+#     somebody else's policy does not forward (docker's, ufw's), so that what comes from outside is
+#     left to the monitors' forwarders.
+#   - at4: (protocol, address, port) of the host -> (address, port) of a container; any4: the same
+#     for all addresses of the host; range4: ranges of ports that stay as they are, one element a
+#     range; at6, any6, range6 likewise.
+#   - 127.0.0.1 is reached by route_localnet on the bridges, so nothing that has an address of
+#     127.0.0.0/8 may come in by one (CVE-2020-8558). [::1] is left to the monitor's forwarder.
+#   - Who changes the table holds the lock `firewall` and has written its rows before; who takes
+#     rows away does it in the lock. So the table can be made anew from the rows at any moment.
+#   - A process in the role `watch` listens to the kernel's news of nf_tables, and makes the table
+#     anew when somebody has flushed it. The first container of a network starts it; it leaves when
+#     for WATCH_REST seconds there has been none, and switches forwarding off if it was off before.
+
+WATCH_REST = 30.0               # s
+WATCH_SETTLE = 0.02             # s after news of a change, before the table is looked for
+_TABLE_KEYS: dict = {           # name: (key, data, is_interval)
+    "bridges":    ((NFT_IFNAME,), (), False),
+    "internal":   ((NFT_IFNAME,), (), False),
+    "masquerade": ((NFT_IFNAME,), (), False),
+    "before":     ((NFT_IFNAME,), (), False),
+    "dropped":    ((NFT_FAMILY,), (), False),
+    "same":       ((NFT_IFNAME, NFT_IFNAME), (), False),
+    "icc":        ((NFT_IFNAME, NFT_IFNAME), (), False),
+    "home4":      ((NFT_IP4, NFT_IFNAME), (), True),
+    "home6":      ((NFT_IP6, NFT_IFNAME), (), True),
+    "at4":        ((NFT_PROTO, NFT_IP4, NFT_PORT), (NFT_IP4, NFT_PORT), False),
+    "any4":       ((NFT_PROTO, NFT_PORT), (NFT_IP4, NFT_PORT), False),
+    "range4":     ((NFT_PROTO, NFT_IP4, NFT_PORT), (NFT_IP4,), True),
+    "at6":        ((NFT_PROTO, NFT_IP6, NFT_PORT), (NFT_IP6, NFT_PORT), False),
+    "any6":       ((NFT_PROTO, NFT_PORT), (NFT_IP6, NFT_PORT), False),
+    "range6":     ((NFT_PROTO, NFT_IP6, NFT_PORT), (NFT_IP6,), True),
+}
+_CHAINS = (                     # name, kind, hook, priority
+    ("loopback", "filter", NFT_PREROUTING, -300),
+    ("forward", "filter", NFT_FORWARD, 0),
+    ("prerouting", "nat", NFT_PREROUTING, -100),
+    ("output", "nat", NFT_OUTPUT, -100),
+    ("postrouting", "nat", NFT_POSTROUTING, 100),
+    ("ports", "", 0, 0),
+)
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_CT_ESTABLISHED, _CT_RELATED, _CT_DNAT = 2, 4, 32       # bits of ct state, of ct status
+_LOCAL = struct.pack("=I", 2)                           # RTN_LOCAL
+_FORWARD4 = "/proc/sys/net/ipv4/ip_forward"
+_FORWARD6 = "/proc/sys/net/ipv6/conf/all/forwarding"
+
+
+def _rules(table: str) -> list:
+    """The rules, which are always the same."""
+    accept, drop = nft_verdict(NFT_ACCEPT), nft_verdict(NFT_DROP)
+    v4, v6 = (nft_load("family") + nft_is(bytes([number])) for number in (NFT_IPV4, NFT_IPV6))
+    comes, goes = nft_load("iifname"), nft_load("oifname")
+    both = comes + nft_load("oifname", 2)
+    is_dnat = nft_load("status") + nft_has(_CT_DNAT)
+    loopback = nft_is(b"\x7f")
+    local = nft_load("daddr type") + nft_is(_LOCAL)
+    rules: list[Any] = [
+        ("loopback", comes, nft_lookup("bridges"), v4, nft_load("ip daddr 8"), loopback, drop),
+        ("loopback", comes, nft_lookup("bridges"), v4, nft_load("ip saddr 8"), loopback, drop),
+        ("forward", nft_load("state"), nft_has(_CT_ESTABLISHED | _CT_RELATED), accept),
+        ("forward", comes, nft_lookup("before"), goes, nft_lookup("before"), drop),
+        ("forward", both, nft_lookup("icc"), accept),
+        ("forward", comes, nft_lookup("internal"), drop),
+        ("forward", goes, nft_lookup("internal"), drop),
+        ("forward", goes, nft_lookup("bridges"), is_dnat, accept),
+        ("forward", goes, nft_lookup("bridges"), drop),
+        ("prerouting", nft_load("family"), nft_lookup("dropped"), nft_verdict(NFT_RETURN)),
+        ("prerouting", local, nft_verdict(NFT_JUMP, "ports")),
+        ("output", v6, nft_load("ip6 daddr"), nft_is(bytes(15) + b"\1"), nft_verdict(NFT_RETURN)),
+        ("output", local, nft_verdict(NFT_JUMP, "ports")),
+        ("postrouting", goes, nft_lookup("bridges"), v4, nft_load("ip saddr 8"), loopback,
+         nft_masquerade()),
+        # Back where it came from: the answer must come by us, too. The bridge it came in by is not
+        # known here when br_netfilter shows a frame that never left the bridge.
+        ("postrouting", is_dnat, v4, nft_load("ip saddr"), nft_load("oifname", 9),
+         nft_lookup("home4"), nft_masquerade()),
+        ("postrouting", is_dnat, v6, nft_load("ip6 saddr"), nft_load("oifname", 2),
+         nft_lookup("home6"), nft_masquerade()),
+        ("postrouting", both, nft_lookup("same", negate=True), comes, nft_lookup("masquerade"),
+         nft_masquerade()),
+    ]
+    for family, digit, test, words in ((NFT_IPV4, "4", v4, 1), (NFT_IPV6, "6", v6, 4)):
+        at = (nft_load("l4proto", 8), nft_load("ip daddr" if words == 1 else "ip6 daddr", 9),
+              nft_load("dport", 9 + words))
+        to = nft_dnat(family, 8, 8 + words)
+        rules += [
+            ("ports", test, *at, nft_lookup("at" + digit, 8, is_map=True), to),
+            ("ports", test, at[0], nft_load("dport", 9), nft_lookup("any" + digit, 8, is_map=True),
+             to),
+            ("ports", test, *at, nft_lookup("range" + digit, 8, is_map=True),
+             nft_dnat(family, 8)),
+        ]
+    return [nft_rule(table, chain, *expressions) for chain, *expressions in rules]
+
+
+def firewall_messages(table: str, networks: list, rows: list, before: list | tuple = (),
+                      dropped: list | tuple = ()) -> list:
+    """The whole table as one transaction, whatever is there now.
+
+    `networks` is of (bridge, list of Prefix, is internal, has icc, masquerades), `rows` as
+    firewall_ports takes them, `before` names of interfaces, `dropped` NFT_IPV4 and NFT_IPV6.
+    """
+    out = [nft_table(table), nft_table_delete(table), nft_table(table)]
+    out += [nft_set(table, name, key, data, is_interval=is_interval)
+            for name, (key, data, is_interval) in _TABLE_KEYS.items()]
+    out += [nft_chain(table, *chain) for chain in _CHAINS]
+    out += _rules(table)
+    members: dict = {"before": [(_ifname(name), b"") for name in before],
+                     "dropped": [(bytes([family]), b"") for family in dropped]}
+    for bridge, subnets, is_internal, has_icc, masquerades in networks:
+        name = _ifname(bridge)
+        for subnet in subnets:
+            members.setdefault("home4" if subnet.width == 32 else "home6", []).append((
+                subnet.packed(0) + name, subnet.packed(subnet.size - 1) + name))
+        for set_name, is_in, key in (
+                ("bridges", True, name), ("internal", is_internal, name), ("same", True, name * 2),
+                ("masquerade", masquerades and not is_internal, name), ("icc", has_icc, name * 2)):
+            if is_in:
+                members.setdefault(set_name, []).append((key, b""))
+    for set_name, keys in members.items():
+        out += nft_elements(table, set_name, [(key, b"", end) for key, end in keys])
+    return out + firewall_ports(table, rows)
+
+
+def _ifname(name: str) -> bytes:
+    return name.encode().ljust(16, b"\0")
+
+
+def firewall_ports(table: str, rows: list, delete: bool = False) -> list:
+    """Messages that publish ports, or take them back.
+
+    `rows` is of (protocol, address of the host, its first port, address of the container, its first
+    port, how many). What nf_tables cannot do (IPv6 outside, IPv4 inside) is left out.
+    """
+    elements: dict = {}
+    for protocol, host_ip, host_port, ip, port, count in rows:
+        if (":" in host_ip) != (":" in ip):
+            continue
+        number, outside, inside = _PROTOCOLS[protocol], ip_pack(host_ip), ip_pack(ip)
+        digit, is_any = "6" if ":" in ip else "4", not any(outside)
+        if count > 1 and host_port == port:
+            last = b"\xff" * len(outside) if is_any else outside
+            elements.setdefault("range" + digit, []).append((
+                _port_key(number, outside, port), inside, _port_key(number, last,
+                                                                    port + count - 1)))
+            continue
+        name = ("any" if is_any else "at") + digit
+        for offset in range(count):
+            elements.setdefault(name, []).append((
+                _port_key(number, b"" if is_any else outside, host_port + offset),
+                inside + struct.pack(">HH", port + offset, 0), b""))
+    return [message for name, listed in elements.items()
+            for message in nft_elements(table, name, listed, delete=delete)]
+
+
+def _port_key(number: int, address: bytes, port: int) -> bytes:
+    return struct.pack("B3x", number) + address + struct.pack(">HH", port, 0)
+
+
+def firewall_table(store: Store) -> str:
+    """The name of this engine's table."""
+    tag = engine_tag(store)
+    return f"engine-{tag}" if tag else "engine"
+
+
+def firewall_rows(rows: Iterable) -> list:
+    """Rows of published ports, each (protocol, host address, host port, address, port), with those
+    that follow each other put together: the same with how many there are.
+    """
+    out: list = []
+    for protocol, host_ip, host_port, ip, port in sorted(rows):
+        if out:
+            count = out[-1][5]
+            if (*out[-1][:2], out[-1][2] + count, out[-1][3], out[-1][4] + count) == (
+                    protocol, host_ip, host_port, ip, port):
+                out[-1] = (*out[-1][:5], count + 1)
+                continue
+        out.append((protocol, host_ip, host_port, ip, port, 1))
+    return out
+
+
+# ---- changing it; in the lock
+
+def firewall_lock(store: Store) -> lock_file:
+    """The lock of who changes the table, or takes away rows that it is made of."""
+    return store.lock("firewall")
+
+
+def firewall_restore(store: Store, without: str = "") -> None:
+    """Make the table from what the store says, less one network. In the lock."""
+    networks = []
+    for network in network_list(store):
+        if network.driver == "bridge" and network.id != without:
+            subnets = [prefix_parse(pool["subnet"]) for pool in network.document["pools"]]
+            flags = [bool_parse(network.options.get(OPTION_BRIDGE + name, "true"))
+                     for name in ("enable_icc", "enable_ip_masquerade")]
+            networks.append((network.bridge, subnets, network.is_internal, *flags))
+    rows = store.rows("SELECT proto, host_ip, host_port, ip, port FROM ports")
+    nft_batch(firewall_messages(firewall_table(store), networks, firewall_rows(rows),
+                                _marked(store), firewall_dropped()))
+
+
+def firewall_publish(store: Store, rows: list) -> None:
+    """Put published ports (as firewall_rows gives them) into the table; makes it, if need be. In
+    the lock.
+    """
+    messages = firewall_ports(firewall_table(store), rows)
+    if not messages:
+        return
+    try:
+        nft_batch(messages)
+    except OSError as refused:
+        if refused.errno not in (errno.ENOENT, errno.EEXIST):
+            raise
+        firewall_restore(store)             # flushed, or something of a dead container is left
+
+
+def firewall_unpublish(store: Store, rows: list) -> None:
+    """Take published ports out of the table. In the lock, with their rows just gone."""
+    messages = firewall_ports(firewall_table(store), rows, delete=True)
+    if not messages:
+        return
+    try:
+        nft_batch(messages)
+    except FileNotFoundError:               # one of them is not there, and all others stayed
+        for row in rows:
+            for message in firewall_ports(firewall_table(store), [row], delete=True):
+                try:
+                    nft_batch([message])
+                except FileNotFoundError:
+                    pass
+
 
 def firewall_network_begin(store: Store, network: Network) -> None:
-    """Add the rules of a network whose bridge has just been made; may be repeated."""
+    """A network's bridge is up: its rules and what the kernel must allow for them. Idempotent."""
+    _sysctl(f"/proc/sys/net/ipv4/conf/{network.bridge}/route_localnet", "0")
+    try:
+        with firewall_lock(store):
+            forwarding_begin(store)
+            firewall_restore(store)
+    except OSError as refused:
+        _refused_note(refused)              # ports are forwarded by monitors
+        return
+    if not network.is_internal:
+        _sysctl(f"/proc/sys/net/ipv4/conf/{network.bridge}/route_localnet", "1")
 
 
 def firewall_network_end(store: Store, network: Network) -> None:
-    """Take the rules of a network away, whose bridge is about to go."""
-
-
-# =============================================================================
-# ports -- published ports of containers
-# =============================================================================
-# Runs in: api, cli, monitor.
-
-def ports_start(store: Store, c: Container, attached: list) -> dict:
-    """Lease the host's ports that a container publishes: what its monitor needs to hold them."""
-    return {}
-
-
-def ports_stop(store: Store, id: str) -> None:
-    """Undo ports_start, for a container whose monitor cannot."""
-
-
-def ports_change(store: Store, c: Container, attached: list) -> dict:
-    """The networks of a running container are others now: what its monitor is to hold."""
-    return {}
-
-
-def ports_show(store: Store, c: Container) -> dict:
-    """The Ports of inspect: {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]}."""
-    return {}
-
-
-def ports_list(store: Store, c: Container) -> list:
-    """The Ports of a list: [{"IP", "PrivatePort", "PublicPort", "Type"}]."""
-    return []
-
-
-def ports_begin(monitor: Any, plan: dict) -> None:
-    """Hold the host's ports of a container that is about to run."""
-
-
-def ports_end(monitor: Any) -> None:
-    """Let go of the host's ports of a container that has ended."""
-
-
-# =============================================================================
-# resolver -- names of other containers: the DNS server of a container's monitor
-# =============================================================================
-# Runs in: api, cli (resolver_conf), monitor.
-
-def resolver_conf(host: dict, has_resolver: bool) -> tuple[str, dict]:
-    """(text of a container's resolv.conf, the servers that its resolver asks).
-
-    The host's resolvers on its loopback are of no use in a network of one's own.
-    """
+    """A network is about to go: so do its rules."""
     try:
-        lines = file_read("/etc/resolv.conf").decode("utf-8", "surrogateescape").splitlines()
+        with firewall_lock(store):
+            firewall_restore(store, network.id)
+    except OSError as refused:
+        _refused_note(refused)
+
+
+def firewall_dropped() -> list:
+    """The families (NFT_IPV4, NFT_IPV6) that somebody else's policy on this host does not forward.
+    """
+    policies = {family for family, table, _ in nft_dropping(NFT_FORWARD)}
+    if xtables_drops(NFT_FORWARD):
+        policies.add(NFT_IPV4)
+    return [family for family in (NFT_IPV4, NFT_IPV6) if policies & {family, NFT_INET}]
+
+
+def _refused_note(refused: OSError) -> None:
+    print(f"engine: nf_tables: {refused.strerror}", file=sys.stderr)
+
+
+def firewall_missing() -> str:
+    """Why this host has no nf_tables for us; "" when it has."""
+    try:
+        nft_batch([nft_table("engine-probe"), nft_table_delete("engine-probe")])
+    except OSError as refused:
+        return refused.strerror or "unknown"
+    return ""
+
+
+# ---- forwarding
+
+def _sysctl(path: str, text: str) -> bool:
+    """Write a setting that is another one; whether it was."""
+    try:
+        with open(path, "r+") as file:
+            if file.read().strip() == text:
+                return False
+            file.seek(0)
+            file.write(text)
+            return True
     except FileNotFoundError:
-        lines = []
-    if host["NetworkMode"] != "host":
-        lines = [line for line in lines
-                 if not line.startswith(("nameserver 127.", "nameserver ::1"))]
-    for field, word in (("Dns", "nameserver"), ("DnsSearch", "search"), ("DnsOptions", "options")):
-        if host[field]:
-            lines = [line for line in lines if line.split()[:1] != [word]]
-            lines += ([f"nameserver {address}" for address in host[field]] if field == "Dns"
-                      else [f"{word} {' '.join(host[field])}"])
-    return "".join(line + "\n" for line in lines), {}
+        return False                        # no IPv6, or the interface is gone
 
 
-def resolver_begin(monitor: Any, pins: dict, plan: dict) -> None:
-    """Serve names in the network namespace pins["network"], when plan["names"] has networks."""
+def _marked(store: Store) -> list:
+    """The interfaces that were there when forwarding was switched on for us."""
+    try:
+        return json_parse(file_read(store.run_path("forwarding.json")))["before"]
+    except FileNotFoundError:
+        return []
 
 
-def resolver_end(monitor: Any) -> None:
-    """The container has ended: stop serving."""
+def forwarding_begin(store: Store) -> None:
+    """Have the kernel forward packets, and note if it did not so far. In the lock.
+
+    Between interfaces that were there before it goes on not to: see set `before`.
+    """
+    path = store.run_path("forwarding.json")
+    if file_read(_FORWARD4).strip() == b"0":
+        ours = {network.bridge for network in network_list(store)} | {"lo"}
+        known = [name for _, name in _socket.if_nameindex() if name not in ours]
+        file_write(path, json_text({"before": known}).encode(), 0o600)
+        _sysctl(_FORWARD4, "1")
+
+
+def forwarding_end(store: Store) -> None:
+    """Switch off what forwarding_begin switched on. In the lock."""
+    path = store.run_path("forwarding.json")
+    if os.path.exists(path):
+        _sysctl(_FORWARD4, "0")
+        os.unlink(path)
+
+
+# ---- the watch
+
+def firewall_watch(store: Store) -> None:
+    """See to it that somebody watches the table; for who is about to start a container."""
+    try:
+        with store.lock("watch", block=False):
+            pass
+    except BlockingIOError:
+        return
+    try:
+        with firewall_lock(store):
+            forwarding_begin(store)
+            if not _table_is_whole(store):
+                firewall_restore(store)
+    except OSError as refused:
+        _refused_note(refused)
+        return
+    launcher_call(store, "watch", {}).close()
+
+
+def _table_is_whole(store: Store) -> bool:
+    """Whether our table and its rules are there."""
+    return nft_rules_count(firewall_table(store)) == len(_rules(""))
+
+
+def _is_used(store: Store) -> bool:
+    return store.row("SELECT 1 FROM endpoints WHERE id != '' LIMIT 1") is not None
+
+
+@role("watch")
+def watch_main(request: dict, conn: _socket.socket, fds: list) -> None:
+    """The role of the one who puts our rules back when somebody has flushed them."""
+    conn.close()
+    store = Store(request["data"], request["run"])
+    news = nft_news()
+    dropped: list = []
+    while True:
+        try:
+            held = store.lock("watch", block=False).__enter__()
+        except BlockingIOError:
+            return                          # somebody else does it
+        dropped = firewall_heal(store, dropped)
+        while nft_news_wait(news, WATCH_REST):
+            time.sleep(WATCH_SETTLE)        # a flush is news of many things
+            while nft_news_wait(news, 0):
+                pass
+            dropped = firewall_heal(store, dropped)
+        if _is_used(store):
+            held.__exit__()
+            continue
+        held.__exit__()                     # who starts a container now, starts another watch
+        with firewall_lock(store):
+            if not _is_used(store):
+                forwarding_end(store)
+                return
+
+
+def firewall_heal(store: Store, dropped: list) -> list:
+    """Make the table anew if it, or something of it, is gone, or if others forward more or less
+    than the last time (`dropped`); what they do not forward now.
+    """
+    with firewall_lock(store):
+        found = firewall_dropped()
+        if found != dropped or not _table_is_whole(store):
+            firewall_restore(store)
+        return found
 
 
 # =============================================================================
@@ -18068,6 +18684,1277 @@ class Stdio:
         """Let the clients go, each when it has taken what is queued for it."""
         for client in list(self.clients):
             client.end()
+
+
+# =============================================================================
+# ports -- published ports: leases of a host's ports, sockets that hold them, a forwarder
+# =============================================================================
+# Runs in: api, cli (leases), monitor (sockets).
+# Refs: moby libnetwork/portallocator, libnetwork/drivers/bridge/port_mapping_linux.go
+#
+# A host port is a row of `ports` from just before a container starts until it has ended. Who starts
+# a container leases in one transaction, tries whether the host has the port free, and puts an
+# element into the firewall's table. The monitor then holds a socket on each, so that nobody else on
+# the host gets it.
+#   - What comes for a container is turned to it by nf_tables before any socket sees it. What does
+#     reach the held socket is forwarded by the monitor: from [::1] or IPv6 to a container that has
+#     IPv4 only, and everything where there is no nf_tables.
+#   - A binding without an address is 0.0.0.0 and [::], with the same port, or the address in the
+#     network's option host_binding_ipv4 (for the default bridge: `ip` of a daemon's configuration).
+#   - Random ports go round in net.ipv4.ip_local_port_range, as Docker's do.
+
+PORT_ATTEMPTS = 10              # moby maxAllocatePortAttempts
+UDP_REST = 90.0                 # s after which a client of a forwarded UDP port is forgotten
+UDP_CLIENTS = 1024              # of one port
+FORWARD_SIZE = 1 << 16
+FORWARD_REST = 0.1              # s without accepting, when there are no descriptors left
+_SOCKETS = {"tcp": (_socket.SOCK_STREAM, 6), "udp": (_socket.SOCK_DGRAM, 17),
+            "sctp": (_socket.SOCK_STREAM, 132)}
+_WILDCARDS = ("0.0.0.0", "::")
+_GO_ERRORS = {errno.EADDRINUSE: "address already in use", errno.EACCES: "permission denied",
+              errno.EADDRNOTAVAIL: "cannot assign requested address"}
+_PORT_SQL = {
+    "same":    "SELECT host_ip FROM ports WHERE proto=? AND host_port=?",
+    "take":    "INSERT INTO ports(container, network, proto, host_ip, host_port, ip, port)"
+               " VALUES(?, ?, ?, ?, ?, ?, ?)",
+    "of":      "SELECT proto, host_ip, host_port, ip, port FROM ports WHERE container=?",
+    "give":    "DELETE FROM ports WHERE container=?",
+}
+
+
+def port_parse(text: str) -> tuple[int, int]:
+    """First and last of "80" or "80-90"; (0, 0) for ""; ValueError for anything else."""
+    first, dash, last = text.partition("-")
+    if not text:
+        return 0, 0
+    ends = [first, last] if dash else [first, first]
+    if not all(end.isascii() and end.isdigit() and int(end) < 65536 for end in ends):
+        raise ValueError(text)
+    if int(ends[1]) < int(ends[0]):
+        raise ValueError(text)
+    return int(ends[0]), int(ends[1])
+
+
+def ports_wanted(config: dict, host: dict) -> list:
+    """What a container publishes: (protocol, port, address of the host or "", first, last).
+
+    First and last are of the host's ports, 0 for any. Those that must have a certain port first.
+    """
+    bindings = host["PortBindings"] or {}
+    out = []
+    for name in dict.fromkeys([*(config["ExposedPorts"] or {}), *bindings]):
+        number, _, protocol = name.partition("/")
+        asked = bindings.get(name) or ([{}] if host["PublishAllPorts"] else [])
+        for binding in asked:
+            first, last = port_parse(binding.get("HostPort") or "")
+            for port in range(port_parse(number)[0], port_parse(number)[1] + 1):
+                out.append((protocol or "tcp", port, binding.get("HostIp") or "", first, last))
+    return sorted(out, key=lambda wish: (wish[3] == 0, wish[3] != wish[4]))
+
+
+def _addresses(wish: tuple, gate: dict, default: str) -> list:
+    """(address of the host, address of the container) of one wish (moby sortAndNormPBs)."""
+    host_ip = wish[2] or default or "0.0.0.0"
+    ip4, ip6 = gate["ipv4"], gate["ipv6"]
+    if host_ip != "0.0.0.0" or wish[2] or default not in ("", "0.0.0.0"):
+        inside = (ip6 or ip4) if ":" in host_ip else ip4
+        return [(ip_text(ip_pack(host_ip)), inside)] if inside else []
+    out = [("0.0.0.0", ip4)] if ip4 else []
+    if os.path.exists("/proc/net/if_inet6"):
+        out.append(("::", ip6 or ip4))
+    return out
+
+
+def _gate(attached: list) -> dict | None:
+    """The endpoint whose address published ports lead to."""
+    usable = [end for end in attached if end["driver"] == "bridge" and not end["internal"]]
+    for key in ("is_gateway4", "is_gateway6"):
+        for end in usable:
+            if end[key]:
+                return end
+    return usable[0] if usable else None
+
+
+def ports_start(store: Store, c: Container, attached: list) -> dict:
+    """Lease what a container publishes, just before its start: the plan of its monitor.
+
+    {} when there is nothing to hold. Raises EngineError with Docker's text, and nothing is leased.
+    """
+    if not any(end["driver"] == "bridge" for end in attached):
+        return {}
+    firewall_watch(store)
+    gate = _gate(attached)
+    wanted = ports_wanted(c.config, c.host) if gate else []
+    if not gate or not wanted:
+        return {}
+    try:
+        rows = _lease(store, c, gate, wanted)
+    except _NoPort as refused:
+        raise EngineError("failed to set up container networking: driver failed programming"
+                          f" external connectivity on endpoint {c.name} ({gate['id']}): {refused}",
+                          ) from None
+    with firewall_lock(store):
+        _publish(store, rows)
+    return {"rows": rows}
+
+
+def _publish(store: Store, rows: list) -> None:
+    try:
+        firewall_publish(store, rows)
+    except OSError as refused:
+        print(f"engine: nf_tables: {refused.strerror}: published ports are forwarded by the"
+              " container's monitor", file=sys.stderr)
+
+
+class _NoPort(Exception):
+    """There is no such port to be had; the text is Docker's."""
+
+
+def _lease(store: Store, c: Container, gate: dict, wanted: list) -> list:
+    """Rows for all that is wanted, in one transaction; firewall_rows of them."""
+    default = gate["options"].get(OPTION_BRIDGE + "host_binding_ipv4", "")
+    groups: dict = {}
+    for wish in wanted:
+        pairs = groups.setdefault((*wish[:2], *wish[3:]), [])
+        pairs += [pair for pair in _addresses(wish, gate, default) if pair not in pairs]
+    rows = []
+    with store.write(durable=False) as db:
+        db.execute(_PORT_SQL["give"], (c.id,))
+        for (protocol, port, first, last), pairs in groups.items():
+            if not pairs:
+                continue
+            host_port = _choose(db, store, protocol, (first, last), port, pairs)
+            for host_ip, ip in pairs:
+                db.execute(_PORT_SQL["take"], (c.id, gate["network"], protocol, host_ip, host_port,
+                                               ip, port))
+                rows.append((protocol, host_ip, host_port, ip, port))
+    return firewall_rows(rows)
+
+
+def _choose(db: Any, store: Store, protocol: str, ends: tuple, port: int, pairs: list) -> int:
+    """A port of the host that is free at all these addresses."""
+    first, last = ends
+    if first == last != 0:
+        for host_ip, _ in pairs:
+            taken = _taken_by(db, protocol, first, host_ip)
+            if taken:
+                raise _NoPort(f"Bind for {taken}:{first} failed: port is already allocated")
+        for host_ip, ip in pairs:
+            try:
+                _bind(protocol, host_ip, first).close()
+            except OSError as refused:
+                raise _NoPort(_bind_words((protocol, host_ip, first, ip, port), refused)) from None
+        return first
+    last_used = 0 if first else _last_random(store)
+    begin, end = (first, last) if first else _random_range()
+    failure, attempts = "all ports are allocated", 0
+    start = last_used + 1 if begin <= last_used < end else begin
+    for number in (*range(start, end + 1), *range(begin, start)):
+        if any(_taken_by(db, protocol, number, host_ip) for host_ip, _ in pairs):
+            continue
+        try:
+            for host_ip, _ in pairs:
+                _bind(protocol, host_ip, number).close()
+        except OSError as refused:
+            ports = (first, last) if first else number
+            failure = _bind_words((protocol, host_ip, ports, dict(pairs)[host_ip], port), refused,
+                                  number if first else 0)
+            attempts += 1
+            if attempts == PORT_ATTEMPTS and not first:
+                break
+            continue
+        if not first:
+            file_write(store.run_path("last-port"), b"%d" % number, 0o600)
+        return number
+    raise _NoPort(failure)
+
+
+def _taken_by(db: Any, protocol: str, port: int, host_ip: str) -> str:
+    """The address at which some container has this port, if that is in the way; else ""."""
+    for (taken,) in db.execute(_PORT_SQL["same"], (protocol, port)):
+        if (":" in taken) == (":" in host_ip) and (taken == host_ip or taken in _WILDCARDS
+                                                   or host_ip in _WILDCARDS):
+            return taken
+    return ""
+
+
+def _random_range() -> tuple[int, int]:
+    try:
+        first, last = map(int, file_read("/proc/sys/net/ipv4/ip_local_port_range").split())
+        return first, last
+    except FileNotFoundError:
+        return 49153, 65535             # moby defaultPortRangeStart
+
+
+def _last_random(store: Store) -> int:
+    try:
+        return int(file_read(store.run_path("last-port")))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _bind(protocol: str, host_ip: str, port: int) -> _socket.socket:
+    """A socket that has this port of the host; a listening one for tcp."""
+    kind, number = _SOCKETS[protocol]
+    is_v6 = ":" in host_ip
+    family = _socket.AF_INET6 if is_v6 else _socket.AF_INET
+    sock = _socket.socket(family, kind | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, number)
+    try:
+        if is_v6:
+            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+        if protocol == "tcp":
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        sock.bind((host_ip, port))
+        if protocol != "udp":
+            sock.listen(4096)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_words(row: tuple, refused: OSError, tried: int = 0) -> str:
+    """What Docker says when the host does not give a port; `tried` of a range."""
+    protocol, host_ip, host_port, ip, port = row
+    ends = f"{host_port[0]}-{host_port[1]}" if isinstance(host_port, tuple) else str(host_port)
+    outside, inside = (f"[{text}]" if ":" in text else text for text in (host_ip, ip))
+    why = _GO_ERRORS.get(refused.errno or 0, (refused.strerror or "").lower())
+    return (f"failed to bind host port {f'{tried} ' if tried else ''}for {outside}:{ends}:{inside}"
+            f":{port}/{protocol}: {why}")
+
+
+def ports_stop(store: Store, id: str) -> None:
+    """Give back what a container published: its start failed, or its monitor died."""
+    with firewall_lock(store):
+        _give(store, id)
+
+
+def _give(store: Store, id: str) -> None:
+    rows = store.rows(_PORT_SQL["of"], id)
+    if not rows:
+        return
+    with store.write(durable=False) as db:
+        db.execute(_PORT_SQL["give"], (id,))
+    try:
+        firewall_unpublish(store, firewall_rows(rows))
+    except OSError as refused:
+        if refused.errno != errno.ENOENT:
+            print(f"engine: nf_tables: {refused.strerror}", file=sys.stderr)
+
+
+def ports_change(store: Store, c: Container, attached: list) -> dict:
+    """A running container's networks have changed: lead its ports to where it is now.
+
+    What its monitor is to hold from now on, as ports_start tells it. The host's ports stay, as far
+    as there were any.
+    """
+    gate = _gate(attached)
+    before = ports_rows(store, c.id)
+    if not before:
+        return ports_start(store, c, attached)
+    if gate is None:
+        ports_stop(store, c.id)
+        return {}
+    after = []
+    for protocol, host_ip, host_port, _, port in before:
+        ip = gate["ipv6"] or gate["ipv4"] if ":" in host_ip else gate["ipv4"]
+        if ip:
+            after.append((protocol, host_ip, host_port, ip, port))
+    if after == before:
+        return {"rows": firewall_rows(before)}
+    with firewall_lock(store):
+        with store.write(durable=False) as db:
+            db.execute(_PORT_SQL["give"], (c.id,))
+            for protocol, host_ip, host_port, ip, port in after:
+                db.execute(_PORT_SQL["take"], (c.id, gate["network"], protocol, host_ip, host_port,
+                                               ip, port))
+        firewall_unpublish(store, firewall_rows(before))
+        _publish(store, firewall_rows(after))
+    return {"rows": firewall_rows(after)}
+
+
+def ports_rows(store: Store, id: str) -> list:
+    """What a running container publishes: (protocol, host address, host port, address, port)."""
+    return store.rows(_PORT_SQL["of"], id)
+
+
+def ports_show(store: Store, c: Container) -> dict:
+    """Ports as Docker shows them: {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]}.
+
+    None for a port that is not published; {} while the container does not run.
+    """
+    if not c.is_up or c.host["NetworkMode"] in ("host", "none"):
+        return {}
+    out: dict = {name: None for name in {**(c.config["ExposedPorts"] or {}),
+                                         **(c.host["PortBindings"] or {})}}
+    for protocol, host_ip, host_port, _, port in ports_rows(store, c.id):
+        key = f"{port}/{protocol}"
+        out[key] = [*(out.get(key) or ()), {"HostIp": host_ip, "HostPort": str(host_port)}]
+    return out
+
+
+def ports_list(store: Store, c: Container) -> list:
+    """Ports as a list of containers shows them: {"IP", "PrivatePort", "PublicPort", "Type"}."""
+    out = []
+    for name, bindings in ports_show(store, c).items():
+        number, _, protocol = name.partition("/")
+        out += [{"IP": binding["HostIp"], "PrivatePort": int(number),
+                 "PublicPort": int(binding["HostPort"]), "Type": protocol}
+                for binding in bindings or ()]
+        if not bindings:
+            out.append({"PrivatePort": int(number), "Type": protocol})
+    return out
+
+
+# ---- in the monitor
+
+def ports_begin(monitor: Monitor, plan: dict) -> None:
+    """Hold the ports of a plan; EngineError with Docker's text when somebody else has one.
+
+    Once more, when its networks have changed: then others are let go.
+    """
+    rows = plan.get("ports", {}).get("rows")
+    if monitor.ports and rows:
+        monitor.ports.lead(rows)
+    elif monitor.ports:
+        monitor.ports.close()
+        monitor.ports = None
+    elif rows:
+        monitor.ports = Forwarder(monitor, rows)
+
+
+def ports_end(monitor: Monitor) -> None:
+    """The process has ended: let go of its ports, in the table, in the store, on the host."""
+    if monitor.ports:
+        monitor.ports.close()
+        monitor.ports = None
+        with firewall_lock(monitor.store):
+            _give(monitor.store, monitor.id)
+
+
+class Forwarder:
+    """The held ports of one container, and what is forwarded from them to it."""
+
+    __slots__ = ("_held", "_open", "_targets", "_udp", "loop")
+
+    def __init__(self, loop: Loop, rows: list) -> None:
+        self.loop = loop
+        self._held: dict = {}              # (protocol, address, port) of the host -> socket
+        self._targets: dict = {}           # the same -> (address, port) of the container
+        self._open: set = set()            # streams
+        self._udp: dict = {}               # as _held -> UdpPort
+        try:
+            self.lead(rows)
+        except BaseException:
+            self.close()
+            raise
+
+    def lead(self, rows: list) -> None:
+        """Hold these ports, and no others, and lead them where the rows say."""
+        targets = {(protocol, host_ip, host_port + offset): (ip, port + offset)
+                   for protocol, host_ip, host_port, ip, port, count in rows
+                   for offset in range(count)}
+        for key in [key for key in self._held if key not in targets]:
+            self._release(key)
+        for key, target in targets.items():
+            if key not in self._held:
+                self._hold(key, target)
+            elif key in self._udp and target != self._targets[key]:
+                self._udp[key].lead(target)
+            self._targets[key] = target
+
+    def _hold(self, key: tuple, target: tuple) -> None:
+        protocol = key[0]
+        try:
+            sock = _bind(*key)
+        except OSError as refused:
+            if refused.errno == errno.EPROTONOSUPPORT:
+                return                      # sctp: the kernel's table knows more than its sockets
+            raise EngineError(_bind_words((*key, *target), refused)) from None
+        self._held[key] = sock
+        if protocol == "tcp":
+            self.loop.watch(sock.fileno(), EPOLLIN, lambda events: self._accept(key))
+        elif protocol == "udp":
+            self._udp[key] = UdpPort(self.loop, sock, target)
+
+    def _accept(self, key: tuple) -> None:
+        try:
+            fd, _ = self._held[key]._accept()
+            StreamPair(self, _socket.socket(fileno=fd), self._targets[key])
+        except BlockingIOError:
+            pass
+        except OSError:                     # no descriptors left: others may end meanwhile
+            self._pause(key)
+
+    def _pause(self, key: tuple) -> None:
+        sock = self._held[key]
+        self.loop.watch(sock.fileno(), 0, lambda events: None)
+        self.loop.after(FORWARD_REST, lambda: self._resume(key, sock))
+
+    def _resume(self, key: tuple, sock: _socket.socket) -> None:
+        if self._held.get(key) is sock:
+            self.loop.watch(sock.fileno(), EPOLLIN, lambda events: self._accept(key))
+
+    def _release(self, key: tuple) -> None:
+        if key in self._udp:
+            self._udp.pop(key).close()
+        sock = self._held.pop(key)
+        self.loop.unwatch(sock.fileno())
+        sock.close()
+
+    def joined(self, pair: StreamPair) -> None:
+        """Keep a connection that is being forwarded."""
+        self._open.add(pair)
+
+    def parted(self, pair: StreamPair) -> None:
+        """A connection is over."""
+        self._open.discard(pair)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for pair in list(self._open):
+            pair.close()
+        for key in list(self._held):
+            self._release(key)
+
+
+class StreamPair:
+    """A client's connection and one to the container: what comes from one goes to the other."""
+
+    __slots__ = ("_ended", "_forwarder", "_queued", "_ready", "_socks")
+
+    def __init__(self, forwarder: Forwarder, client: _socket.socket, target: tuple) -> None:
+        self._forwarder = forwarder
+        family = _socket.AF_INET6 if ":" in target[0] else _socket.AF_INET
+        server = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
+                                | _socket.SOCK_NONBLOCK, 0)
+        client.setblocking(False)
+        self._socks = (client, server)
+        self._queued = [b"", b""]          # what that side has not taken yet
+        self._ended = [False, False]       # what that side sends has come to its end
+        self._ready = False
+        try:
+            server.connect(target)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop()
+            return
+        forwarder.joined(self)
+        forwarder.loop.watch(server.fileno(), EPOLLOUT, lambda events: self._connected())
+
+    def _connected(self) -> None:
+        if self._socks[1].getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
+            self.close()
+            return
+        self._ready = True
+        self._update()
+
+    def _update(self) -> None:
+        """Read what the other side can take, write what is queued."""
+        for side, sock in enumerate(self._socks):
+            mask = EPOLLOUT if self._queued[side] else 0
+            if not self._ended[side] and not self._queued[1 - side]:
+                mask |= EPOLLIN
+            if mask:
+                self._forwarder.loop.watch(
+                    sock.fileno(), mask, lambda events, side=side: self._turn(side, events))
+            else:
+                self._forwarder.loop.unwatch(sock.fileno())
+
+    def _turn(self, side: int, events: int) -> None:
+        try:
+            if events & EPOLLOUT:
+                self._flush(side)
+            if events & (EPOLLIN | EPOLLHUP | EPOLLERR) and not self._ended[side] \
+                    and not self._queued[1 - side]:
+                data = self._socks[side].recv(FORWARD_SIZE)
+                if data:
+                    self._queued[1 - side] = data
+                else:
+                    self._ended[side] = True
+                self._flush(1 - side)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        if all(self._ended) and not any(self._queued):
+            self.close()
+        else:
+            self._update()
+
+    def _flush(self, side: int) -> None:
+        sock = self._socks[side]
+        if self._queued[side]:
+            try:
+                self._queued[side] = self._queued[side][sock.send(self._queued[side]):]
+            except BlockingIOError:
+                return
+        if self._ended[1 - side] and not self._queued[side]:
+            sock.shutdown(_socket.SHUT_WR)
+
+    def close(self) -> None:
+        """End both connections."""
+        for sock in self._socks:
+            self._forwarder.loop.unwatch(sock.fileno())
+        self._forwarder.parted(self)
+        self._drop()
+
+    def _drop(self) -> None:
+        for sock in self._socks:
+            sock.close()
+
+
+class UdpPort:
+    """A held UDP port: each client has a socket of its own towards the container."""
+
+    __slots__ = ("_clients", "_level", "_loop", "_sock", "_swept", "_target")
+
+    def __init__(self, loop: Loop, sock: _socket.socket, target: tuple) -> None:
+        self._loop, self._sock, self._target = loop, sock, target
+        self._clients: dict = {}           # (client, where it sent to) -> [socket, when it sent]
+        self._swept = False
+        # Answers must come from the address that was asked: ip(7), ipv6(7).
+        is_v6 = sock.family == _socket.AF_INET6
+        self._level = (_socket.IPPROTO_IPV6, 50) if is_v6 else (_socket.IPPROTO_IP, 8)
+        sock.setsockopt(self._level[0], 49 if is_v6 else 8, 1)      # IPV6_RECVPKTINFO, IP_PKTINFO
+        loop.watch(sock.fileno(), EPOLLIN, lambda events: self._asked())
+
+    def _asked(self) -> None:
+        try:
+            data, more, _, client = self._sock.recvmsg(FORWARD_SIZE, 128)
+        except OSError:
+            return                          # taken back by the kernel, or an answer bounced
+        where = next((text for level, kind, text in more if (level, kind) == self._level), b"")
+        key = client, where
+        known = self._clients.get(key)
+        try:
+            if known is None:
+                known = self._clients[key] = self._meet(key)
+            known[1] = time.monotonic()
+            known[0].send(data)
+        except OSError:
+            pass                            # the container does not listen, or no descriptors
+        if not self._swept and self._clients:
+            self._swept = True
+            self._loop.after(UDP_REST, self._sweep)
+
+    def _meet(self, key: tuple) -> list:
+        if len(self._clients) >= UDP_CLIENTS:
+            self._forget(min(self._clients, key=lambda key: self._clients[key][1]))
+        family = _socket.AF_INET6 if ":" in self._target[0] else _socket.AF_INET
+        sock = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC
+                              | _socket.SOCK_NONBLOCK, 0)
+        sock.connect(self._target)
+        self._loop.watch(sock.fileno(), EPOLLIN, lambda events: self._answered(sock, key))
+        return [sock, 0.0]
+
+    def _answered(self, sock: _socket.socket, key: tuple) -> None:
+        client, where = key
+        level, kind = self._level
+        if where:                           # from there, whichever interface that means
+            where = (where[:16] + bytes(4) if level == _socket.IPPROTO_IPV6
+                     else bytes(4) + where[4:8] + bytes(4))
+        try:
+            data = sock.recv(FORWARD_SIZE)
+            self._sock.sendmsg([data], [(level, kind, where)] if where else [], 0, client)
+        except OSError:
+            pass                            # refused by the container, or the client is gone
+
+    def _forget(self, key: tuple) -> None:
+        sock = self._clients.pop(key)[0]
+        self._loop.unwatch(sock.fileno())
+        sock.close()
+
+    def _sweep(self) -> None:
+        late = time.monotonic() - UDP_REST
+        for key in [key for key, (_, when) in self._clients.items() if when <= late]:
+            self._forget(key)
+        self._swept = bool(self._clients)
+        if self._swept:
+            self._loop.after(UDP_REST, self._sweep)
+
+    def lead(self, target: tuple) -> None:
+        """Forward to another address from now on."""
+        self.close()
+        self._target = target
+
+    def close(self) -> None:
+        """Forget all clients; the held socket is the forwarder's."""
+        for key in list(self._clients):
+            self._forget(key)
+
+
+# =============================================================================
+# resolver -- a container's name server: names of its networks, the rest is forwarded
+# =============================================================================
+# Runs in: monitor; api and cli write resolv.conf.
+# Refs: RFC 1035, RFC 6891, RFC 7766, moby libnetwork/resolver.go, internal/resolvconf
+#
+# A container with a network of its user's own asks 127.0.0.11. Its monitor listens there on a high
+# port, to which a rule in the container's namespace sends port 53: a container may listen on
+# 0.0.0.0:53 itself. Nobody but the container can reach the socket.
+#   - Who is on a network is told by files, RUN/networks/<network>/<container>, written by whoever
+#     starts, connects or renames a container; they are read when the directory has changed.
+#   - A name that is known here never leaves the host, whatever is asked about it. Of several
+#     containers with one name all are told, beginning with another one each time.
+#   - Everything else is forwarded as it came, with another id and from another port each time; one
+#     server after the other, each for FORWARD_PATIENCE. Servers of the host's own resolv.conf are
+#     asked from the host's namespace (127.0.0.53 too), those of --dns from the container's.
+#   - Packets are hostile: all lengths are checked, what cannot be read is answered or dropped,
+#     nothing is unbounded.
+
+DNS_ADDRESS = "127.0.0.11"
+DNS_TTL = 600                   # s, as Docker's
+DNS_PATIENCE = 4.0              # s for a server (moby extIOTimeout)
+DNS_SERVERS_MOST = 3            # moby maxExtDNS
+DNS_ASKED_MOST = 512            # forwarded at once
+DNS_CLIENTS_MOST = 64           # tcp connections at once
+DNS_IDLE = 10.0                 # s that a tcp connection may be silent
+_DNS_TICK = 20_000_000          # ns; a directory that changed within them may change unseen again
+_A, _PTR, _AAAA, _OPT, _IN = 1, 12, 28, 41, 1
+_QR, _TC, _RD, _RA = 0x8000, 0x200, 0x100, 0x80
+_FORMERR, _SERVFAIL, _NOTIMP, _REFUSED = 1, 2, 4, 5
+
+
+class Question:
+    """What a packet asks; `text` is the question as it came, `size` what a UDP answer may have."""
+
+    __slots__ = ("flags", "id", "kind", "name", "size", "text")
+
+    def __init__(self, id: int, flags: int) -> None:
+        self.id, self.flags = id, flags
+        self.name, self.kind, self.text, self.size = "", 0, b"", 0
+
+
+def dns_parse(data: bytes) -> Question | None:
+    """The question in a packet; its `kind` is 0 when it cannot be read.
+
+    None for what must not be answered: no query, or not even a head.
+    """
+    if len(data) < 12:
+        return None
+    id, flags, questions, answers, authorities, more = struct.unpack_from(">6H", data)
+    if flags & _QR:
+        return None
+    asked = Question(id, flags)
+    if questions != 1:
+        return asked
+    labels, at = [], 12
+    while True:
+        if at >= len(data):
+            return asked
+        size = data[at]
+        at += 1
+        if not size:
+            break
+        if size > 63 or at + size - 12 > 254:
+            return asked
+        labels.append(data[at:at + size].decode("latin-1"))
+        at += size
+    if at + 4 > len(data):
+        return asked
+    kind, place = struct.unpack_from(">HH", data, at)
+    asked.name, asked.text = ".".join(labels).lower(), data[12:at + 4]
+    asked.kind = kind if place == _IN else 0xFFFF       # which nobody has here
+    if more and not answers and not authorities:
+        asked.size = _edns_size(data, at + 4, more)
+    return asked
+
+
+def _edns_size(data: bytes, at: int, records: int) -> int:
+    """What the OPT record says that a UDP answer may have; 0 when there is none."""
+    for _ in range(min(records, 8)):
+        if data[at:at + 1] != b"\0" or at + 11 > len(data):
+            return 0                        # only a root name can be OPT's
+        kind, size, _, length = struct.unpack_from(">HHIH", data, at + 1)
+        if kind == _OPT:
+            return max(size, 512)
+        at += 11 + length
+    return 0
+
+
+def dns_answer(asked: Question, records: list | tuple = (), code: int = 0, *,
+               size: int = 65535) -> bytes:
+    """An answer of at most `size` bytes; `records` is of (kind, data). What has no room is left
+    out, and that is said.
+    """
+    edns = struct.pack(">BHHIH", 0, _OPT, 1232, 0, 0) if asked.size else b""
+    body, room, count = [], size - 12 - len(asked.text) - len(edns), 0
+    for kind, data in records:
+        record = struct.pack(">HHHIH", 0xC00C, kind, _IN, DNS_TTL, len(data)) + data
+        if len(record) > room:
+            break
+        body.append(record)
+        room -= len(record)
+        count += 1
+    flags = _QR | asked.flags & (0x7800 | _RD) | _RA | code
+    if count < len(records):
+        flags |= _TC
+    return struct.pack(">6H", asked.id, flags, 1 if asked.text else 0, count, 0,
+                       1 if edns else 0) + asked.text + b"".join(body) + edns
+
+
+def dns_name(text: str) -> bytes:
+    """A name as labels; b"" for one that cannot be written so."""
+    out = b""
+    for label in text.encode("latin-1", "replace").split(b"."):
+        if not 0 < len(label) < 64:
+            return b""
+        out += bytes([len(label)]) + label
+    return out + b"\0" if len(out) < 255 else b""
+
+
+def dns_reverse(name: str) -> str:
+    """The address that 2.0.17.172.in-addr.arpa asks about; "" when it is no such name."""
+    labels = name.split(".")
+    try:
+        if labels[-2:] == ["in-addr", "arpa"] and len(labels) == 6:
+            return ip_text(ip_pack(".".join(labels[3::-1])))
+        if labels[-2:] == ["ip6", "arpa"] and len(labels) == 34:
+            return ip_text(bytes.fromhex("".join(labels[31::-1])))
+    except ValueError:
+        pass
+    return ""
+
+
+# ---- resolv.conf
+
+def resolver_conf(host: dict, has_resolver: bool) -> tuple[str, dict]:
+    """A container's resolv.conf, and what its resolver must know: {"servers", "inside", "ndots"}.
+
+    `inside`: the servers are asked from the container's namespace. As moby's resolvconf makes it.
+    """
+    try:
+        lines = file_read("/etc/resolv.conf").decode("utf-8", "surrogateescape").splitlines()
+    except FileNotFoundError:
+        lines = []
+    if host["NetworkMode"] == "host" and not (host["Dns"] or host["DnsSearch"]
+                                              or host["DnsOptions"]):
+        return "".join(line + "\n" for line in lines), {}
+    servers, search, options, others = _conf_parse(lines)
+    inside = bool(host["Dns"])
+    servers = list(host["Dns"] or servers)
+    if host["DnsSearch"]:
+        search = [name for name in host["DnsSearch"] if name != "."]
+    options = list(host["DnsOptions"] or options)
+    has_ndots = any(option.startswith("ndots:") for option in options)
+    asked = [server for server in servers if not (inside and server == DNS_ADDRESS)]
+    if has_resolver:
+        servers = [DNS_ADDRESS]
+        options += [] if has_ndots else ["ndots:0"]
+    elif not inside and host["NetworkMode"] != "host":
+        # On its own loopback nobody listens; moby would ask Google then, which we do not.
+        servers = [server for server in servers
+                   if not server.startswith("127.") and server != "::1"]
+    text = "".join(f"nameserver {server}\n" for server in servers)
+    text += f"search {' '.join(search)}\n" if search else ""
+    text += f"options {' '.join(options)}\n" if options else ""
+    text += "".join(line + "\n" for line in others)
+    return text, {"servers": asked[:DNS_SERVERS_MOST], "inside": inside, "ndots": has_ndots}
+
+
+def _conf_parse(lines: list) -> tuple[list, list, list, list]:
+    """Name servers, search domains, options, and other lines of a resolv.conf."""
+    servers, search, options, others = [], [], [], []
+    for line in lines:
+        word, *rest = line.split() or [""]
+        if not word or word[0] in "#;":
+            continue
+        if word == "nameserver":
+            servers += [server for server in rest[:1] if _is_server(server)]
+        elif word in ("search", "domain"):
+            search = rest or search
+        elif word == "options":
+            options += rest
+        else:
+            others.append(line)
+    return servers, search, options, others
+
+
+def _is_server(text: str) -> bool:
+    try:
+        ip_pack(text.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+# ---- in the monitor
+
+def resolver_begin(monitor: Monitor, pins: dict, plan: dict) -> None:
+    """Serve names to a process that is ready to run, in its network namespace, if it has any.
+
+    Once more, when its networks have changed.
+    """
+    if plan.get("names") and monitor.resolver:
+        monitor.resolver.change(monitor.store, plan)
+    elif plan.get("names"):
+        monitor.resolver = Resolver(monitor, pins["network"], plan)
+
+
+def resolver_end(monitor: Monitor) -> None:
+    """The process has ended: nobody asks any more."""
+    if monitor.resolver:
+        monitor.resolver.close()
+        monitor.resolver = None
+
+
+class NetworkNames:
+    """The names of one network, read from its directory as it changes."""
+
+    __slots__ = ("_files", "_path", "_seen", "addresses", "members", "name", "owners")
+
+    def __init__(self, path: str, name: str) -> None:
+        self._path = path
+        self.name = name
+        self._seen = 0                     # when the directory was changed, as far as we know
+        self._files: dict = {}             # container -> (what identifies its file, content)
+        self.addresses: dict = {}          # name -> (IPv4 addresses, IPv6 addresses), packed
+        self.owners: dict = {}             # address as text -> the container's first name
+        self.members: dict = {}            # container -> content
+
+    def refresh(self) -> None:
+        """Read what has changed since the last time."""
+        try:
+            changed = os.stat(self._path).st_mtime_ns
+            if changed == self._seen:
+                return
+            with os.scandir(self._path) as entries:
+                found = {entry.name: entry.stat() for entry in entries if len(entry.name) == 64}
+        except FileNotFoundError:
+            changed, found = 0, {}
+        self._seen = changed if time.time_ns() - changed > _DNS_TICK else 0
+        for id in [id for id in self._files if id not in found]:
+            del self._files[id]
+        for id, info in found.items():
+            mark = info.st_ino, info.st_mtime_ns
+            if id in self._files and self._files[id][0] == mark:
+                continue
+            try:
+                self._files[id] = mark, json_parse(file_read(f"{self._path}/{id}"))
+            except (FileNotFoundError, ValueError):
+                self._files.pop(id, None)
+        self._index()
+
+    def _index(self) -> None:
+        self.addresses, self.owners = {}, {}
+        self.members = {id: content for id, (_, content) in self._files.items()}
+        for content in self.members.values():
+            four, six = addresses_of(content)
+            for name in content["names"]:
+                known = self.addresses.setdefault(name.lower(), ([], []))
+                known[0].extend(address for address in four if address not in known[0])
+                known[1].extend(address for address in six if address not in known[1])
+            for text in (content.get("ipv4"), content.get("ipv6")):
+                if text and content["names"]:
+                    self.owners[text] = content["names"][0]
+
+
+def addresses_of(content: dict) -> tuple[list, list]:
+    """The packed IPv4 and IPv6 addresses of a member of a network, a list of each."""
+    return ([ip_pack(content["ipv4"])] if content.get("ipv4") else [],
+            [ip_pack(content["ipv6"])] if content.get("ipv6") else [])
+
+
+class Resolver:
+    """The name server of one container; see the banner."""
+
+    __slots__ = ("_asked", "_home", "_id", "_listener", "_networks", "_pin", "_plan", "_streams",
+                 "_sweeping", "_turn", "_udp", "loop")
+
+    def __init__(self, monitor: Monitor, pin: int, plan: dict) -> None:
+        self.loop, self._id = monitor, monitor.id
+        self._plan: dict = {}
+        self._networks: list = []
+        self.change(monitor.store, plan)
+        self._asked: dict = {}             # what was forwarded, oldest first -> nothing
+        self._streams: dict = {}           # descriptor of a tcp client -> DnsStream
+        self._sweeping = False
+        self._turn = 0
+        self._pin = os.dup(pin)
+        self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        sys_setns(self._pin, CLONE_NEWNET)
+        try:
+            self._udp, self._listener = _listen()
+        finally:
+            sys_setns(self._home, CLONE_NEWNET)
+        self.loop.watch(self._udp.fileno(), EPOLLIN, lambda events: self._packets())
+        self.loop.watch(self._listener.fileno(), EPOLLIN, lambda events: self._accept())
+
+    def change(self, store: Store, plan: dict) -> None:
+        """Look through these networks, plan["names"] ([[id, name], ...]), in this order."""
+        self._plan = plan.get("dns") or {}
+        self._networks = [NetworkNames(store.run_path("networks", id), name)
+                          for id, name in plan["names"]]
+
+    # ---- questions
+
+    def _packets(self) -> None:
+        for _ in range(32):                 # then others get their turn
+            try:
+                data, client = self._udp.recvfrom(4096)
+            except OSError:
+                return
+            self.answer(data, lambda text, client=client: self._udp.sendto(text, client), False)
+
+    def answer(self, data: bytes, send: Callable, is_stream: bool) -> None:
+        """Answer a packet by calling `send`, now or when some server has answered."""
+        asked = dns_parse(data)
+        if asked is None:
+            return
+        size = 65535 if is_stream else asked.size or 512
+        if asked.flags & 0x7800:
+            text = dns_answer(asked, code=_NOTIMP)
+        elif not asked.kind:
+            text = dns_answer(asked, code=_FORMERR)
+        else:
+            records = self._known(asked)
+            if records is None:
+                self._forward(data, asked, send, is_stream)
+                return
+            text = dns_answer(asked, records, size=size)
+        self.deliver(send, text)
+
+    def deliver(self, send: Callable, text: bytes) -> None:
+        """Give an answer to who asked, who may be gone."""
+        try:
+            send(text)
+        except OSError:
+            pass
+
+    def _known(self, asked: Question) -> list | None:
+        """The records that answer a question; None when it is not for us to answer."""
+        for network in self._networks:
+            network.refresh()
+        if asked.kind == _PTR:
+            address = dns_reverse(asked.name)
+            for network in self._networks:
+                owner = network.owners.get(address) if address else None
+                if owner:
+                    name = dns_name(f"{owner}.{network.name}")
+                    return [(_PTR, name)] if name else []
+            return None
+        found = self._find(asked.name)
+        if found is None:
+            if asked.kind in (_A, _AAAA) and self._plan.get("ndots") and "." not in asked.name:
+                return []                   # who set ndots will try the search domains
+            return None
+        addresses = found[0] if asked.kind == _A else found[1] if asked.kind == _AAAA else []
+        if not addresses:
+            return []
+        self._turn += 1
+        first = self._turn % len(addresses)
+        return [(asked.kind, address) for address in addresses[first:] + addresses[:first]]
+
+    def _find(self, name: str) -> tuple | None:
+        """(IPv4 addresses, IPv6 addresses) of a name, or of "name.network"; None for unknown."""
+        parts, at = [(name, "")], len(name)
+        while True:
+            at = name.rfind(".", 0, at)
+            if at < 0:
+                break
+            parts.append((name[:at], name[at + 1:]))
+        for name, where in parts:
+            for network in self._networks:
+                if where and where != network.name.lower():
+                    continue
+                for link in network.members.get(self._id, {}).get("links") or ():
+                    other, _, alias = link.partition(":")
+                    if alias.lower() == name:
+                        name = other.lower()
+                if name in network.addresses:
+                    return network.addresses[name]
+        return None
+
+    # ---- forwarding
+
+    def _forward(self, data: bytes, asked: Question, send: Callable, is_stream: bool) -> None:
+        inside = self._plan.get("inside")
+        servers = self._plan.get("servers") or []
+        if not inside and self._plan.get("forward") is False:
+            servers = []                    # its networks are internal
+        if len(self._asked) >= DNS_ASKED_MOST:
+            self.deliver(send, dns_answer(asked, code=_REFUSED))
+            return
+        Forwarded(self, data, asked, send, servers, is_stream).next()
+
+    def socket(self, server: str, is_stream: bool) -> _socket.socket:
+        """A socket that is connected (or about to be) to a server, in the right namespace."""
+        family = _socket.AF_INET6 if ":" in server else _socket.AF_INET
+        inside = self._plan.get("inside")
+        if inside:
+            sys_setns(self._pin, CLONE_NEWNET)
+        try:
+            sock = _socket.socket(family, _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+                                  | (_socket.SOCK_STREAM if is_stream else _socket.SOCK_DGRAM), 0)
+        finally:
+            if inside:
+                sys_setns(self._home, CLONE_NEWNET)
+        try:
+            sock.connect((server, self._plan.get("port", 53)))
+        except BlockingIOError:
+            pass
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def waiting(self, forwarded: Forwarded) -> None:
+        """A server has been asked; it has DNS_PATIENCE."""
+        self._asked.pop(forwarded, None)
+        self._asked[forwarded] = None
+        if not self._sweeping:
+            self._sweeping = True
+            self.loop.after(DNS_PATIENCE, self._sweep)
+
+    def done(self, forwarded: Forwarded) -> None:
+        """No server is being asked any more."""
+        self._asked.pop(forwarded, None)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for forwarded in [each for each in self._asked if each.late <= now]:
+            forwarded.next()
+        for stream in [each for each in self._streams.values() if each.late <= now]:
+            stream.close()
+        late = [each.late for each in (*self._asked, *self._streams.values())]
+        self._sweeping = bool(late)
+        if late:
+            self.loop.after(max(0.05, min(late) - now), self._sweep)
+
+    # ---- tcp
+
+    def _accept(self) -> None:
+        try:
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]
+        except OSError:
+            return
+        sock = _socket.socket(fileno=fd)
+        if len(self._streams) >= DNS_CLIENTS_MOST:
+            sock.close()
+            return
+        sock.setblocking(False)
+        self._streams[fd] = DnsStream(self, sock)
+        self.stream_alive()
+
+    def stream_alive(self) -> None:
+        """A tcp client has been heard of: silent ones are looked for later."""
+        if not self._sweeping:
+            self._sweeping = True
+            self.loop.after(DNS_IDLE, self._sweep)
+
+    def stream_gone(self, fd: int) -> None:
+        """A tcp client is gone."""
+        self._streams.pop(fd, None)
+
+    def close(self) -> None:
+        """Stop serving."""
+        for forwarded in list(self._asked):
+            forwarded.close()
+        for stream in list(self._streams.values()):
+            stream.close()
+        for sock in (self._udp, self._listener):
+            self.loop.unwatch(sock.fileno())
+            sock.close()
+        os.close(self._pin)
+        os.close(self._home)
+
+
+def _listen() -> tuple[_socket.socket, _socket.socket]:
+    """The udp and the tcp socket of this namespace's resolver, and the rules that lead there."""
+    udp, tcp = (_socket.socket(_socket.AF_INET, kind | _socket.SOCK_CLOEXEC
+                               | _socket.SOCK_NONBLOCK, 0)
+                for kind in (_socket.SOCK_DGRAM, _socket.SOCK_STREAM))
+    try:
+        udp.bind((DNS_ADDRESS, 0))
+        tcp.bind((DNS_ADDRESS, 0))
+        tcp.listen(32)
+        try:
+            nft_batch(_redirects(udp.getsockname()[1], tcp.getsockname()[1]))
+        except OSError:                     # no nf_tables: then port 53 itself, if it is free
+            udp.close()
+            tcp.close()
+            udp, tcp = (_socket.socket(_socket.AF_INET, kind | _socket.SOCK_CLOEXEC
+                                       | _socket.SOCK_NONBLOCK, 0)
+                        for kind in (_socket.SOCK_DGRAM, _socket.SOCK_STREAM))
+            udp.bind((DNS_ADDRESS, 53))
+            tcp.bind((DNS_ADDRESS, 53))
+            tcp.listen(32)
+    except BaseException:
+        udp.close()
+        tcp.close()
+        raise
+    return udp, tcp
+
+
+def _redirects(udp: int, tcp: int) -> list:
+    """A table that sends port 53 of 127.0.0.11 to these ports."""
+    table, address = "engine-dns", ip_pack(DNS_ADDRESS)
+    out = [nft_table(table, NFT_IPV4),
+           nft_chain(table, "output", "nat", NFT_OUTPUT, -100, family=NFT_IPV4)]
+    for protocol, port in ((17, udp), (6, tcp)):
+        out.append(nft_rule(
+            table, "output",
+            nft_load("ip daddr"), nft_is(address), nft_load("l4proto"), nft_is(bytes([protocol])),
+            nft_load("dport"), nft_is(struct.pack(">H", 53)),
+            nft_value(1, address), nft_value(2, struct.pack(">H", port)),
+            nft_dnat(NFT_IPV4, 1, 2), family=NFT_IPV4))
+    return out
+
+
+class Forwarded:
+    """A question on its way through the servers."""
+
+    __slots__ = ("_asked", "_data", "_got", "_id", "_is_stream", "_left", "_resolver", "_send",
+                 "_servers", "_sock", "late")
+
+    def __init__(self, resolver: Resolver, data: bytes, asked: Question, send: Callable,
+                 servers: list, is_stream: bool) -> None:
+        self._resolver, self._asked, self._send = resolver, asked, send
+        self._data, self._is_stream = data[2:], is_stream
+        self._servers = list(servers)
+        self._sock: _socket.socket | None = None
+        self._id = b""
+        self._got = self._left = b""       # tcp: what came so far, what is still to be sent
+        self.late = 0.0
+
+    def next(self) -> None:
+        """Ask the next server; without one the question has failed."""
+        self._drop()
+        while self._servers:
+            server = self._servers.pop(0)
+            try:
+                sock = self._sock = self._resolver.socket(server, self._is_stream)
+                self._id = os.urandom(2)
+                text = self._id + self._data
+                if self._is_stream:
+                    self._got, self._left = b"", struct.pack(">H", len(text)) + text
+                    mask, handler = EPOLLOUT, self._writable
+                else:
+                    sock.send(text)
+                    mask, handler = EPOLLIN, self._received
+            except OSError:
+                self._drop()
+                continue
+            self.late = time.monotonic() + DNS_PATIENCE
+            self._resolver.loop.watch(sock.fileno(), mask, handler)
+            self._resolver.waiting(self)
+            return
+        self._finish(dns_answer(self._asked, code=_SERVFAIL))
+
+    def _writable(self, events: int) -> None:
+        sock = self._sock
+        try:
+            self._left = self._left[sock.send(self._left):]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.next()
+            return
+        if not self._left:
+            self._resolver.loop.watch(sock.fileno(), EPOLLIN, self._received)
+
+    def _received(self, events: int) -> None:
+        sock = self._sock
+        try:
+            data = sock.recv(65537)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if self._is_stream:
+            self._got += data
+            size = int.from_bytes(self._got[:2], "big") + 2
+            if data and len(self._got) < size:
+                return
+            data = self._got[2:size]
+        if len(data) >= 12 and not self._is_answer(data) and not self._is_stream:
+            return                          # forged, or to an earlier question: wait on
+        if len(data) < 12 or data[3] & 15 in (_SERVFAIL, _REFUSED):
+            self.next()
+            return
+        self._finish(struct.pack(">H", self._asked.id) + data[2:])
+
+    def _is_answer(self, data: bytes) -> bool:
+        text = self._asked.text
+        return data[:2] == self._id and data[2] & 0x80 != 0 \
+            and data[12:12 + len(text)].lower() == text.lower()
+
+    def _finish(self, text: bytes) -> None:
+        self.close()
+        self._resolver.deliver(self._send, text)
+
+    def _drop(self) -> None:
+        if self._sock:
+            self._resolver.loop.unwatch(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+
+    def close(self) -> None:
+        """Ask nobody any more."""
+        self._drop()
+        self._resolver.done(self)
+
+
+class DnsStream:
+    """A client that asks by tcp: each packet is preceded by its length."""
+
+    __slots__ = ("_got", "_out", "_resolver", "_sock", "late")
+
+    def __init__(self, resolver: Resolver, sock: _socket.socket) -> None:
+        self._resolver, self._sock = resolver, sock
+        self._got = self._out = b""
+        self.late = time.monotonic() + DNS_IDLE
+        resolver.loop.watch(sock.fileno(), EPOLLIN, self._ready)
+
+    def _ready(self, events: int) -> None:
+        try:
+            if events & EPOLLOUT:
+                self._flush()
+            if events & EPOLLIN:
+                data = self._sock.recv(1 << 14)
+                if not data:
+                    self.close()
+                    return
+                self._got += data
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        self.late = time.monotonic() + DNS_IDLE
+        while self._sock.fileno() >= 0 and len(self._got) >= 2:
+            size = int.from_bytes(self._got[:2], "big") + 2
+            if len(self._got) < size:
+                break
+            data, self._got = self._got[2:size], self._got[size:]
+            self._resolver.answer(data, self._send, True)
+
+    def _send(self, text: bytes) -> None:
+        if self._sock.fileno() < 0:
+            return
+        if len(self._out) > 1 << 18:        # it asks and does not read
+            self.close()
+            return
+        self._out += struct.pack(">H", len(text)) + text
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            self._out = self._out[self._sock.send(self._out):]
+        except BlockingIOError:
+            pass
+        self._resolver.loop.watch(self._sock.fileno(), EPOLLIN | (EPOLLOUT if self._out else 0),
+                                  self._ready)
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._sock.fileno() >= 0:
+            self._resolver.loop.unwatch(self._sock.fileno())
+            self._resolver.stream_gone(self._sock.fileno())
+            self._sock.close()
 
 
 # =============================================================================
@@ -18630,7 +20517,7 @@ class Monitor(Loop):
 
     __slots__ = ("_born", "_conns", "_is_expected", "_listener", "_starter", "_stops",
                  "_trash", "_waiters", "_wake", "actor", "cgroup", "execs", "health", "id", "main",
-                 "paused", "plan", "restarts", "store", "user_stopped")
+                 "paused", "plan", "ports", "resolver", "restarts", "store", "user_stopped")
 
     def __init__(self, store: Store, request: dict, conn: _socket.socket | None) -> None:
         super().__init__()
@@ -18652,6 +20539,8 @@ class Monitor(Loop):
         self.user_stopped = False
         self.restarts: Restarts | None = None
         self.health: Health | None = None
+        self.ports: Forwarder | None = None
+        self.resolver: Resolver | None = None
         self.cgroup: Any = None
         self._listener = unix_listen(store.run_path("containers", id), "monitor.sock")
         self._listener.setblocking(False)
@@ -21585,7 +23474,7 @@ def _launch(containers: Containers, store: Store, c: Container, again: int,
                       health=health_plan(c, bundle))
     with files_guard(store, c.id):
         pass                        # a copy into it has an overlay of its own on its files
-    plan["names"] = [one["network"] for one in attached if one["names"]]
+    plan["names"] = [[one["network"], one["name"]] for one in attached if one["names"]]
     plan["dns"] = dns
     plan["ports"] = ports_start(store, c, attached) if attached else {}
     # A container that shares another's namespace starts only while that one holds it.

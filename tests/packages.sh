@@ -16,6 +16,10 @@ need /usr/bin/strace strace
 need /usr/bin/unshare util-linux
 need /usr/bin/git git
 need /usr/bin/curl curl
+need /bin/ip iproute2
+need /usr/sbin/nft nftables
+need /usr/sbin/iptables-legacy iptables
+need /usr/bin/dig bind9-dnsutils
 if [ "${2:-}" = bench ]; then
     need /usr/sbin/dockerd docker.io
     need /usr/bin/podman podman
