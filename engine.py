@@ -751,6 +751,17 @@ def time_parse(text: str, now: int | None = None) -> int:
     return int(number) * SECOND + int((fraction + "0" * 9)[:9])
 
 
+def time_asked(text: str, now: int | None = None) -> int:
+    """The same of a parameter of the API, 0 for none; one that is wrong is told as dockerd does,
+    which takes numbers only and knows no better status.
+    """
+    try:
+        return time_parse(text, now) if text else 0
+    except InvalidParameter:
+        number = text.partition(".")[0]
+        raise EngineError(f"strconv.ParseInt: parsing {quote(number)}: invalid syntax") from None
+
+
 def _time_calendar(text: str) -> int:
     """ns since 1970 of an RFC 3339 text, whose time, seconds, fraction and zone may be left out."""
     fields, fraction, zone = _time_split(text)
@@ -8006,8 +8017,17 @@ def event_follow(store: Store, since: int | None, until: int | None,
         number = numbers[-1] if numbers else 1
         place = number, _size_of(f"{directory}/{number}.jsonl")
     else:
-        place = (numbers[0] if numbers else 1), 0
+        newer = (n for n in numbers if _is_newer(f"{directory}/{n}.jsonl", since))
+        place = next(newer, numbers[-1] if numbers else 1), 0
     return _events_from(directory, place, (since, until), stop_fd)
+
+
+def _is_newer(path: str, since: int) -> bool:
+    """Whether a file of the journal may have events from `since` on: file times lag a little."""
+    try:
+        return os.stat(path).st_mtime_ns + 1000000000 >= since
+    except FileNotFoundError:
+        return False
 
 
 def _events_from(directory: str, place: tuple, span: tuple, stop_fd: int) -> Iterator[dict]:
@@ -23564,7 +23584,7 @@ class files_guard:
 def _modes_resolve(store: Store, host: dict) -> None:
     """Names in container:x become ids, so that a rename changes nothing (moby create.go).
 
-    A network's container may be made later: it is looked for again at start.
+    The other one may be made later: it is looked for again at start.
     """
     for field in ("NetworkMode", "IpcMode", "PidMode"):
         other = mode_container(host[field])
@@ -23573,8 +23593,7 @@ def _modes_resolve(store: Store, host: dict) -> None:
         try:
             host[field] = "container:" + record_find(store, other).id
         except NotFound:
-            if field != "NetworkMode":
-                raise
+            continue
 
 
 def _creation(store: Store, id: str) -> Any:
@@ -23700,6 +23719,9 @@ EXEC_START = {
     "ConsoleSize": ("sizes", None, False),
 }
 WAIT_CONDITIONS = ("not-running", "next-exit", "removed")
+END_REMEMBERED = 2_000_000_000  # ns that a wait may come after the end of a container that has gone
+END_REMOVED = 100_000_000       # ns between the end and the removal, where no user removes it
+END_TOLD_LATE = 20_000_000      # ns by which the journal may have it later than the store
 
 
 def exec_create(engine: Engine, ref: str, body: Any) -> str:
@@ -23841,14 +23863,16 @@ def exec_start(engine: Engine, id: str, body: Any, hijack: Callable) -> bool:
     """
     asked = fields_check(_object(body, "ExecStartOptions"), EXEC_START, "ExecStartOptions")
     record = exec_find(engine, id)
-    if record["ExitCode"] is not None:
-        raise Conflict(f"exec command {id} has already run")
-    if record["Running"]:
-        raise Conflict(f"exec command {id} is already running")
     c = engine.containers.running(record["ContainerID"])
     if c.state == "paused":
         raise Conflict(f"Container {c.id} is paused, unpause the container before exec")
     tty, raw = record["ProcessConfig"]["tty"], asked["Tty"]
+    if record["Running"] or record["ExitCode"] is not None:
+        how = "has already run" if record["ExitCode"] is not None else "is already running"
+        if asked["Detach"]:
+            raise Conflict(f"exec command {id} {how}")
+        _stream_tell(hijack(raw)[0], f"exec command {id} {how}", raw)
+        return True
     words = [record["ProcessConfig"]["entrypoint"], *record["ProcessConfig"]["arguments"]]
     # Whether the stream has frames is said by this request alone: its client goes by that.
     message = {
@@ -23956,7 +23980,13 @@ def container_wait(engine: Engine, ref: str, condition: str, take: Callable) -> 
     condition = condition or "not-running"
     if condition not in WAIT_CONDITIONS:
         raise InvalidParameter(f"invalid condition: {quote(condition)}")
-    c = engine.containers.find(ref)
+    try:
+        c = engine.containers.find(ref)
+    except NotFound:
+        code = _end_remembered(engine, ref)
+        if code is None:
+            raise
+        return {"StatusCode": code}
     is_over = condition == "not-running" and c.state in ("created", "exited", "dead")
     if is_over:
         return {"StatusCode": c.exit_code}
@@ -23968,9 +23998,35 @@ def container_wait(engine: Engine, ref: str, condition: str, take: Callable) -> 
     except NoMonitor:
         # It has ended since we looked, or its monitor died.
         now = container_repair(engine.store, c.id)
-        answer = json_text({"StatusCode": now.exit_code if now else 0})
+        code = now.exit_code if now else _end_remembered(engine, c.id)
+        answer = json_text({"StatusCode": code or 0})
         sock.sendall(f"{head}{answer}\n".encode("latin-1"))
     return None
+
+
+def _end_remembered(engine: Engine, ref: str) -> int | None:
+    """The exit code of a container that has just ended and was removed by itself, else None.
+
+    Docker needs a tenth of a second to remove one, and clients that start it and then wait count
+    on that. Here it is gone at once, and the journal still knows. What a user killed or removed is
+    as unknown as any other.
+    """
+    now = time_now()
+    ends: dict = {}
+    code = None
+    for event in event_follow(engine.store, now - END_REMEMBERED, now + END_TOLD_LATE):
+        actor, action, told = event["Actor"], event["Action"], event["Actor"]["Attributes"]
+        if event["Type"] != "container" or not (
+                actor["ID"].startswith(ref) or told.get("name") == ref):
+            continue
+        if action == "kill" and told.get("signal") == "9":
+            ends[actor["ID"]] = None
+        elif action == "die":
+            ends.setdefault(actor["ID"], (event["timeNano"], int(told["exitCode"])))
+        elif action == "destroy" and ends.get(actor["ID"]):
+            when, code = ends[actor["ID"]]
+            code = code if event["timeNano"] - when < END_REMOVED else None
+    return code
 
 
 def container_logs(engine: Engine, ref: str, asked: dict, *, follow: bool = False,
@@ -26527,7 +26583,7 @@ def get_events(engine: Any, request: Request) -> Stream:
     Without `since` it begins now; with `until` alone, with the oldest event there is.
     """
     now_ns = time_now()
-    since_ns, until_ns = (time_parse(text, now_ns) if text else None
+    since_ns, until_ns = (time_asked(text, now_ns) if text else None
                           for text in (request.arg("since"), request.arg("until")))
     if until_ns is not None and since_ns is not None and until_ns < since_ns:
         raise InvalidParameter(f"`since` time ({request.arg('since')}) cannot be after `until` "
@@ -27172,10 +27228,13 @@ def post_container_update(engine: Engine, request: Request) -> dict:
 def get_container_stats(engine: Engine, request: Request) -> Any:
     """What a container uses, once or every second."""
     ref = request.params["id"]
-    if request.flag("stream", True):
-        return Stream(stats_stream(engine, ref, request.gone))
     once = not _is_older(request, 1, 41) and request.flag("one-shot")
-    return stats_now(engine, ref, once)
+    if not request.flag("stream", True):
+        return stats_now(engine, ref, once)
+    if once:
+        engine.containers.find(ref)
+        raise InvalidParameter("cannot have stream=true and one-shot=true")
+    return Stream(stats_stream(engine, ref, request.gone))
 
 
 @route("POST", "/containers/{id}/resize")
@@ -27266,7 +27325,7 @@ def get_container_logs(engine: Engine, request: Request) -> Stream:
 
 def _time_arg(request: Request, name: str) -> int:
     text = request.arg(name)
-    return time_parse(text) if text and text != "0" else 0
+    return time_asked(text) if text != "0" else 0
 
 
 @route("POST", "/containers/{id}/exec")
@@ -31374,8 +31433,9 @@ def _handler_run(row: Command, args: Args) -> int:
     except EngineError as exc:
         if row.error_exit != 1 and not isinstance(exc, UsageError):
             exc.exit = exc.exit if exc.exit in (126, 127) else row.error_exit
-            print_error("docker: " + error_line(exc))
-            return exc.exit
+            hint = f"Run '{program_name()} {row.name.rpartition(' ')[2]} --help'"
+            raise UsageError("docker: " + error_line(exc), exc.exit,
+                             hint + " for more information") from None
         raise
 
 
@@ -32866,7 +32926,8 @@ def cmd_create(client: ApiClient, args: Args) -> None:
     try:
         body = _create_checked(args)
     except InvalidParameter as exc:
-        raise UsageError(f"docker: {exc}", 125) from None
+        raise UsageError(f"docker: {exc}", 125, f"Run '{program_name()} create --help' for more"
+                         " information") from None
     print(_create(client, args, body))
 
 

@@ -59,6 +59,33 @@ def test_statuses(bare_box, method, path, status):  # noqa: F811
         assert list(reply.value) == ["message"] and reply.value["message"]
 
 
+def test_what_dockerd_refuses_in_other_words(bare_box):  # noqa: F811
+    bare_box.create("sh", name="web")
+    for name in ("since", "until"):
+        query = {"stdout": 1, name: "nonsense"}
+        reply = send(bare_box, "GET", "/containers/web/logs", query)
+        assert (reply.status, reply.value["message"]) == (
+            500, 'strconv.ParseInt: parsing "nonsense": invalid syntax')
+    query = {"stream": 1, "one-shot": 1}
+    reply = send(bare_box, "GET", "/v1.41/containers/web/stats", query)
+    assert (reply.status, reply.value["message"]) == (
+        400, "cannot have stream=true and one-shot=true")
+    assert send(bare_box, "GET", "/containers/x/stats", query).status == 404
+
+
+@pytest.mark.parametrize("field", ["PidMode", "IpcMode"])
+def test_whose_namespaces_are_joined_is_asked_at_start(bare_box, field):  # noqa: F811
+    """Else a client takes the 404 of a create for a missing image, and pulls."""
+    body = bare_box.body("sh", host={field: "container:late"})
+    reply = send(bare_box, "POST", "/containers/create", {"name": "web"}, body)
+    assert reply.status == 201
+    shown = send(bare_box, "GET", "/containers/web/json").value["HostConfig"][field]
+    assert shown == "container:late"
+    reply = send(bare_box, "POST", "/containers/web/start")
+    assert reply.status == 500 and reply.value["message"] == (
+        f"failed to join {field[:3].upper()} namespace: No such container: late")
+
+
 def test_list_parameters(bare_box):  # noqa: F811
     bare_box.create("sh", name="one")
     bare_box.create("sh", name="two")

@@ -108,13 +108,18 @@ def test_events_of_old_clients_lack_created_images(journal):
     ("query", "message"),
     [
         ({"since": ["20"], "until": ["10"]}, "`since` time (20) cannot be after `until` time (10)"),
-        ({"since": ["nonsense"]}, 'failed to parse value as time or duration: "nonsense"'),
         ({"filters": ["{"]}, "invalid filter"),
     ],
 )
 def test_events_refuse(query, message):
     reply = call("GET", "/events", engine=Self(), query=query)
     assert (reply.status, reply.value) == (400, {"message": message})
+
+
+def test_events_refuse_a_time_as_dockerd_does():
+    reply = call("GET", "/events", engine=Self(), query={"since": ["nonsense"]})
+    message = 'strconv.ParseInt: parsing "nonsense": invalid syntax'
+    assert (reply.status, reply.value) == (500, {"message": message})
 
 
 @pytest.mark.parametrize(

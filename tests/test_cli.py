@@ -91,11 +91,14 @@ def test_runs_by_every_name(run):
     ]
 
 
+HELP_OF_RUN = "\n\nRun 'engine.pyz run --help' for more information\n"
+
+
 def test_exit_codes(run):
     assert run("run", "x", "-d") == (7, "", "")
     assert run.calls == [["x", "-d"]]
-    assert run("run", "bad") == (125, "", "docker: broken\n")
-    assert run("run", "missing") == (127, "", "docker: no program\n")
+    assert run("run", "bad") == (125, "", "docker: broken" + HELP_OF_RUN)
+    assert run("run", "missing") == (127, "", "docker: no program" + HELP_OF_RUN)
     assert run("rename", "a", "b") == (1, "", "Error response from daemon: No such container: a\n")
 
 

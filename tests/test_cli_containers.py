@@ -10,6 +10,8 @@ import threading
 import engine
 import pytest
 
+HELP_OF_RUN = f"\n\nRun '{engine.program_name()} run --help' for more information\n"
+
 ID = "a" * 64
 
 
@@ -134,7 +136,7 @@ def test_run_detached(fake, run, tmp_path):
     assert (code, err) == (
         125,
         "docker: container ID file found, make sure the other container isn't "
-        f"running or delete {cidfile}\n",
+        f"running or delete {cidfile}" + HELP_OF_RUN,
     )
 
 
@@ -153,7 +155,7 @@ def test_run_detached(fake, run, tmp_path):
 def test_run_fails_to_start(fake, run, error, code, text):
     ready_to_run(fake)
     fake.answers["POST", f"/containers/{ID}/start"] = error
-    want = (code, "", f"docker: Error response from daemon: {text}\n")
+    want = (code, "", f"docker: Error response from daemon: {text}" + HELP_OF_RUN)
     assert run("run", "--rm", "x") == want
     assert run("run", "x") == want
 
@@ -162,11 +164,11 @@ def test_run_without_image(fake, run, tmp_path):
     fake.answers["POST", "/containers/create"] = engine.NotFound("No such image: nope:latest")
     cidfile = tmp_path / "cid"
     code, out, err = run("run", "--cidfile", str(cidfile), "nope")
-    assert (code, out) == (125, "") and err.count("\n") == 1
+    assert (code, out) == (125, "") and err.endswith(HELP_OF_RUN) and err.count("\n") == 3
     assert err.startswith("docker: Unable to find image 'nope:latest' locally")
     assert not cidfile.exists()
     assert run("run", "--pull", "never", "nope")[2] == (
-        "docker: Error response from daemon: No such image: nope:latest\n"
+        "docker: Error response from daemon: No such image: nope:latest" + HELP_OF_RUN
     )
 
 
@@ -217,7 +219,7 @@ def test_run_without_image(fake, run, tmp_path):
 )
 def test_one_line_for_each_mistake(run, words, code, text):
     got = run(*words)
-    told = got[2].partition("\n\nUsage:  ")[0].splitlines()[-1]
+    told = got[2].partition("\n\nUsage:  ")[0].partition("\n\nRun ")[0].splitlines()[-1]
     assert (got[0], got[1], told) == (code, "", text)
 
 
@@ -285,9 +287,9 @@ def test_rename_says_which(fake, run):
 
 def test_a_wrong_platform(run):
     text = 'error parsing specified platform: "bogus": unknown operating system or architecture: '
-    text += "invalid argument\n"
-    assert run("run", "--platform", "bogus", "x") == (125, "", "docker: " + text)
-    assert run("create", "--platform", "bogus", "x") == (1, "", text)
+    text += "invalid argument"
+    assert run("run", "--platform", "bogus", "x") == (125, "", "docker: " + text + HELP_OF_RUN)
+    assert run("create", "--platform", "bogus", "x") == (1, "", text + "\n")
 
 
 def test_only_run_tells_the_command_s_own_failures(fake, run):

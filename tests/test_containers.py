@@ -40,11 +40,6 @@ def test_create(bare_box):  # noqa: F811
     [
         ({"Image": "nope"}, "NotFound", "No such image: nope:latest"),
         ({"Cmd": None, "Entrypoint": [""]}, "InvalidParameter", "no command specified"),
-        (
-            {"HostConfig": {"NetworkMode": "none", "PidMode": "container:x"}},
-            "NotFound",
-            "No such container: x",
-        ),
     ],
 )
 def test_create_refused_leaves_nothing(bare_box, body, kind, text):  # noqa: F811

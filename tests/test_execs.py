@@ -184,6 +184,33 @@ def test_detach_keys(box):  # noqa: F811
     assert box.inspect(id)["State"]["Running"]
 
 
+def test_an_exec_that_has_run_is_told_in_its_stream(web):
+    id = web.client.post("/containers/web/exec", {}, {"Cmd": ["true"], "AttachStdout": True})["Id"]
+    start = {"Detach": False, "Tty": False}
+    assert frames(web.client.hijack(f"/exec/{id}/start", {}, start), False) == (b"", b"")
+    out, _ = frames(web.client.hijack(f"/exec/{id}/start", {}, start), False)
+    assert out == f"exec command {id} has already run\r\n".encode()
+    refused("Conflict", f"exec command {id} has already run",
+            web.client.post, f"/exec/{id}/start", {}, {"Detach": True})
+
+
+def test_wait_for_one_that_has_just_removed_itself(box):  # noqa: F811
+    for removes in (True, False):
+        id = box.create("sh", "-c", "exit 3", name="brief", host={"AutoRemove": removes})
+        box.containers.start(id)
+        for ref in (id, id[:12], "brief"):
+            assert box.client.wait(ref).result() == {"StatusCode": 3}
+            assert box.client.wait(ref, "removed" if removes else "").result() == {"StatusCode": 3}
+            time.sleep(0.05)
+        if not removes:
+            box.containers.remove(id)
+            refused("NotFound", "No such container: " + id, box.client.wait, id)
+    id = box.create(*LOOP, host={"AutoRemove": True})
+    box.containers.start(id)
+    box.containers.remove(id, force=True)
+    refused("NotFound", "No such container: " + id, box.client.wait, id)
+
+
 def test_wait(web):
     refused("InvalidParameter", 'invalid condition: "soon"', web.client.wait, "web", "soon")
     waiters = [web.client.wait("web", condition) for condition in ("not-running", "next-exit")]
