@@ -54,6 +54,7 @@ CONTENT     bytes that have a digest
     collection      layers and blobs that no row names are removed
     images          what is named: tags, list, inspect, history, remove, prune
     changes         lines of a Dockerfile that change an image's configuration: -c, --change
+    manifests       manifests and indexes of images: parse, verify, choose a platform; pure
     images_archive  images as files: load, save, import
     harvest         an image made of the host's own programs: ELF closure and data files
 OBJECTS     the things users name
@@ -84,9 +85,18 @@ DOORS       protocols coming in
     hosts           addresses of engines as -H and DOCKER_HOST name them: Docker's rules; pure
     tls             TLS between a connection and a plain socket: settings, the pump, Go's words
     http            request, response, routes, hijack: the router that in-process callers use too
+    registries      where a registry is: endpoints, mirrors, insecure ones, certificates, proxies
+    registry_http   HTTP to a registry: connections, proxies, redirects, patience, Go's words
+    registry_errors what registries answer when they refuse: codes, texts, who may go on
+    registry_auth   what a registry wants to be shown: challenges, tokens, credentials
+    registry_client one repository of a registry: manifests, blobs, uploads, tags
+    downloads       a blob on its way from a registry: resumed, verified, read while it grows
+    pulls           images from registries: one stream a layer, from the socket to the tree
+    pushes          images to registries: what is missing there, mounted or sent; logins, questions
     api_system      Docker Engine API endpoints: ping, version, info, events
     api_absent      Docker Engine API endpoints that are not there: 501, no swarm, no plugins
     api_images      Docker Engine API endpoints: images
+    api_registry    Docker Engine API endpoints: push, auth, distribution
     api_containers  Docker Engine API endpoints: containers and exec
     api_networks    Docker Engine API endpoints: networks
     api_files       Docker Engine API endpoints: archive, export, commit, system/df
@@ -102,6 +112,8 @@ HANDS       the user's side
     cli             the command line: commands, help, errors, exit codes
     cli_streams     the user's terminal and a container's streams: pump, signals, detach keys
     values          values of container flags: mounts, networks, devices, limits, ports
+    credentials     what `login` keeps: config.json, DOCKER_AUTH_CONFIG, credential helpers
+    cli_registry    pull, push, login, logout, manifest inspect
     cli_create      the flags of create and run, and the API body that they make
     cli_containers  commands on containers
     cli_stats       stats: a table of what containers use, once or as it changes; update
@@ -4103,8 +4115,9 @@ CONFIGURATION: dict[str, Any] = {
     "ipv6": False, "init": False, "insecure-registries": [], "labels": [], "live-restore": True,
     "log-driver": "json-file", "log-opts": {}, "max-concurrent-downloads": 3,
     "max-concurrent-uploads": 5, "max-download-attempts": 5, "mtu": 1500,
-    "no-new-privileges": False,
-    "no-proxy": "", "registry-mirrors": [],
+    "no-new-privileges": False, "no-proxy": "",
+    "registry-mirror-table": {},        # ours: {"ghcr.io/org": ["https://mirror.example"]}
+    "registry-mirrors": [],
     "seccomp": "", "seccomp-profile": "builtin",        # the text of the profile, and its name
     "shutdown-timeout": 15, "tls": False, "tlsverify": False,
 }
@@ -13764,6 +13777,15 @@ def blob_size(store: Store, digest: str) -> int:
         raise NotFound(f"content digest {digest}: not found") from None
 
 
+def blob_is_there(store: Store, digest: str) -> bool:
+    """Whether the store has such a blob."""
+    try:
+        blob_size(store, digest)
+        return True
+    except NotFound:
+        return False
+
+
 def blob_open(store: Store, digest: str) -> int:
     """A descriptor to read it; NotFound where the store has no such blob."""
     try:
@@ -14440,19 +14462,21 @@ def changes_size(root: int, changes: dict) -> int:
 MEDIA_LAYER = "application/vnd.oci.image.layer.v1.tar"
 MEDIA_COMPRESSED = {"": "", "gzip": "+gzip", "zstd": "+zstd"}
 _WORKER_POLL = 8  # pieces between two looks whether the requester still waits
+_ARRIVING_POLL = 5  # ms between two looks whether more of a layer has come
+_STATE = struct.Struct("<QQ")  # of a layer that arrives: bytes unpacked, whether it failed
 
 
 class LayerItem:
     """A layer to be there: its chain, and `fetch`, which puts its blob into the store if needed.
 
-    fetch() gives (digest, size, media type) of the blob and is called at most once. Where
-    `source` tells (descriptor, offset, size) of the same bytes in a file, a worker unpacks them
-    beside the fetching.
+    fetch() gives (digest, size, media type) of the blob. Where `source` tells (descriptor, offset,
+    size) of the same bytes in a file, a worker unpacks them beside the fetching. Where `arriving`
+    is a Download, the bytes are still coming: the worker reads along, and fetch() comes last.
     """
 
     __slots__ = (
-        "blob", "chain_id", "diff_id", "fetch", "media_type", "parent", "root", "size", "source",
-        "stored",
+        "arriving", "blob", "chain_id", "diff_id", "fetch", "media_type", "parent", "root", "size",
+        "source", "stored",
     )  # fmt: skip
 
     def __init__(self, diff_id: str, parent: str, fetch: Callable) -> None:
@@ -14461,6 +14485,7 @@ class LayerItem:
         self.chain_id = chain_id(parent, diff_id)
         self.fetch = fetch
         self.source: tuple | None = None
+        self.arriving: Any = None
         self.root = ""  # the directory that it is unpacked into
         self.blob = ""
         self.stored = 0  # bytes of the blob
@@ -14575,7 +14600,8 @@ def _layers_unpack(
             sock = _worker_ahead(lease, item, root, run_worker)
             if sock is not None:
                 busy[sock] = item
-            item.blob, item.stored, item.media_type = item.fetch()
+            if sock is None or item.arriving is None:
+                item.blob, item.stored, item.media_type = item.fetch()
             if sock is None:
                 _layer_start(lease, item, root, busy, run_worker)
         while busy:
@@ -14606,11 +14632,18 @@ def _worker_ahead(
     lease: content_lease, item: LayerItem, root: str, run_worker: Callable | None
 ) -> Any:
     """A worker that unpacks an item from its source before its blob is fetched, or None."""
-    if item.source is None:
+    request = {**_unpack_request(lease.store, item), "blob": ""}
+    if item.source is not None:
+        fd, at, size = item.source
+        return _worker_start(run_worker, {**request, "at": at, "size": size}, [fd, lease.fd])
+    if item.arriving is None or run_worker is None:
         return None
-    fd, at, size = item.source
-    request = {**_unpack_request(lease.store, item), "blob": "", "at": at, "size": size}
-    return _worker_start(run_worker, request, [fd, lease.fd])
+    fd = item.arriving.begun()
+    try:
+        request.update(at=0, size=item.arriving.size, arriving=True)
+        return _worker_start(run_worker, request, [fd, item.arriving.state, lease.fd])
+    finally:
+        os.close(fd)
 
 
 def _layer_start(
@@ -14657,8 +14690,13 @@ def _worker_answer(lease: content_lease, busy: dict) -> None:
     try:
         if answered:
             item.size = answer_read(sock, "")["size"]
+    except EngineError as failure:
+        # that the bytes did not come says more than that they ended too early
+        raise (item.arriving and item.arriving.failure) or failure from None
     finally:
         sock.close()
+    if item.arriving is not None:
+        item.blob, item.stored, item.media_type = item.fetch()
     if not answered:
         _layer_again(lease, item)
 
@@ -14742,6 +14780,33 @@ def layer_unpack(request: dict, read: Callable) -> int:
     return size
 
 
+def layer_state_make(path: str) -> int:
+    """A new file that who brings a layer and the worker that unpacks it share; its descriptor."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.pwrite(fd, _STATE.pack(0, 0), 0)
+    return fd
+
+
+def layer_state_fail(fd: int) -> None:
+    """Tell the worker that no more comes."""
+    os.pwrite(fd, b"\1", 8)
+
+
+def layer_state_failed(fd: int) -> bool:
+    """Whether no more comes."""
+    return _STATE.unpack(os.pread(fd, _STATE.size, 0))[1] != 0
+
+
+def layer_state_move(fd: int, at: int) -> None:
+    """Tell how many bytes have been unpacked."""
+    os.pwrite(fd, at.to_bytes(8, "little"), 0)
+
+
+def layer_state_position(fd: int) -> int:
+    """How many bytes have been unpacked."""
+    return _STATE.unpack(os.pread(fd, _STATE.size, 0))[0]
+
+
 @role("extract")
 def worker_extract(request: dict, conn: Any, fds: list) -> None:
     """The worker: fds are the blob and the lease. Ends when nobody waits for it any more."""
@@ -14750,7 +14815,7 @@ def worker_extract(request: dict, conn: Any, fds: list) -> None:
     poller = select.poll()
     poller.register(conn, select.POLLRDHUP)
     blob = span_stream(fds[0], request["at"], request["size"])
-    count = 0
+    count = at = 0
 
     def read(size: int) -> bytes:
         nonlocal count
@@ -14759,8 +14824,19 @@ def worker_extract(request: dict, conn: Any, fds: list) -> None:
             raise Unavailable("nobody waits for this layer any more")
         return blob(size)
 
+    def read_along(size: int) -> bytes:
+        nonlocal at
+        data = read(size)
+        while not data and at < request["size"]:
+            if layer_state_failed(fds[1]) or poller.poll(_ARRIVING_POLL):
+                raise Unavailable("the layer does not come")
+            data = read(size)
+        at += len(data)
+        layer_state_move(fds[1], at)
+        return data
+
     try:
-        size = layer_unpack(request, read)
+        size = layer_unpack(request, read_along if request.get("arriving") else read)
     finally:
         os.close(fds.pop())  # before the answer: who gets it may want to collect
     answer_send(conn, {"size": size})
@@ -15873,6 +15949,145 @@ CHANGES = {
 
 
 # =============================================================================
+# manifests -- manifests and indexes of images: parse, verify, choose a platform; pure
+# =============================================================================
+# Runs in: api, cli.   Refs: image-spec manifest.md and image-index.md, distribution
+# manifest/schema2, manifest/manifestlist
+#
+# What archives and registries give: a manifest names a config and layers, an index names manifests
+# by platform, perhaps through further indexes. Both are somebody else's bytes: they are compared
+# with the descriptor that led to them, and every field that is used later has its type checked.
+
+MANIFEST_TYPES = (MEDIA_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+CONFIG_TYPES = (MEDIA_CONFIG, "application/vnd.docker.container.image.v1+json")
+INDEX_DEPTH_MAX = 4
+
+
+def digest_wrong(descriptor: dict, data: bytes) -> InvalidParameter:
+    """The error for bytes that are not what their descriptor says."""
+    return InvalidParameter(f"content digest mismatch: expected {descriptor['digest']}, got"
+                            f" {digest_of(data)}")
+
+
+def size_check(descriptor: dict, size: int) -> None:
+    """InvalidParameter unless the size is what the descriptor tells, if it tells one."""
+    if "size" in descriptor and descriptor["size"] != size:
+        raise InvalidParameter(f"invalid size of {descriptor['digest']}: expected"
+                               f" {descriptor['size']}, got {size}")
+
+
+def manifest_parse(data: bytes, descriptor: dict) -> tuple:
+    """(config descriptor, layer descriptors) of a manifest, verified against its own descriptor."""
+    if digest_of(data) != descriptor["digest"]:
+        raise digest_wrong(descriptor, data)
+    size_check(descriptor, len(data))
+    try:
+        manifest = json_parse(data)
+        config, layers = manifest["config"], manifest["layers"]
+        if not isinstance(layers, list):
+            raise TypeError
+        for part in [config, *layers]:
+            if [type(part[key]) for key in ("digest", "mediaType", "size")] != [str, str, int] or (
+                    part["size"] < 0):
+                raise TypeError
+            digest_check(part["digest"])
+    except (ValueError, KeyError, TypeError):
+        raise InvalidParameter(f"invalid manifest {descriptor['digest']}") from None
+    if config["mediaType"] not in CONFIG_TYPES:
+        raise InvalidParameter(f"{descriptor['digest']} is no container image: its config is"
+                               f" {config['mediaType']!r}")
+    return config, layers
+
+
+def manifest_document(data: bytes, digest: str) -> dict:
+    """The object that a manifest or an index is; InvalidParameter for anything else."""
+    try:
+        document = json_parse(data)
+    except ValueError as wrong:
+        raise InvalidParameter(f"invalid manifest {digest}: {wrong}") from None
+    if not isinstance(document, dict):
+        raise InvalidParameter(f"invalid manifest {digest}: not an object")
+    return document
+
+
+def index_entries(index: Any, name: str) -> list:
+    """The descriptors of an index that are of images; InvalidParameter for one that is damaged."""
+    found = index.get("manifests") if isinstance(index, dict) else None
+    if not isinstance(found, list):
+        raise InvalidParameter(f"invalid archive: failed to decode {name}: no list of manifests")
+    for descriptor in found:
+        if (
+            not isinstance(descriptor, dict)
+            or not isinstance(descriptor.get("digest"), str)
+            or not isinstance(descriptor.get("annotations") or {}, dict)
+            or not isinstance(descriptor.get("platform") or {}, dict)
+        ):
+            raise InvalidParameter(f"invalid archive: failed to decode {name}: a field has the"
+                                   " wrong type")
+    # What buildkit says about an image (provenance, bills of material) is no image.
+    return [
+        descriptor
+        for descriptor in found
+        if "vnd.docker.reference.type" not in (descriptor.get("annotations") or {})
+    ]
+
+
+def platform_choose(descriptors: list, want: dict, fetch: Callable, *, has: Callable = bool,
+                    is_strict: bool = True, depth: int = 0) -> list:
+    """The manifests of one name that are for `want`: one, or all where they tell no platform.
+
+    fetch(descriptor) gives the bytes of an index, None for one that is not there; has(descriptor)
+    tells whether a manifest is to be had.
+    """
+    if depth > INDEX_DEPTH_MAX:
+        raise InvalidParameter("invalid archive: indexes are nested too deeply")
+    flat = []
+    for descriptor in descriptors:
+        if descriptor.get("mediaType") in INDEX_TYPES:
+            data = fetch(descriptor)
+            if data is None:
+                raise InvalidParameter(f"invalid archive: {descriptor['digest']} is missing")
+            if digest_of(data) != descriptor["digest"]:
+                raise digest_wrong(descriptor, data)
+            try:
+                inner = index_entries(json_parse(data), descriptor["digest"])
+            except ValueError:
+                raise InvalidParameter(f"invalid index {descriptor['digest']}") from None
+            flat += platform_choose(inner, want, fetch, has=has, is_strict=is_strict,
+                                    depth=depth + 1)
+        elif has(descriptor):
+            flat.append(descriptor)
+    if not flat and descriptors:
+        raise no_platform(want)
+    told = [descriptor for descriptor in flat if descriptor.get("platform")]
+    if len(told) < len(flat) or len(flat) == 1 and not is_strict and not depth:
+        return flat
+    ranked = max(
+        told, key=lambda descriptor: platform_rank(_platform_of(descriptor), want), default=None
+    )
+    if ranked is None or not platform_rank(_platform_of(ranked), want):
+        raise no_platform(want)
+    return [ranked]
+
+
+def no_platform(want: dict) -> NotFound:
+    """The error where an index has nothing for a platform."""
+    return NotFound(f"no matching manifest for {platform_text(want)} in the manifest list entries")
+
+
+def _platform_of(descriptor: dict) -> dict:
+    told = descriptor.get("platform") or {}
+    return {
+        key: told.get(key) if isinstance(told.get(key), str) else ""
+        for key in ("os", "architecture", "variant")
+    }
+
+
+# =============================================================================
 # images_archive -- images as files: load, save, import
 # =============================================================================
 # Runs in: api, cli; unpacking in worker.   Refs: image-spec image-layout.md, moby v28.5.2
@@ -15888,19 +16103,12 @@ CHANGES = {
 # with (gzip, zstd, plain); xz and bzip2, which no media type stands for, are stored plain.
 
 ARCHIVE_FILES_MAX = 100_000
-MANIFEST_TYPES = (MEDIA_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
-INDEX_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
-CONFIG_TYPES = (MEDIA_CONFIG, "application/vnd.docker.container.image.v1+json")
 OCI_LAYOUT = "1.0.0"
 LEGACY_KEYS = frozenset(("Size", "id", "layer_id", "parent", "parent_id", "throwaway"))
 IMAGE_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
 COLLECT_ATTEMPTS = 10
 _LINKS_MAX = 16
-_INDEX_DEPTH_MAX = 4
 
 
 class _Member:
@@ -15974,6 +16182,15 @@ class _Archive:
         """A blob of an OCI layout, by its digest."""
         algorithm, _, encoded = digest_check(digest).partition(":")
         return self.find(f"blobs/{algorithm}/{encoded}")
+
+    def has(self, descriptor: dict) -> bool:
+        """Whether what a descriptor names is in the archive."""
+        return self.blob(descriptor["digest"]) is not None
+
+    def index(self, descriptor: dict) -> bytes | None:
+        """The document that a descriptor of an OCI layout leads to."""
+        member = self.blob(descriptor["digest"])
+        return member.document() if member else None
 
     def add(self, reader: TarReader, entry: TarEntry, take: Callable) -> None:
         name = name_clean(entry.name)
@@ -16151,7 +16368,7 @@ def _image_load(lease: content_lease, plan: _Plan) -> Iterator[dict]:
         # Layers that were there before, perhaps compressed in another way, did not need these
         # blobs; the manifest does, for `save` and `push` to give the same bytes.
         for member, digest, _media in plan.layers:
-            if member and not _blob_is_there(store, digest):
+            if member and not blob_is_there(store, digest):
                 member.store(lease, digest)
         manifest = blob_put_bytes(lease, plan.manifest)
     names = [reference_full(name) for name in plan.names]
@@ -16167,14 +16384,6 @@ def _image_load(lease: content_lease, plan: _Plan) -> Iterator[dict]:
     if not names:
         yield {"stream": f"Loaded image ID: {image}\n"}
     image_event(store, "load", image, (plan.document.get("config") or {}).get("Labels") or {})
-
-
-def _blob_is_there(store: Store, digest: str) -> bool:
-    try:
-        blob_size(store, digest)
-        return True
-    except NotFound:
-        return False
 
 
 def _plans(archive: _Archive, platform: dict | None) -> list:
@@ -16256,43 +16465,12 @@ def _manifests_by_config(archive: _Archive) -> dict:
             if descriptor.get("mediaType") not in MANIFEST_TYPES or member is None:
                 continue
             data = member.document()
-            config, layers = _manifest_parse(data, descriptor)
+            config, layers = manifest_parse(data, descriptor)
             if all(archive.blob(layer["digest"]) for layer in layers):
                 found[config["digest"]] = (data, layers)
     except (InvalidParameter, AttributeError, KeyError, TypeError):
         return {}
     return found
-
-
-def _digest_wrong(descriptor: dict, data: bytes) -> InvalidParameter:
-    return InvalidParameter(f"content digest mismatch: expected {descriptor['digest']}, got"
-                            f" {digest_of(data)}")
-
-
-def _size_check(descriptor: dict, size: int) -> None:
-    if "size" in descriptor and descriptor["size"] != size:
-        raise InvalidParameter(f"invalid size of {descriptor['digest']}: expected"
-                               f" {descriptor['size']}, got {size}")
-
-
-def _manifest_parse(data: bytes, descriptor: dict) -> tuple:
-    """(config descriptor, layer descriptors) of a manifest, verified against its own descriptor."""
-    if digest_of(data) != descriptor["digest"]:
-        raise _digest_wrong(descriptor, data)
-    _size_check(descriptor, len(data))
-    try:
-        manifest = json_parse(data)
-        config, layers = manifest["config"], manifest["layers"]
-        for part in [config, *layers]:
-            digest_check(part["digest"])
-            if not isinstance(part["mediaType"], str) or type(part["size"]) is not int:
-                raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise InvalidParameter(f"invalid manifest {descriptor['digest']}") from None
-    if config["mediaType"] not in CONFIG_TYPES:
-        raise InvalidParameter(f"{descriptor['digest']} is no container image: its config is"
-                               f" {config['mediaType']!r}")
-    return config, layers
 
 
 def _plans_oci(archive: _Archive, platform: dict | None) -> list:
@@ -16303,13 +16481,12 @@ def _plans_oci(archive: _Archive, platform: dict | None) -> list:
         raise InvalidParameter(f"unsupported OCI version {version}")
     index = _document(archive.find("index.json"), "index.json")
     groups: dict = {}
-    for descriptor in _descriptors(index, "index.json"):
+    for descriptor in index_entries(index, "index.json"):
         groups.setdefault(_oci_name(descriptor) or descriptor["digest"], []).append(descriptor)
     plans: dict = {}
     for descriptors in groups.values():
-        chosen = _platform_choose(
-            archive, descriptors, platform or platform_host(), bool(platform), 0
-        )
+        chosen = platform_choose(descriptors, platform or platform_host(), archive.index,
+                                 has=archive.has, is_strict=bool(platform))
         for descriptor in chosen:
             name = _oci_name(descriptors[0])
             plan = plans.get(descriptor["digest"])
@@ -16318,27 +16495,6 @@ def _plans_oci(archive: _Archive, platform: dict | None) -> list:
             if name:
                 plan.names.append(_tag_parse(name))
     return list(plans.values())
-
-
-def _descriptors(index: Any, name: str) -> list:
-    found = index.get("manifests") if isinstance(index, dict) else None
-    if not isinstance(found, list):
-        raise InvalidParameter(f"invalid archive: failed to decode {name}: no list of manifests")
-    for descriptor in found:
-        if (
-            not isinstance(descriptor, dict)
-            or not isinstance(descriptor.get("digest"), str)
-            or not isinstance(descriptor.get("annotations") or {}, dict)
-            or not isinstance(descriptor.get("platform") or {}, dict)
-        ):
-            raise InvalidParameter(f"invalid archive: failed to decode {name}: a field has the"
-                                   " wrong type")
-    # What buildkit says about an image (provenance, bills of material) is no image.
-    return [
-        descriptor
-        for descriptor in found
-        if "vnd.docker.reference.type" not in (descriptor.get("annotations") or {})
-    ]
 
 
 def _oci_name(descriptor: dict) -> str:
@@ -16350,66 +16506,20 @@ def _oci_name(descriptor: dict) -> str:
     return reference_full(reference_tagged(reference_parse(name)))
 
 
-def _platform_choose(archive: _Archive, descriptors: list, want: dict, strict: bool,
-                     depth: int) -> list:
-    """The manifests of one name that are for `want`: one, or all where they tell no platform."""
-    if depth > _INDEX_DEPTH_MAX:
-        raise InvalidParameter("invalid archive: indexes are nested too deeply")
-    flat = []
-    for descriptor in descriptors:
-        if descriptor.get("mediaType") in INDEX_TYPES:
-            member = archive.blob(descriptor["digest"])
-            if member is None:
-                raise InvalidParameter(f"invalid archive: {descriptor['digest']} is missing")
-            data = member.document()
-            if digest_of(data) != descriptor["digest"]:
-                raise _digest_wrong(descriptor, data)
-            try:
-                inner = _descriptors(json_parse(data), descriptor["digest"])
-            except ValueError:
-                raise InvalidParameter(f"invalid index {descriptor['digest']}") from None
-            flat += _platform_choose(archive, inner, want, strict, depth + 1)
-        elif archive.blob(descriptor["digest"]):
-            flat.append(descriptor)
-    if not flat and descriptors:
-        raise _no_platform(want)
-    told = [descriptor for descriptor in flat if descriptor.get("platform")]
-    if len(told) < len(flat) or len(flat) == 1 and not strict and not depth:
-        return flat
-    ranked = max(
-        told, key=lambda descriptor: platform_rank(_platform_of(descriptor), want), default=None
-    )
-    if ranked is None or not platform_rank(_platform_of(ranked), want):
-        raise _no_platform(want)
-    return [ranked]
-
-
-def _no_platform(want: dict) -> NotFound:
-    return NotFound(f"no matching manifest for {platform_text(want)} in the manifest list entries")
-
-
-def _platform_of(descriptor: dict) -> dict:
-    told = descriptor.get("platform") or {}
-    return {
-        key: told.get(key) if isinstance(told.get(key), str) else ""
-        for key in ("os", "architecture", "variant")
-    }
-
-
 def _plan_oci(archive: _Archive, descriptor: dict) -> _Plan:
     data = archive.blob(descriptor["digest"]).document()
-    config, layers = _manifest_parse(data, descriptor)
+    config, layers = manifest_parse(data, descriptor)
     member = archive.blob(config["digest"])
     if member is None:
         raise InvalidParameter(f"invalid archive: {config['digest']} is missing")
     document = member.document()
     if digest_of(document) != config["digest"]:
-        raise _digest_wrong(config, document)
-    _size_check(config, len(document))
+        raise digest_wrong(config, document)
+    size_check(config, len(document))
     members = [archive.blob(layer["digest"]) for layer in layers]
     for layer, blob in zip(layers, members):
         if blob:
-            _size_check(layer, blob.size)
+            size_check(layer, blob.size)
     return _Plan(
         document,
         [(blob, layer["digest"], layer["mediaType"]) for layer, blob in zip(layers, members)],
@@ -26480,6 +26590,2146 @@ def http_dispatch(engine: Any, request: Request) -> Any:
 
 
 # =============================================================================
+# registries -- where a registry is: endpoints, mirrors, insecure ones, certificates, proxies
+# =============================================================================
+# Runs in: api, cli.   Refs: moby v28.5.2 registry/config.go, registry/registry.go; Go net/http
+# ProxyFromEnvironment
+#
+# A domain of an image's name ("docker.io", "localhost:5000") becomes the URLs that are tried, in
+# order. docker.io is registry-1.docker.io, after its mirrors; any name or prefix of names can have
+# mirrors in the table `registry-mirror-table` of daemon.json (ours: {"ghcr.io/org": [URL, ...]});
+# a push goes to the registry itself. TLS is a must, unless the host is insecure: loopback addresses
+# always are, others by `insecure-registries` (hosts, host:port, CIDR); then a certificate of
+# anybody is believed, and plain HTTP is tried where no TLS is spoken. /etc/docker/certs.d/<host>
+# adds authorities (*.crt) and client certificates (*.cert with *.key), as in Docker.
+#
+# What the daemon decided holds while it lives; without one the same keys of /etc/docker/daemon.json
+# do, since a host that was set up for Docker should pull the same way.
+
+CERTS_DIRECTORY = "/etc/docker/certs.d"
+DAEMON_FILE = "/etc/docker/daemon.json"
+HUB_URL = "https://registry-1.docker.io"
+INSECURE_ALWAYS = ("127.0.0.0/8", "::1/128")
+REGISTRY_KEYS = ("http-proxy", "https-proxy", "insecure-registries", "no-proxy",
+                 "registry-mirror-table", "registry-mirrors")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class RegistryEndpoint:
+    """One URL to try: `url` without a slash at its end, `is_mirror`, `is_insecure`."""
+
+    __slots__ = ("_context", "is_insecure", "is_mirror", "url")
+
+    def __init__(self, url: str, *, is_mirror: bool = False, is_insecure: bool = False) -> None:
+        self.url = url.rstrip("/")
+        self.is_mirror = is_mirror
+        self.is_insecure = is_insecure
+        self._context: Any = None
+
+    @property
+    def host(self) -> str:
+        """host[:port] of the URL."""
+        return self.url.partition("://")[2].partition("/")[0]
+
+    @property
+    def context(self) -> Any:
+        """The ssl.SSLContext for it, made at the first use (20 ms)."""
+        if self._context is None:
+            self._context = _registry_context(self.host, self.is_insecure)
+        return self._context
+
+
+def registry_settings(run: str) -> dict:
+    """The settings about registries: the daemon's, else those of /etc/docker/daemon.json."""
+    made = configuration_read(run)
+    if made is CONFIGURATION:
+        try:
+            found = json_parse(file_read(DAEMON_FILE))
+            made = {**made, **{key: found[key] for key in REGISTRY_KEYS
+                               if type(found.get(key)) is type(CONFIGURATION[key])}}
+        except (OSError, ValueError, AttributeError):
+            return made         # there is none, or `daemon --validate` tells what is wrong
+    return made
+
+
+def registry_endpoints(name: Reference, made: dict, *, push: bool = False) -> list:
+    """The RegistryEndpoints to be tried for a repository, in order; a push knows no mirrors."""
+    found = []
+    domain = name.domain
+    if not push:
+        urls = _mirrors_of(name, made["registry-mirror-table"])
+        if domain == DOMAIN_DEFAULT:
+            urls = [*urls, *made["registry-mirrors"]]
+        for url in urls:
+            url = url if "://" in url else "https://" + url
+            host = url.partition("://")[2].partition("/")[0]
+            found.append(RegistryEndpoint(url, is_mirror=True,
+                                          is_insecure=registry_is_insecure(host, made)))
+    if domain == DOMAIN_DEFAULT:
+        return [*found, RegistryEndpoint(HUB_URL)]
+    insecure = registry_is_insecure(domain, made)
+    found.append(RegistryEndpoint("https://" + domain, is_insecure=insecure))
+    if insecure:
+        found.append(RegistryEndpoint("http://" + domain, is_insecure=True))
+    return found
+
+
+def _mirrors_of(name: Reference, table: dict) -> list:
+    """The mirrors of the longest prefix of a name that the table has, whole parts only."""
+    parts = name.name.split("/")
+    for count in range(len(parts), 0, -1):
+        urls = table.get("/".join(parts[:count]))
+        if urls:
+            return urls
+    return []
+
+
+def registry_is_insecure(domain: str, made: dict) -> bool:
+    """Whether a registry may have any certificate, or none."""
+    listed = []
+    for text in made["insecure-registries"]:
+        text = text.partition("://")[2] or text
+        if text == domain:
+            return True
+        listed.append(text)
+    networks = [text for text in (*INSECURE_ALWAYS, *listed) if "/" in text]
+    return any(_in_network(address, network)
+               for address in _addresses(host_split(domain, 0)[0]) for network in networks)
+
+
+def host_split(authority: str, port: int) -> tuple:
+    """(host, port) of "host:5000", "[::1]:5000" or "host"; InvalidParameter for a bad port."""
+    host, colon, text = authority.rpartition(":")
+    if not colon or "]" in text:
+        host, text = authority, ""
+    if text and (text.strip(DIGITS) or int(text) > 65535):
+        raise InvalidParameter(f"invalid port {quote(text)}")
+    return host.strip("[]"), int(text) if text else port
+
+
+def _addresses(host: str) -> list:
+    """The addresses of a host, packed; none where the name means nothing."""
+    packed = address_pack(host)
+    if packed:
+        return [packed]
+    try:
+        found = _socket.getaddrinfo(host, None, 0, _socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [address_pack(str(where[0])) for _, _, _, _, where in found]
+
+
+def _in_network(address: bytes, network: str) -> bool:
+    base, _, bits = network.partition("/")
+    packed = address_pack(base)
+    if len(packed) != len(address) or not packed or not bits.isdigit():
+        return False
+    shift = max(0, 8 * len(packed) - int(bits))
+    return int.from_bytes(address, "big") >> shift == int.from_bytes(packed, "big") >> shift
+
+
+def _registry_context(host: str, is_insecure: bool) -> Any:
+    """The TLS settings for a host, with what its directory of certs.d adds."""
+    import ssl
+    context = tls_client_context(verify=not is_insecure)
+    if is_insecure:
+        return context
+    directory = f"{CERTS_DIRECTORY}/{host}"
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return context
+    for name in names:
+        path, kind = f"{directory}/{name}", name.rpartition(".")[2]
+        other = {"cert": "key", "key": "cert"}.get(kind, "")
+        beside = name[:len(name) - len(kind)] + other
+        if other and beside not in names:
+            raise InvalidParameter(
+                f"missing key {beside} for client certificate {name}. CA certificates must use the"
+                " extension .crt" if kind == "cert" else
+                f"missing client certificate {beside} for key {name}")
+        try:
+            if kind == "crt":
+                context.load_verify_locations(path)
+            elif kind == "cert":
+                context.load_cert_chain(path, f"{directory}/{beside}", password=lambda: "")
+        except (ssl.SSLError, OSError, ValueError) as wrong:
+            raise InvalidParameter(f"{path}: {getattr(wrong, 'strerror', '') or wrong}") from None
+    return context
+
+
+def proxy_of(scheme: str, host: str, port: int, made: dict) -> str:
+    """The URL of the proxy on the way to a host, "" for none; loopback has none, as in Go."""
+    if host == "localhost" or any(_in_network(address_pack(host), network)
+                                  for network in INSECURE_ALWAYS):
+        return ""
+    key = f"{scheme}-proxy"
+    url = made[key] or _proxy_variable(f"{scheme}_proxy")
+    if not url or _proxy_spares(made["no-proxy"] or _proxy_variable("no_proxy"), host, port):
+        return ""
+    return url if "://" in url else "http://" + url
+
+
+def _proxy_variable(name: str) -> str:
+    return os.environ.get(name.upper()) or os.environ.get(name) or ""
+
+
+def _proxy_spares(listed: str, host: str, port: int) -> bool:
+    """Whether NO_PROXY has the host: names mean their subdomains too, CIDR and ports are known."""
+    host = host.lower().rstrip(".")
+    packed = address_pack(host)
+    for word in listed.lower().replace(",", " ").split():
+        name, wanted = host_split(word, port) if "/" not in word else (word, port)
+        if word == "*" or wanted == port and (
+                host == name.lstrip("*.") and not name.startswith(".")
+                or host.endswith("." + name.lstrip("*."))
+                or bool(packed) and "/" in name and _in_network(packed, name)):
+            return True
+    return False
+
+
+# =============================================================================
+# registry_http -- HTTP to a registry: connections, proxies, redirects, patience, Go's words
+# =============================================================================
+# Runs in: api, cli.   Refs: RFC 9110, RFC 9112, Go net/http client.go and transport.go
+#
+# One HttpClient serves one pull or push, from several threads. Heads are the wire section's. What
+# holds whatever the far side does:
+#   - nothing is read without a bound: documents by size and by time, blobs by whoever knows their
+#     size; a connection on which nothing comes for STALL seconds has failed;
+#   - a redirect to another host takes no credentials along, and there are at most REDIRECTS_MAX;
+#   - 429 and 502 to 504 are asked again, after what Retry-After says (up to RETRY_AFTER_MAX);
+#   - `cancel` ends what any thread waits for.
+# A connection that was read to its end is used again. Failures are HttpFailed, in Go's words.
+
+HTTP_AGENT = f"docker/{DOCKER_VERSION} go/go1.24.9 os/linux arch/{platform_host()['architecture']}"
+HTTP_PIECE = 256 * 1024
+CONNECT_SECONDS = 30
+STALL = 60                      # seconds without a byte
+DOCUMENT_SECONDS = 120          # for a whole document
+DOCUMENT_MAX = 4 << 20          # bytes of one
+REDIRECTS_MAX = 10
+ATTEMPTS = 5
+RETRY_AFTER_MAX = 60
+RETRY_STATUSES = (429, 502, 503, 504)
+RETRY_PAUSE = 0.25              # seconds, doubled each time
+
+
+class HttpFailed(EngineError):
+    """A request that got no reply: `is_fatal` where asking again cannot help; `spoke_tls` is False
+    where a server of plain HTTP stood behind https."""
+
+    is_fatal = False
+    spoke_tls = True
+
+
+class Cancelled(EngineError):
+    """Whoever asked has gone."""
+
+    is_fatal = True
+
+
+class HttpLine:
+    """A connection to one server."""
+
+    __slots__ = ("key", "rest", "sock", "used")
+
+    def __init__(self, sock: Any, key: tuple) -> None:
+        self.sock = sock
+        self.key = key
+        self.rest = b""
+        self.used = False
+
+    def receive(self, size: int) -> bytes:
+        """The next bytes, b"" at the end."""
+        if self.rest:
+            data, self.rest = self.rest[:size], self.rest[size:]
+            return data
+        return self.sock.recv(size)
+
+
+class HttpReply:
+    """A reply whose body may still be coming; `url` is where it came from in the end."""
+
+    __slots__ = ("_chunked", "_client", "_left", "_line", "headers", "reason", "status", "url")
+
+    def __init__(self, client: HttpClient, line: HttpLine, head: Head, url: str,
+                 method: str) -> None:
+        self.status = head.status
+        self.reason = head.reason or HTTP_REASONS.get(head.status, "")
+        self.headers = head.headers
+        self.url = url
+        self._client = client
+        self._line: HttpLine | None = line
+        self._chunked = ChunkDecoder() if head.length == -1 else None
+        self._left = head.length
+        if method == "HEAD" or head.status in (204, 304):
+            self._left, self._chunked = 0, None
+        if not head.keeps_alive or head.length is None:
+            line.key = ()
+        if self._left == 0:
+            self._end()
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body that are still to come, None where the head tells nothing."""
+        return None if self._chunked is not None else self._left
+
+    def _end(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            if self._chunked is not None:
+                line.rest = self._chunked.rest
+            self._client.release(line)
+
+    def read(self, size: int = HTTP_PIECE) -> bytes:
+        """The next bytes of the body, b"" at its end; HttpFailed where it breaks off."""
+        while self._line is not None:
+            if self._left is not None and self._chunked is None:
+                size = min(size, self._left)
+            try:
+                data = self._line.receive(size)
+            except (OSError, ValueError) as wrong:
+                self.close()
+                raise self._client.failure("", "", wrong) from None
+            if not data:
+                self.close()
+                if self._left is None:
+                    return b""          # a body that lasts as long as the connection
+                raise HttpFailed("unexpected EOF")
+            if self._chunked is not None:
+                try:
+                    data = self._chunked.feed(data)
+                except EngineError as wrong:
+                    self.close()
+                    raise HttpFailed(str(wrong)) from None
+                if self._chunked.done:
+                    self._end()
+                if data:
+                    return data
+                continue
+            if self._left is not None:
+                self._left -= len(data)
+                if not self._left:
+                    self._end()
+            return data
+        return b""
+
+    def document(self, limit: int = DOCUMENT_MAX) -> bytes:
+        """The whole body, of at most `limit` bytes; HttpFailed where it is longer or too slow."""
+        parts, total = [], 0
+        late = time.monotonic() + DOCUMENT_SECONDS
+        while True:
+            data = self.read()
+            if not data:
+                return b"".join(parts)
+            parts.append(data)
+            total += len(data)
+            if total > limit or time.monotonic() > late:
+                self.close()
+                raise _unreached(f"Get {quote(self.url)}: " + (
+                    f"reply of more than {limit} bytes" if total > limit else
+                    f"reply not complete after {DOCUMENT_SECONDS} seconds"))
+
+    def close(self) -> None:
+        """Read no more of it."""
+        if self._line is not None:
+            line, self._line = self._line, None
+            line.key = ()
+            self._client.release(line)
+
+
+def url_parts(url: str) -> tuple:
+    """(scheme, host, port, target) of an http or https URL; HttpFailed for any other."""
+    scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower()
+    if not separator or scheme not in DEFAULT_PORTS:
+        raise HttpFailed(f"unsupported protocol scheme {quote(scheme if separator else '')}")
+    authority = rest.partition("#")[0].replace("?", "/?", 1).partition("/")[0]
+    target = rest.partition("#")[0][len(authority):]
+    try:
+        host, port = host_split(authority.rpartition("@")[2], DEFAULT_PORTS[scheme])
+    except InvalidParameter as wrong:
+        raise HttpFailed(f"parse {quote(url)}: {wrong}") from None
+    if not host or not target.isascii() or set(target) & set(" \r\n\t\0"):
+        raise HttpFailed(f"parse {quote(url)}: invalid URL")
+    return scheme, host, port, target if target.startswith("/") else "/" + target
+
+
+def url_join(base: str, location: str) -> str:
+    """Where a Location of a reply from `base` leads to."""
+    if "://" in location.partition("?")[0].partition("#")[0]:
+        return location
+    scheme, _, rest = base.partition("://")
+    if location.startswith("//"):
+        return f"{scheme}:{location}"
+    authority = rest.partition("/")[0].partition("?")[0]
+    if location.startswith("/"):
+        return f"{scheme}://{authority}{location}"
+    path = rest.partition("?")[0].rpartition("/")[0] if "/" in rest.partition("?")[0] else authority
+    return f"{scheme}://{path}/{location}"
+
+
+def _address_text(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class HttpClient:
+    """Asks servers of HTTP; `settings` as registry_settings gives them."""
+
+    __slots__ = ("_idle", "_lines", "headers", "is_cancelled", "settings")
+
+    def __init__(self, settings: dict, headers: dict | None = None) -> None:
+        self.settings = settings
+        self.headers = {"User-Agent": HTTP_AGENT, **(headers or {})}
+        self.is_cancelled = False
+        self._idle: dict = {}           # what a line is for: those that nobody uses
+        self._lines: set = set()
+
+    # -- connections ------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Nothing is asked any more; who waits for a reply gets HttpFailed."""
+        self.is_cancelled = True
+        for line in list(self._lines):
+            try:
+                line.sock.shutdown(_socket.SHUT_RDWR)
+            except (OSError, ValueError):
+                continue                # it has ended
+
+    def close(self) -> None:
+        """Ends the connections that nobody uses."""
+        for lines in self._idle.values():
+            while lines:
+                self._drop(lines.pop())
+
+    def _drop(self, line: HttpLine) -> None:
+        self._lines.discard(line)
+        line.sock.close()
+
+    def release(self, line: HttpLine) -> None:
+        """Takes a connection back; one without a key, or with bytes nobody asked for, is ended."""
+        if line.key and not line.rest and not self.is_cancelled:
+            self._idle.setdefault(line.key, []).append(line)
+        else:
+            self._drop(line)
+
+    def failure(self, method: str, url: str, wrong: Exception) -> EngineError:
+        """What an exception of a connection means, in Go's words."""
+        if self.is_cancelled:
+            return Cancelled("context canceled")
+        if isinstance(wrong, TimeoutError):
+            text = "net/http: timeout awaiting response headers" if url else "i/o timeout"
+        elif isinstance(wrong, _socket.gaierror):
+            text = "no such host"
+        elif isinstance(wrong, OSError) and wrong.errno:
+            text = errno_text(wrong)
+        else:
+            text = str(wrong) or "EOF"
+        lead = f"{method.capitalize()} {quote(url)}: " if url else ""
+        return HttpFailed(lead + text)
+
+    def _line(self, scheme: str, host: str, port: int, context: Any) -> HttpLine:
+        key = (scheme, host, port, id(context) if scheme == "https" else 0)
+        idle = self._idle.get(key, [])
+        while idle:
+            try:
+                line = idle.pop()
+            except IndexError:          # another thread was quicker
+                break
+            if self._is_alive(line):
+                line.used = True
+                return line
+            self._drop(line)
+        line = HttpLine(self._dial(scheme, host, port, context), key)
+        self._lines.add(line)
+        if self.is_cancelled:
+            self._drop(line)
+            raise Cancelled("context canceled")
+        return line
+
+    def _is_alive(self, line: HttpLine) -> bool:
+        import select
+        poll = select.poll()
+        poll.register(line.sock, select.POLLIN)
+        return not poll.poll(0)         # what is readable has ended, or says what nobody asked
+
+    def _dial(self, scheme: str, host: str, port: int, context: Any) -> Any:
+        proxy = proxy_of(scheme, host, port, self.settings)
+        if not proxy:
+            sock = self._connect(host, port)
+        else:
+            kind, proxy_host, proxy_port, _ = url_parts(proxy)
+            sock = self._connect(proxy_host, proxy_port)
+            try:
+                if kind == "https":
+                    sock = self._wrap(sock, tls_client_context(), proxy_host)
+                if scheme == "https":
+                    self._tunnel(sock, _address_text(host, port), proxy)
+            except BaseException:
+                sock.close()
+                raise
+        return self._wrap(sock, context, host) if scheme == "https" else sock
+
+    def _connect(self, host: str, port: int) -> Any:
+        from socket import socket  # ssl wraps nothing else
+        wrong: OSError = ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+        where: Any = (host, port)
+        try:
+            found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
+        except (_socket.gaierror, UnicodeError):
+            raise _unreached(f"dial tcp: lookup {host}: no such host") from None
+        for family, kind, proto, _, where in found:
+            sock = socket(family, kind, proto)
+            try:
+                sock.settimeout(CONNECT_SECONDS)
+                sock.connect(where)
+                sock.settimeout(STALL)
+                sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+                return sock
+            except OSError as failure:
+                wrong = failure
+                sock.close()
+        text = "i/o timeout" if isinstance(wrong, TimeoutError) else "connect: " + errno_text(wrong)
+        raise _unreached(f"dial tcp {_address_text(where[0], where[1])}: {text}")
+
+    def _wrap(self, sock: Any, context: Any, host: str) -> Any:
+        import ssl
+        try:
+            wrapped = context.wrap_socket(sock, server_hostname=host)
+            if context.verify_mode == ssl.CERT_REQUIRED:
+                certificate_name_check(wrapped.getpeercert() or {}, host)
+            return wrapped
+        except ssl.SSLError as wrong:
+            sock.close()
+            failed = HttpFailed("http: server gave HTTP response to HTTPS client"
+                                if wrong.reason in TLS_FOREIGN else tls_error_text(wrong))
+            failed.spoke_tls = wrong.reason not in TLS_FOREIGN
+            failed.is_fatal = True
+            raise failed from None
+        except TlsError as wrong:
+            sock.close()
+            raise _unreached(str(wrong)) from None
+        except (ConnectionError, TimeoutError) as wrong:    # a server of something else hangs up
+            sock.close()
+            failed = HttpFailed("EOF" if isinstance(wrong, ConnectionError)
+                                else "net/http: TLS handshake timeout")
+            failed.spoke_tls = False
+            raise failed from None
+
+    def _tunnel(self, sock: Any, address: str, proxy: str) -> None:
+        headers = {"Host": address, "User-Agent": HTTP_AGENT, **_proxy_credentials(proxy)}
+        sock.sendall(request_head("CONNECT", address, headers))
+        line = HttpLine(sock, ())
+        head = self._head(line)
+        if head.status != 200:
+            raise HttpFailed(head.reason or f"proxy answered {head.status}")
+
+    # -- requests ---------------------------------------------------------------
+
+    def _head(self, line: HttpLine) -> Head:
+        data = b""
+        late = time.monotonic() + DOCUMENT_SECONDS
+        while True:
+            end = head_end(data)
+            if end >= 0:
+                head = head_parse(data[:end])
+                data = data[end:]
+                if head.status >= 200:
+                    line.rest = data
+                    return head
+                continue
+            piece = line.sock.recv(HTTP_PIECE)
+            if not piece or time.monotonic() > late:
+                raise ConnectionError("EOF" if not data else "unexpected EOF")
+            data += piece
+
+    def _exchange(self, method: str, url: str, headers: dict, body: tuple | None,
+                  context: Any) -> HttpReply:
+        """One request and the head of its reply. `body` is (function giving pieces, size)."""
+        try:
+            scheme, host, port, target = url_parts(url)
+        except HttpFailed as wrong:
+            raise HttpFailed(f"{method.capitalize()} {quote(url)}: {wrong}") from None
+        proxy = proxy_of(scheme, host, port, self.settings) if scheme == "http" else ""
+        more = {"Host": url.partition("://")[2].partition("/")[0].rpartition("@")[2],
+                **self.headers, **headers}
+        if proxy:
+            target = f"http://{_address_text(host, port)}{target}"
+            more.update(_proxy_credentials(proxy))
+        if body is not None:
+            more["Content-Length"] = str(body[1])
+        elif method in ("POST", "PUT", "PATCH"):
+            more["Content-Length"] = "0"
+        while True:
+            try:
+                line = self._line(scheme, host, port, context)
+            except (HttpFailed, OSError) as wrong:
+                raise self._lead(method, url, wrong) from None
+            try:
+                self._send(line, request_head(method, target, more), body)
+                return HttpReply(self, line, self._head(line), url, method)
+            except (OSError, EngineError, ValueError) as wrong:
+                self._drop(line)
+                if line.used and isinstance(wrong, ConnectionError) and not self.is_cancelled:
+                    continue            # it ended between two requests
+                raise self._lead(method, url, wrong) from None
+
+    def _lead(self, method: str, url: str, wrong: Exception) -> EngineError:
+        """The failure with the request before it, as Go tells it."""
+        if not isinstance(wrong, HttpFailed) or self.is_cancelled:
+            if isinstance(wrong, Cancelled):
+                return wrong
+            return self.failure(method, url, wrong)
+        failed = HttpFailed(f"{method.capitalize()} {quote(url)}: {wrong}")
+        failed.is_fatal, failed.spoke_tls = wrong.is_fatal, wrong.spoke_tls
+        return failed
+
+    def _send(self, line: HttpLine, head: bytes, body: tuple | None) -> None:
+        try:
+            line.sock.sendall(head)
+            if body is not None:
+                for piece in body[0]():
+                    line.sock.sendall(piece)
+        except (BrokenPipeError, ConnectionResetError):
+            if line.used:
+                raise
+            return                      # it may have answered before it hung up
+
+    def request(self, method: str, url: str, headers: dict | None = None, *,
+                body: tuple | None = None, context: Any = None) -> HttpReply:
+        """The reply, redirects of GET and HEAD followed; any status is a reply.
+
+        `body`: (function that gives its pieces from the beginning, size in bytes). HttpFailed.
+        """
+        headers = headers or {}
+        first = url_parts(url)[:3]
+        for _ in range(REDIRECTS_MAX):
+            reply = self._exchange(method, url, headers, body, context)
+            location = reply.headers.get("location", "")
+            if reply.status not in (301, 302, 303, 307, 308) or method not in ("GET", "HEAD") or (
+                    not location):
+                return reply
+            reply.close()
+            url = url_join(url, location)
+            if url_parts(url)[:3] != first:     # what is meant for one server is no other one's
+                headers = {name: value for name, value in headers.items()
+                           if name not in ("Authorization", "Cookie")}
+                if url_parts(url)[1] != first[1]:
+                    context = None
+            if context is None and url.startswith("https:"):
+                host = url.partition("://")[2].partition("/")[0]
+                context = RegistryEndpoint(
+                    url, is_insecure=registry_is_insecure(host, self.settings)).context
+        raise _unreached(f"{method.capitalize()} {quote(url)}: stopped after {REDIRECTS_MAX}"
+                         " redirects")
+
+    def patiently(self, method: str, url: str, headers: dict | None = None, *,
+                  body: tuple | None = None, context: Any = None) -> HttpReply:
+        """As `request`; what fails for the moment is asked again, after a pause each time."""
+        pause, attempts = RETRY_PAUSE, ATTEMPTS
+        while True:
+            attempts -= 1
+            try:
+                reply = self.request(method, url, headers, body=body, context=context)
+            except HttpFailed as wrong:
+                if not attempts or wrong.is_fatal or not wrong.spoke_tls:
+                    raise
+            else:
+                if reply.status not in RETRY_STATUSES or not attempts:
+                    return reply
+                told = reply.headers.get("retry-after", "")
+                if told.isdigit():
+                    pause = min(int(told), RETRY_AFTER_MAX)
+                reply.close()
+            self.pause(pause)
+            pause *= 2
+
+    def pause(self, seconds: float) -> None:
+        """Waits, unless cancelled."""
+        late = time.monotonic() + seconds
+        while time.monotonic() < late:
+            if self.is_cancelled:
+                raise Cancelled("context canceled")
+            time.sleep(min(0.1, seconds))
+
+
+def _unreached(text: str) -> HttpFailed:
+    failed = HttpFailed(text)
+    failed.is_fatal = True
+    return failed
+
+
+def _proxy_credentials(proxy: str) -> dict:
+    user = proxy.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    return {"Proxy-Authorization": basic_credentials(*map(percent_decode, (
+        user.partition(":")[0], user.partition(":")[2])))} if user else {}
+
+
+def basic_credentials(user: str, password: str) -> str:
+    """The value of an Authorization header (RFC 7617)."""
+    from binascii import b2a_base64
+    text = f"{user}:{password}".encode("utf-8", "surrogateescape")
+    return "Basic " + b2a_base64(text, newline=False).decode()
+
+
+# =============================================================================
+# registry_errors -- what registries answer when they refuse: codes, texts, who may go on
+# =============================================================================
+# Runs in: api, cli.   Refs: distribution-spec "Error Codes", distribution v2.8.3
+# registry/client/errors.go, moby v28.5.2 distribution/errors.go
+
+#: code: (HTTP status, what it says where the registry gives no message)
+REGISTRY_ERRORS = {
+    "BLOB_UNKNOWN":          (404, "blob unknown to registry"),
+    "BLOB_UPLOAD_INVALID":   (400, "blob upload invalid"),
+    "BLOB_UPLOAD_UNKNOWN":   (404, "blob upload unknown to registry"),
+    "DENIED":                (403, "requested access to the resource is denied"),
+    "DIGEST_INVALID":        (400, "provided digest did not match uploaded content"),
+    "MANIFEST_BLOB_UNKNOWN": (404, "manifest references a manifest or blob unknown to registry"),
+    "MANIFEST_INVALID":      (400, "manifest invalid"),
+    "MANIFEST_UNKNOWN":      (404, "manifest unknown"),
+    "NAME_INVALID":          (400, "invalid repository name"),
+    "NAME_UNKNOWN":          (404, "repository name not known to registry"),
+    "SIZE_INVALID":          (400, "provided length did not match content length"),
+    "TOOMANYREQUESTS":       (429, "too many requests"),
+    "UNAUTHORIZED":          (401, "authentication required"),
+    "UNSUPPORTED":           (405, "the operation is unsupported"),
+}
+#: what to say of a status whose body says nothing: code
+REGISTRY_STATUS_CODES = {401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}
+_SHOWN_MAX = 200                # characters of what a registry said
+
+
+class RegistryRefusal(EngineError):
+    """What a registry said: `code` as in REGISTRY_ERRORS, or "" where it gave none of these."""
+
+    def __init__(self, code: str, message: str, answered: int, bare: bool = False) -> None:
+        words = code.lower().replace("_", " ") + ": " if code and not bare else ""
+        super().__init__(words + message)
+        self.code = code
+        self.answered = answered        #: the HTTP status
+
+
+def registry_refusal(status: int, reason: str, data: bytes) -> RegistryRefusal:
+    """The error in a reply: {"errors": [{"code", "message", "detail"}]}, or what else came."""
+    if status >= 500 or status < 400:
+        return RegistryRefusal(
+            "", f"received unexpected HTTP status: {status} {reason}".rstrip(), status)
+    try:
+        document = json_parse(data)
+        found = [error for error in document.get("errors") or () if isinstance(error, dict)]
+        detail = document.get("details")
+    except (ValueError, AttributeError, TypeError):
+        found, detail = [], None
+    if found:
+        code = found[0].get("code")
+        code = code if isinstance(code, str) else ""
+        message = found[0].get("message")
+        if not isinstance(message, str) or not message:
+            message = REGISTRY_ERRORS.get(code, (0, "unknown error"))[1]
+        return RegistryRefusal(code, _one_line(message), status)
+    if status in REGISTRY_STATUS_CODES:
+        code = REGISTRY_STATUS_CODES[status]
+        said = detail if isinstance(detail, str) and detail else REGISTRY_ERRORS[code][1]
+        return RegistryRefusal(code, _one_line(said), status)
+    shown = quote(_one_line(data.decode("utf-8", "replace")))
+    return RegistryRefusal("", f"error parsing HTTP {status} response body: no error details found"
+                           f" in HTTP response body: {shown}", status)
+
+
+def _one_line(text: str) -> str:
+    text = "".join(char if char.isprintable() else " " for char in text).strip()
+    return text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "..."
+
+
+def pull_refusal(wrong: EngineError, name: Reference) -> EngineError:
+    """A failure of a pull as Docker tells it: what is not there is 404, and named."""
+    code = getattr(wrong, "code", "")
+    words = {
+        "DENIED": f"pull access denied for {name.familiar_name}, repository does not exist or may"
+                  " require 'docker login'",
+        "MANIFEST_UNKNOWN": f"manifest for {name.familiar} not found",
+        "NAME_UNKNOWN": f"repository {name.familiar_name} not found",
+    }
+    return NotFound(f"{words[code]}: {wrong}") if code in words else wrong
+
+
+def may_go_on(wrong: EngineError, is_mirror: bool) -> bool:
+    """Whether the next endpoint is worth trying after this failure (moby continueOnError)."""
+    if isinstance(wrong, Cancelled):
+        return False
+    if isinstance(wrong, RegistryRefusal) and wrong.code:
+        return is_mirror
+    return not isinstance(wrong, (InvalidParameter, Unsupported)) or is_mirror
+
+
+# =============================================================================
+# registry_auth -- what a registry wants to be shown: challenges, tokens, credentials
+# =============================================================================
+# Runs in: api, cli.   Refs: distribution spec/auth/token.md and oauth.md, RFC 9110 section 11
+#
+# A registry that answers 401 says how to ask (WWW-Authenticate): Basic, or Bearer with a realm
+# where a token is to be had for a scope. Tokens are kept until shortly before they expire and are
+# asked for anew when a registry refuses one in the middle of a pull. Credentials are what `login`
+# stored, as X-Registry-Auth carries them: {"username", "password", "identitytoken",
+# "registrytoken"}. They go to the registry they are for, never over plain HTTP where the registry
+# itself speaks TLS, and never to a mirror.
+
+CLIENT_ID = "docker"
+TOKEN_SECONDS = 60              # how long a token holds that tells nothing
+TOKEN_MARGIN = 10               # seconds before its end from which it is not used any more
+TOKEN_SIZE_MAX = 1 << 20
+#: a scheme, or a parameter with its value, plain or quoted (RFC 9110 section 11.2)
+_CHALLENGE_WORD = (r"[ ,]*([A-Za-z0-9!#$%&'*+.^_`|~-]+)[ ]*(=?)[ ]*"
+                   r"(\"(?:[^\"\\]|\\.)*\"|[^ ,\"]*)")
+AUTH_KEYS = ("auth", "identitytoken", "password", "registrytoken", "serveraddress", "username")
+
+
+def challenges_parse(text: str) -> list:
+    """[(scheme in lower case, {parameter: value})] of WWW-Authenticate; what is no challenge is
+    left out."""
+    found: list = []
+    at = 0
+    token = pattern(_CHALLENGE_WORD)
+    while at < len(text):
+        match = token.match(text, at)
+        if not match or match.end() == at:
+            break
+        name, equals, value = match.groups()
+        if equals and found:
+            if value[:1] == '"':
+                value = pattern(r"\\(.)").sub(r"\1", value[1:-1])
+            found[-1][1][name.lower()] = value
+            at = match.end()
+        elif equals:
+            break                       # a parameter of no scheme
+        else:
+            found.append((name.lower(), {}))
+            at = match.end(1)
+    return found
+
+
+def auth_header_parse(text: str) -> dict:
+    """The credentials in a value of X-Registry-Auth, {} for what is none (as in Docker)."""
+    from binascii import a2b_base64
+    try:
+        data = a2b_base64(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4))
+        found = json_parse(data)
+        return {key.lower(): value for key, value in found.items()
+                if key.lower() in AUTH_KEYS and isinstance(value, str)}
+    except (ValueError, AttributeError):
+        return {}
+
+
+def auth_header_make(credentials: dict) -> str:
+    """Credentials as a value of X-Registry-Auth."""
+    from binascii import b2a_base64
+    text = b2a_base64(json_text(credentials).encode("utf-8", "surrogateescape"), newline=False)
+    return text.decode().replace("+", "-").replace("/", "_")
+
+
+class RegistryAuth:
+    """Answers the challenges of one registry. `credentials` is {} for nobody.
+
+    `identity` is the identity token that a token server gave for a password, "" for none.
+    """
+
+    __slots__ = ("_challenges", "_client", "_tokens", "credentials", "endpoint", "identity",
+                 "wants_identity")
+
+    def __init__(self, client: HttpClient, endpoint: RegistryEndpoint, credentials: dict,
+                 wants_identity: bool = False) -> None:
+        self._client = client
+        self.endpoint = endpoint
+        self.credentials = {} if endpoint.is_mirror else credentials
+        self.identity = ""
+        self.wants_identity = wants_identity
+        self._challenges: list = []
+        self._tokens: dict = {}         # scope: (token, when it is of no use any more)
+
+    def header(self, scopes: tuple) -> dict:
+        """The Authorization header for requests in these scopes; {} while none is known to be
+        needed."""
+        token = self.credentials.get("registrytoken", "")
+        if token:
+            return {"Authorization": "Bearer " + token}
+        for scheme, parameters in self._challenges:
+            if scheme == "bearer":
+                return {"Authorization": "Bearer " + self._token(parameters, scopes)}
+            if scheme == "basic":
+                user = self.credentials.get("username", "")
+                if not user:
+                    raise _credentials_wrong("no basic auth credentials")
+                return {"Authorization": basic_credentials(
+                    user, self.credentials.get("password", ""))}
+        return {}
+
+    def challenged(self, reply: HttpReply, scopes: tuple) -> bool:
+        """Takes in a reply of 401; True when asking again can help."""
+        told = challenges_parse(reply.headers.get("www-authenticate", ""))
+        usable = sorted((each for each in told if each[0] in ("basic", "bearer")), reverse=True)
+        fresh = self._tokens.pop(scopes, None) is not None or not self._challenges
+        self._challenges = usable
+        return bool(usable) and fresh and "registrytoken" not in self.credentials
+
+    def _token(self, parameters: dict, scopes: tuple) -> str:
+        known = self._tokens.get(scopes)
+        if known and time.monotonic() < known[1]:
+            return known[0]
+        realm = parameters.get("realm", "")
+        refresh = self.credentials.get("identitytoken", "")
+        user, password = (self.credentials.get(key, "") for key in ("username", "password"))
+        if (user or refresh) and realm.startswith("http:") and self.endpoint.url[:6] == "https:":
+            raise _credentials_wrong(f"credentials are not sent to {realm}, which speaks no TLS")
+        service = parameters.get("service", "")
+        if refresh:
+            reply = self._post(realm, service, scopes, refresh)
+        else:
+            reply = self._get(realm, service, scopes, user, password)
+        token, seconds = self._answer(reply, realm)
+        self._tokens[scopes] = token, time.monotonic() + max(seconds, TOKEN_SECONDS) - TOKEN_MARGIN
+        return token
+
+    def _get(self, realm: str, service: str, scopes: tuple, user: str, password: str) -> HttpReply:
+        query: dict = {"scope": list(scopes)}
+        if service:
+            query["service"] = [service]
+        headers = {}
+        if user:
+            query["account"] = [user]
+            headers["Authorization"] = basic_credentials(user, password)
+        if self.wants_identity:
+            query.update(client_id=[CLIENT_ID], offline_token=["true"])
+        text = "&".join(f"{name}={percent_encode(value, '')}" for name in sorted(query)
+                        for value in query[name])
+        url = realm + ("&" if "?" in realm else "?") + text if text else realm
+        return self._client.patiently("GET", url, headers, context=self._context(realm))
+
+    def _post(self, realm: str, service: str, scopes: tuple, refresh: str) -> HttpReply:
+        form = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": refresh,
+                "scope": " ".join(scopes), "service": service}
+        data = "&".join(f"{name}={percent_encode(value, '')}" for name, value in form.items())
+        body = (lambda: [data.encode()], len(data))
+        return self._client.patiently(
+            "POST", realm, {"Content-Type": "application/x-www-form-urlencoded"}, body=body,
+            context=self._context(realm))
+
+    def _context(self, realm: str) -> Any:
+        if realm[:6] != "https:":
+            return None
+        host = realm.partition("://")[2].partition("/")[0]
+        if host == self.endpoint.host:
+            return self.endpoint.context
+        insecure = registry_is_insecure(host, self._client.settings)
+        return RegistryEndpoint("https://" + host, is_insecure=insecure).context
+
+    def _answer(self, reply: HttpReply, realm: str) -> tuple:
+        """(token, seconds that it holds) that a token server gave."""
+        data = reply.document(TOKEN_SIZE_MAX)
+        if reply.status != 200:
+            raise _token_refusal(reply, data)
+        try:
+            found = json_parse(data)
+            token = found.get("token") or found.get("access_token")
+            seconds = found.get("expires_in") or TOKEN_SECONDS
+            identity = found.get("refresh_token") or ""
+            if not isinstance(identity, str) or type(seconds) is not int:
+                raise TypeError
+        except (ValueError, AttributeError, TypeError):
+            raise EngineError(f"{realm}: unable to decode token response") from None
+        if not token or not isinstance(token, str) or set(token) & set("\r\n"):
+            raise EngineError("authorization server did not include a token in the response")
+        if self.wants_identity:
+            self.identity = identity
+        return token, seconds
+
+
+def _credentials_wrong(text: str) -> RegistryRefusal:
+    return RegistryRefusal("UNAUTHORIZED", text, 401, bare=True)
+
+
+def _token_refusal(reply: HttpReply, data: bytes) -> EngineError:
+    if reply.status == 401:
+        return _credentials_wrong("unauthorized: incorrect username or password")
+    return registry_refusal(reply.status, reply.reason, data)
+
+
+# =============================================================================
+# registry_client -- one repository of a registry: manifests, blobs, uploads, tags
+# =============================================================================
+# Runs in: api, cli.   Refs: distribution-spec v1.1
+#
+# A Repository asks at one endpoint. Every request carries what the last challenge asked for; a 401
+# is answered once. What a digest names is compared with it before anybody sees it; sizes are
+# bounded; what a registry says about where to go on (Location, Link) is followed as it says, but
+# credentials only go where they belong.
+
+MANIFEST_ACCEPT = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
+TAGS_PAGES_MAX = 1000
+CHALLENGES_MAX = 2              # times that one request is refused and asked again
+UPLOAD_CHUNK = 16 << 20         # bytes of a chunk where a registry refuses a whole blob
+MEDIA_SCHEMA1 = ("application/vnd.docker.distribution.manifest.v1+json",
+                 "application/vnd.docker.distribution.manifest.v1+prettyjws")
+
+
+class Repository:
+    """A repository behind one endpoint; `name` is a Reference, `actions` "pull" or "pull,push"."""
+
+    __slots__ = ("_base", "auth", "client", "endpoint", "name", "scopes")
+
+    def __init__(self, client: HttpClient, endpoint: RegistryEndpoint, name: Reference,
+                 credentials: dict, actions: str = "pull") -> None:
+        self.client = client
+        self.endpoint = endpoint
+        self.name = name
+        self.auth = RegistryAuth(client, endpoint, credentials)
+        self.scopes: tuple = (f"repository:{name.path}:{actions}",)
+        self._base = f"{endpoint.url}/v2/{name.path}"
+
+    # -- requests ---------------------------------------------------------------
+
+    def ask(self, method: str, url: str, headers: dict | None = None, *,
+            body: tuple | None = None, good: tuple = (200,), scopes: tuple = ()) -> HttpReply:
+        """The reply, when its status is among `good`; else RegistryRefusal or HttpFailed."""
+        scopes = scopes or self.scopes
+        refused = 0
+        while True:
+            at_home = url_parts(url)[:3] == url_parts(self.endpoint.url)[:3]
+            more = self.auth.header(scopes) if at_home else {}
+            reply = self.client.patiently(
+                method, url, {**(headers or {}), **more}, body=body, context=self._context(url))
+            if reply.status in good:
+                return reply
+            refused += 1
+            if reply.status == 401 and at_home and refused <= CHALLENGES_MAX and (
+                    self.auth.challenged(reply, scopes)):
+                reply.close()
+                continue
+            data = b"" if method == "HEAD" else reply.document()
+            reply.close()
+            raise registry_refusal(reply.status, reply.reason, data)
+
+    def _context(self, url: str) -> Any:
+        if not url.startswith("https:"):
+            return None
+        host = url.partition("://")[2].partition("/")[0]
+        if host == self.endpoint.host:
+            return self.endpoint.context
+        return RegistryEndpoint(
+            url, is_insecure=registry_is_insecure(host, self.client.settings)).context
+
+    # -- manifests and tags -----------------------------------------------------
+
+    def manifest(self, ref: str, size: int = -1) -> tuple:
+        """(bytes, media type, digest) of what a tag or digest names, verified."""
+        reply = self.ask("GET", f"{self._base}/manifests/{ref}", {"Accept": MANIFEST_ACCEPT})
+        data = reply.document()
+        media = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+        digest = digest_of(data)
+        if size >= 0 and size != len(data):
+            raise EngineError(f"manifest verification failed for digest {ref}: expected {size}"
+                              f" bytes, got {len(data)}")
+        if ":" in ref and digest != ref:
+            raise EngineError(f"manifest verification failed for digest {ref}")
+        return data, media, digest
+
+    def manifest_put(self, ref: str, data: bytes, media: str) -> None:
+        """Stores a manifest under a tag or its digest."""
+        reply = self.ask("PUT", f"{self._base}/manifests/{ref}", {"Content-Type": media},
+                         body=(lambda: [data], len(data)), good=(200, 201, 202))
+        reply.close()
+
+    def tags(self) -> list:
+        """All tags, page by page."""
+        found: list = []
+        url = f"{self._base}/tags/list"
+        for _ in range(TAGS_PAGES_MAX):
+            reply = self.ask("GET", url)
+            data = reply.document()
+            try:
+                page = json_parse(data).get("tags") or []
+            except (ValueError, AttributeError):
+                raise EngineError(f"Get {quote(url)}: invalid list of tags") from None
+            if not isinstance(page, list) or not all(
+                    isinstance(tag, str) and is_tag(tag) for tag in page):
+                raise EngineError(f"Get {quote(url)}: invalid list of tags")
+            found += page
+            link = link_next(reply.headers.get("link", ""))
+            if not link:
+                break
+            url = url_join(url, link)
+        return found
+
+    # -- blobs ------------------------------------------------------------------
+
+    def blob_size(self, digest: str) -> int:
+        """The size of a blob that is there, -1 of one that is not."""
+        reply = self.ask("HEAD", f"{self._base}/blobs/{digest}", good=(200, 404))
+        length = reply.headers.get("content-length", "")
+        return int(length) if reply.status == 200 and length.isdigit() else (
+            0 if reply.status == 200 else -1)
+
+    def blob(self, digest: str, offset: int = 0) -> tuple:
+        """(reply with the bytes of a blob, where it begins): 0 where the registry cannot begin at
+        `offset`."""
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        reply = self.ask("GET", f"{self._base}/blobs/{digest}", {"Accept": "*/*", **headers},
+                         good=(200, 206, 416) if offset else (200,))
+        if reply.status == 416:
+            reply.close()
+            return self.blob(digest)
+        if reply.status == 206:
+            told = reply.headers.get("content-range", "")
+            if not told.startswith(f"bytes {offset}-"):
+                reply.close()
+                return self.blob(digest)
+            return reply, offset
+        return reply, 0
+
+    def document(self, digest: str, size: int) -> bytes:
+        """A small blob, verified."""
+        if size > BLOB_DOCUMENT_MAX:
+            raise EngineError(f"{digest} is too large: {size} bytes")
+        reply, _ = self.blob(digest)
+        data = reply.document(BLOB_DOCUMENT_MAX)
+        if digest_of(data) != digest or size not in (-1, len(data)):
+            raise EngineError(f"image config verification failed for digest {digest}")
+        return data
+
+    # -- uploads ----------------------------------------------------------------
+
+    def mount(self, digest: str, source: str) -> str:
+        """"" when the blob is here now, taken from the repository `source`; else the URL of an
+        upload that may go on."""
+        query = f"mount={percent_encode(digest, ':')}&from={percent_encode(source, '/')}"
+        reply = self.ask("POST", f"{self._base}/blobs/uploads/?{query}", good=(201, 202),
+                         scopes=(*self.scopes, f"repository:{source}:pull"))
+        reply.close()
+        return "" if reply.status == 201 else self._location(reply)
+
+    def upload_start(self) -> str:
+        """The URL of a new upload."""
+        reply = self.ask("POST", f"{self._base}/blobs/uploads/", good=(202,))
+        reply.close()
+        return self._location(reply)
+
+    def _location(self, reply: HttpReply) -> str:
+        location = reply.headers.get("location", "")
+        if not location:
+            raise EngineError("the registry names no place for the upload")
+        return url_join(reply.url, location)
+
+    def upload(self, url: str, digest: str, pieces: Callable, size: int) -> None:
+        """Sends a blob in one request; `pieces(offset)` gives its bytes from an offset on."""
+        url += ("&" if "?" in url else "?") + "digest=" + percent_encode(digest, ":")
+        reply = self.ask("PUT", url, {"Content-Type": "application/octet-stream"},
+                         body=(lambda: pieces(0), size), good=(200, 201, 204))
+        reply.close()
+
+    def upload_chunks(self, url: str, chunks: Iterable[bytes]) -> tuple:
+        """Sends bytes whose end is not known yet, a request a chunk; (URL to finish at, size)."""
+        at = 0
+        for chunk in chunks:
+            headers = {"Content-Type": "application/octet-stream",
+                       "Content-Range": f"{at}-{at + len(chunk) - 1}"}
+            reply = self.ask("PATCH", url, headers, body=_whole(chunk), good=(202, 204))
+            reply.close()
+            at += len(chunk)
+            url = self._location(reply)
+        return url, at
+
+    def upload_end(self, url: str, digest: str) -> None:
+        """Tells what was sent chunk by chunk to be a blob."""
+        url += ("&" if "?" in url else "?") + "digest=" + percent_encode(digest, ":")
+        self.ask("PUT", url, body=(list, 0), good=(200, 201, 204)).close()
+
+
+def _whole(data: bytes) -> tuple:
+    return lambda: [data], len(data)
+
+
+def link_next(text: str) -> str:
+    """The URL of the next page in a Link header (RFC 8288), "" for none."""
+    for part in text.split(","):
+        url, _, parameters = part.strip().partition(";")
+        if url[:1] == "<" and url[-1:] == ">" and pattern(r"rel\s*=\s*\"?next\"?").search(
+                parameters):
+            return url[1:-1]
+    return ""
+
+
+def manifest_schema1_error(name: Reference) -> InvalidParameter:
+    """Docker's word on images of the time before 2016."""
+    return InvalidParameter(
+        "Docker Image Format v1 and Docker Image manifest version 2, schema 1 support has been"
+        f" removed. Suggest the author of {reference_full(name)} to upgrade the image to the OCI"
+        " Format or Docker Image manifest v2, schema 2. More information at"
+        " https://docs.docker.com/go/deprecated-image-specs/")
+
+
+# =============================================================================
+# downloads -- a blob on its way from a registry: resumed, verified, read while it grows
+# =============================================================================
+# Runs in: api, cli.   Refs: RFC 9110 section 14, moby v28.5.2 distribution/pull_v2.go
+#
+# What has come of a blob is downloads/<hex> below the data root, locked by whoever goes on with it,
+# so that two pulls share the work, and the next one resumes after a cut, a kill or a reboot. When
+# all of it is there and has the digest, it is synced and becomes the blob. A worker unpacks the
+# layer meanwhile, out of the growing file: what it made counts only when the blob was whole in the
+# end.
+# Parts that nobody goes on with for a week are removed.
+
+DOWNLOAD_ATTEMPTS_PAUSE = 1.0   # seconds after the first failure, more after each further one
+DOWNLOAD_KEPT = 7 * 86400       # seconds
+DOWNLOAD_SLOW = 4096            # bytes in DOWNLOAD_LOOK seconds: with less one is given up
+DOWNLOAD_LOOK = 60
+
+
+class Download:
+    """One blob: `current` bytes of `size` are here; `state` is a file (see layers) for a worker."""
+
+    __slots__ = ("_begun", "_digester", "_done", "_fd", "current", "descriptor", "digest",
+                 "failure", "media_type", "name", "size", "state", "store", "tell")
+
+    def __init__(self, store: Store, descriptor: dict, state: int, tell: Callable) -> None:
+        from threading import Event
+        self.store = store
+        self.descriptor = descriptor
+        self.digest = descriptor["digest"]
+        self.size = descriptor["size"]
+        self.name = id_short(self.digest[7:])
+        self.state = state
+        self.tell = tell                #: tell(name, status): progress without numbers
+        self.current = 0
+        self.media_type = ""
+        self.failure: EngineError | None = None
+        self._digester = hasher()
+        self._begun, self._done = Event(), Event()
+        self._fd = -1
+
+    # -- for who waits for it ---------------------------------------------------
+
+    def begun(self) -> int:
+        """A descriptor of the file that grows; waits for the beginning."""
+        self._begun.wait()
+        if self.failure is not None:
+            raise self.failure
+        return os.dup(self._fd)
+
+    def fetch(self) -> tuple:
+        """(digest, size, media type of a layer), as a LayerItem wants it; waits for the end."""
+        self._done.wait()
+        if self.failure is not None:
+            raise self.failure
+        return self.digest, self.size, self.media_type
+
+    def fail(self, failure: EngineError) -> None:
+        """It will not come; who waits is told, and the worker that reads along."""
+        if self.failure is None:
+            self.failure = failure
+        layer_state_fail(self.state)
+        self._begun.set()
+        self._done.set()
+
+    def close(self) -> None:
+        """Its descriptors."""
+        for fd in (self._fd, self.state):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self.state = -1
+
+    # -- for who brings it ------------------------------------------------------
+
+    def run(self, repository: Repository, attempts: int) -> None:
+        """Bring it, whatever it takes; failures end in `failure`."""
+        try:
+            if not self._is_stored():
+                self._bring(repository, attempts)
+            self._finish()
+        except EngineError as failure:
+            self._give_up(failure)
+        except OSError as failure:
+            self._give_up(EngineError(f"write {self.digest}: {errno_text(failure)}"))
+
+    def _give_up(self, failure: EngineError) -> None:
+        import fcntl
+        if self._fd >= 0:               # a worker that reads along may keep the file open
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self.fail(failure)
+
+    def _is_stored(self) -> bool:
+        try:
+            fd = blob_open(self.store, self.digest)
+        except NotFound:
+            return False
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        if os.fstat(fd).st_size != self.size:
+            raise EngineError(f"{self.digest} has {os.fstat(fd).st_size} bytes, the manifest says"
+                              f" {self.size}")
+        self.current = self.size
+        return True
+
+    def _finish(self) -> None:
+        kind = compression_of(os.pread(self._fd, COMPRESSION_SNIFF, 0))
+        self.media_type = MEDIA_LAYER + MEDIA_COMPRESSED.get(kind, "")
+        self._begun.set()
+        self._done.set()
+
+    def _bring(self, repository: Repository, attempts: int) -> None:
+        path = self._lock(repository)
+        if not path:
+            return                      # another pull has brought it meanwhile
+        failed = 0
+        self.current = self._rehash()
+        self._begun.set()
+        while True:
+            before = self.current
+            try:
+                self._receive(repository)
+                break
+            except HttpFailed:
+                failed = 1 if self.current > before else failed + 1
+                if failed >= attempts:
+                    raise
+                seconds = int(DOWNLOAD_ATTEMPTS_PAUSE * failed)
+                self.tell(self.name, f"Retrying in {seconds} second{'s' * (seconds != 1)}")
+                repository.client.pause(seconds)
+        self.tell(self.name, "Verifying Checksum")
+        if "sha256:" + self._digester.hexdigest() != self.digest:
+            os.ftruncate(self._fd, 0)
+            raise EngineError(f"filesystem layer verification failed for digest {self.digest}")
+        os.fdatasync(self._fd)
+        os.rename(path, blob_path(self.store, self.digest))
+        self.tell(self.name, "Download complete")
+
+    def _lock(self, repository: Repository) -> str:
+        """The path of the part, which is open and ours then; "" where the blob is there now."""
+        import fcntl
+        directory = self.store.path("downloads")
+        dir_ensure(directory, 0o700)
+        path = f"{directory}/{self.digest[7:]}"
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_stored():
+                    os.close(fd)
+                    return ""
+                if os.fstat(fd).st_nlink:
+                    self._fd = fd
+                    return path
+            except BlockingIOError:
+                self.tell(self.name, "Waiting")
+                os.close(fd)
+                repository.client.pause(0.1)
+                continue
+            os.close(fd)                # it was finished, or removed, before we had it
+
+    def _restart(self) -> None:
+        os.ftruncate(self._fd, 0)
+        self._digester, self.current = hasher(), 0
+
+    def _rehash(self) -> int:
+        """Takes what is there of an earlier attempt into the digest; its size."""
+        at = 0
+        while True:
+            data = os.pread(self._fd, STREAM_CHUNK, at)
+            if not data:
+                break
+            self._digester.update(data)
+            at += len(data)
+        if at <= self.size:
+            return at
+        self._restart()                 # a part can't be longer than the whole
+        return 0
+
+    def _receive(self, repository: Repository) -> None:
+        """What is still missing, by one request."""
+        if self.current == self.size:
+            return
+        reply, at = self._open(repository)
+        if at != self.current:
+            self._restart()
+        try:
+            os.lseek(self._fd, self.current, os.SEEK_SET)
+            mark, late = self.current, time.monotonic() + DOWNLOAD_LOOK
+            while self.current < self.size:
+                data = reply.read()
+                if not data:
+                    raise HttpFailed("unexpected EOF")
+                if self.current + len(data) > self.size:
+                    raise EngineError(f"{self.digest} is longer than {self.size} bytes")
+                write_all(self._fd, data)
+                self._digester.update(data)
+                self.current += len(data)
+                if time.monotonic() > late:
+                    if self.current - mark < DOWNLOAD_SLOW:
+                        raise HttpFailed("the registry sends too slowly")
+                    mark, late = self.current, time.monotonic() + DOWNLOAD_LOOK
+            if reply.length:
+                raise EngineError(f"{self.digest} is longer than {self.size} bytes")
+        finally:
+            reply.close()
+
+    def _open(self, repository: Repository) -> tuple:
+        try:
+            return repository.blob(self.digest, self.current)
+        except RegistryRefusal as refused:
+            for url in self.descriptor.get("urls") or ():   # a layer that is kept elsewhere
+                reply = repository.client.patiently("GET", url)
+                if reply.status == 200:
+                    return reply, 0
+                reply.close()
+            raise refused
+
+
+def downloads_expire(store: Store) -> None:
+    """Removes parts that nobody has gone on with for a long time."""
+    import fcntl
+    directory = store.path("downloads")
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        fd = os.open(f"{directory}/{name}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if time.time() - os.fstat(fd).st_mtime > DOWNLOAD_KEPT:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(f"{directory}/{name}")
+        except BlockingIOError:
+            continue                    # somebody is at work
+        finally:
+            os.close(fd)
+
+
+# =============================================================================
+# pulls -- images from registries: one stream a layer, from the socket to the tree
+# =============================================================================
+# Runs in: api, cli; unpacking in worker.   Refs: moby v28.5.2 distribution/pull.go, pull_v2.go
+#
+# A thread does the work and tells; who asked reads what it tells (Docker's progress messages) and
+# ends it by going away. The manifest's bytes are kept as they came, and so are the layers', so that
+# `push` and `save` give them back as they were. The steps: manifest (an index is searched for the
+# platform), config, then all layers at once: as many downloads as the settings allow, each unpacked
+# by a worker while it comes, those of other pulls waited for. Rows come last, in one transaction.
+# What is here is never asked for again: a pull of what is there costs one request.
+
+LAYER_TYPES = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+PROGRESS_PAUSE = 0.1            # seconds between two looks at how far downloads are
+ROOT_MISMATCH = "layers from manifest don't match image configuration"
+
+
+def message_progress(id: str, status: str, current: int = 0, total: int = 0) -> dict:
+    """Docker's progress message about one layer: {"status", "progressDetail", "id"}."""
+    detail = {}
+    if current > 0 or total > 0:
+        detail = {"current": current, "total": total}
+    return {"status": status, "progressDetail": detail, "id": id}
+
+
+class Transfer:
+    """What a pull or a push has in common: a client, messages, a thread that can be cancelled."""
+
+    __slots__ = ("_headers", "_is_over", "_queue", "_thread", "client", "credentials", "name",
+                 "settings", "store")
+
+    def __init__(self, store: Store, name: Reference, credentials: dict, headers: dict) -> None:
+        from _queue import SimpleQueue
+        self.store = store
+        self.name = name
+        self.credentials = credentials
+        self.settings = registry_settings(store.run)
+        self._headers = headers
+        self._is_over = False
+        self.client = HttpClient(self.settings, headers)
+        self._queue = SimpleQueue()
+        self._thread: Any = None
+
+    def interrupt(self) -> None:
+        """Ends whatever other threads ask a registry for; the next endpoint gets a new client."""
+        self.client.cancel()
+        self.client = HttpClient(self.settings, self._headers)
+        if self._is_over:
+            self.client.cancel()
+
+    def say(self, message: dict) -> None:
+        """One more message for who asked."""
+        self._queue.put(message)
+
+    def tell(self, id: str, status: str) -> None:
+        """Progress of a layer, without numbers."""
+        self.say(message_progress(id, status))
+
+    def work(self) -> None:
+        """What the thread does; a failure is raised to who reads the messages."""
+        raise NotImplementedError
+
+    def moving(self) -> Iterator[dict]:
+        """Messages on what has moved since the last call."""
+        return iter(())
+
+    def messages(self) -> Iterator[dict]:
+        """Starts the work; its messages as they come. Closing the iterator ends it."""
+        from threading import Thread
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+        try:
+            yield from self._messages()
+        finally:
+            self._is_over = True
+            self.client.cancel()
+            self._thread.join()
+            self.client.close()
+
+    def _messages(self) -> Iterator[dict]:
+        from _queue import Empty
+        while True:
+            try:
+                message = self._queue.get(timeout=PROGRESS_PAUSE)
+            except Empty:
+                yield from self.moving()
+                continue
+            if message is None:
+                return
+            if isinstance(message, Exception):
+                raise message
+            yield message
+
+    def _run(self) -> None:
+        try:
+            self.work()
+        except Exception as failure:    # whatever it is: who asked must not wait for ever
+            self._queue.put(failure)
+        else:
+            self._queue.put(None)
+        finally:
+            self.store.release()
+
+    def endpoints_try(self, act: Callable, *, push: bool = False) -> None:
+        """Calls act(Repository) for one endpoint after the other, until it does not fail, or fails
+        in a way that the next one would too."""
+        confirmed: set = set()          # hosts that speak TLS get nothing without
+        last: EngineError | None = None
+        for endpoint in registry_endpoints(self.name, self.settings, push=push):
+            if endpoint.url[:5] == "http:" and endpoint.host in confirmed:
+                continue
+            try:
+                if self._is_over:
+                    raise Cancelled("context canceled")
+                act(Repository(self.client, endpoint, self.name, self.credentials,
+                               "pull,push" if push else "pull"))
+                return
+            except EngineError as wrong:
+                if not may_go_on(wrong, endpoint.is_mirror):
+                    raise
+                last = last if last and "server gave HTTP" in str(wrong) else wrong
+                if getattr(wrong, "spoke_tls", True) and not isinstance(wrong, HttpFailed):
+                    confirmed.add(endpoint.host)
+        raise last or EngineError(f"no endpoints found for {self.name.familiar}")
+
+
+class Pull(Transfer):
+    """One pull; `refs` are what to pull: tags or a digest, none for all tags."""
+
+    __slots__ = ("_downloads", "_in_use", "_is_new", "_platform", "_run_worker", "_shown")
+
+    def __init__(self, store: Store, name: Reference, in_use: Callable, *, credentials: dict,
+                 platform: dict | None = None, run_worker: Callable | None = None,
+                 headers: dict | None = None) -> None:
+        super().__init__(store, name, credentials, headers or {})
+        self._in_use = in_use
+        self._platform = platform
+        self._run_worker = run_worker
+        self._downloads: list = []
+        self._shown: dict = {}
+        self._is_new = False
+
+    def work(self) -> None:
+        """Everything, from the manifest to the rows."""
+        if leases_left(self.store):
+            content_collect(self.store, self._in_use)
+        downloads_expire(self.store)
+        try:
+            self.endpoints_try(self._pull)
+        except EngineError as wrong:
+            raise pull_refusal(wrong, self.name) from None
+        what = "Downloaded newer image" if self._is_new else "Image is up to date"
+        self.say({"status": f"Status: {what} for {self.name.familiar}"})
+
+    def _pull(self, repository: Repository) -> None:
+        name = self.name
+        if name.tag or name.digest:
+            self._pull_one(repository, name)
+            return
+        for tag in repository.tags():
+            self._pull_one(repository, Reference(name.domain, name.path, tag))
+
+    def _pull_one(self, repository: Repository, name: Reference) -> None:
+        data, media, digest = repository.manifest(name.digest or name.tag)
+        shown = reference_full(Reference(name.domain, name.path, "", name.digest))
+        self.say({"status": f"Pulling from {name.path}", "id": shown if name.digest else name.tag})
+        image = self._image_known(name, digest)
+        if not image:
+            manifest, found = self._manifest(repository, name, data, media, digest)
+            image = self._image_bring(repository, manifest, found)
+        self.say({"status": f"Digest: {digest}"})
+        if self._name(name, digest, image):
+            self._is_new = True
+        labels = image_get(self.store, image).labels
+        image_event(self.store, "pull", name.familiar, labels, name.familiar_name)
+
+    def _image_known(self, name: Reference, digest: str) -> str:
+        """The image that the digest is known to mean here, "" for none, or another platform's."""
+        try:
+            image = image_get(self.store, f"{name.name}@{digest}")
+        except NotFound:
+            return ""
+        wanted = self._platform or platform_host()
+        return image.id if platform_rank(image.platform, wanted) else ""
+
+    def _name(self, name: Reference, digest: str, image: str) -> bool:
+        """Lets tag and digest mean the image; whether the tag meant something else before."""
+        store = self.store
+        by_digest = f"{name.name}@{digest}"
+        tag = by_digest if name.digest else f"{name.name}:{name.tag}"
+        before = store.row("SELECT image FROM tags WHERE name=?", tag)
+        with store.write() as db:
+            for key in {by_digest, tag}:
+                db.execute("INSERT INTO tags VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET"
+                           " image=excluded.image, updated=excluded.updated WHERE"
+                           " image<>excluded.image", (key, image, time_now()))
+        return before is None or before[0] != image
+
+    # -- what is to be had ------------------------------------------------------
+
+    def _manifest(self, repository: Repository, name: Reference, data: bytes, media: str,
+                  digest: str) -> tuple:
+        """((bytes, digest) of the manifest of one image, (config, layer descriptors))."""
+        document = manifest_document(data, digest)
+        if media in MEDIA_SCHEMA1 or document.get("schemaVersion") == 1:
+            raise manifest_schema1_error(name)
+        if "manifests" in document:
+            return self._index(repository, document, digest)
+        descriptor = {"digest": digest}
+        kind = (document.get("config") or {}).get("mediaType") if isinstance(
+            document.get("config"), dict) else None
+        if isinstance(kind, str) and kind not in CONFIG_TYPES:
+            raise InvalidParameter(f"Encountered remote {quote(kind)}(unknown) when fetching")
+        return (data, digest), manifest_parse(data, descriptor)
+
+    def _index(self, repository: Repository, document: dict, digest: str) -> tuple:
+        def fetch(descriptor: dict) -> bytes:
+            return repository.manifest(descriptor["digest"], descriptor.get("size", -1))[0]
+        wanted = self._platform or platform_host()
+        entries = index_entries(document, digest)
+        for entry in entries:
+            digest_check(entry["digest"])
+        chosen = platform_choose(entries, wanted, fetch)
+        if not chosen:
+            raise no_platform(wanted)
+        data = fetch(chosen[0])
+        return (data, chosen[0]["digest"]), manifest_parse(data, chosen[0])
+
+    # -- bringing it ------------------------------------------------------------
+
+    def _image_bring(self, repository: Repository, manifest: tuple, found: tuple) -> str:
+        """Has the image in the store; its id."""
+        config, layers = found
+        for layer in layers:
+            if not layer["mediaType"].startswith(LAYER_TYPES):
+                raise InvalidParameter("unsupported media type " + layer["mediaType"])
+        if self.store.row("SELECT 1 FROM images WHERE id=?", config["digest"]):
+            return config["digest"]
+        try:
+            data = repository.document(config["digest"], config["size"])
+        except EngineError as wrong:
+            raise type(wrong)(f"error pulling image configuration: {wrong}") if type(
+                wrong) is EngineError else wrong from None
+        document = image_config_parse(data)
+        self._config_check(document, layers)
+        try:
+            with content_lease(self.store) as lease:
+                self._layers_bring(repository, lease, document, layers)
+                blob_put_bytes(lease, manifest[0])
+                return image_create(lease, data, manifest=manifest[1])
+        except BaseException:
+            content_collect(self.store, self._in_use, COLLECT_ATTEMPTS)
+            raise
+
+    def _config_check(self, document: dict, layers: list) -> None:
+        if len(image_diff_ids(document)) != len(layers):
+            raise EngineError(ROOT_MISMATCH)
+        system = document.get("os") or "linux"
+        if system != "linux":
+            raise InvalidParameter(f"cannot download image with operating system {quote(system)}"
+                                   ' when requesting "linux"')
+        free = os.statvfs(self.store.data)
+        needed = sum({layer["digest"]: layer["size"] for layer in layers
+                      if not blob_is_there(self.store, layer["digest"])}.values())
+        if needed > free.f_bavail * free.f_frsize:
+            raise EngineError(f"write {self.store.data}: no space left on device:"
+                              f" {size_human(needed)} are needed,"
+                              f" {size_human(free.f_bavail * free.f_frsize)} are free")
+
+    def _layers_bring(self, repository: Repository, lease: content_lease, document: dict,
+                      layers: list) -> None:
+        downloads: dict = {}
+        items, parent = [], ""
+        try:
+            for diff_id, layer in zip(image_diff_ids(document), layers):
+                item = LayerItem(diff_id, parent, bool)
+                parent = item.chain_id
+                self._item_plan(lease, item, layer, downloads)
+                if item.arriving is not None:
+                    items.append(item)
+            self._downloads = list(downloads.values())
+            self._shown = {}
+            threads = self._start(repository)
+            try:
+                self._register(lease, items)
+            except BaseException:
+                self.interrupt()
+                raise
+            finally:
+                for thread in threads:
+                    thread.join()
+        finally:
+            moved, self._downloads = self._downloads, []
+            for download in moved or downloads.values():
+                download.close()
+
+    def _item_plan(self, lease: content_lease, item: LayerItem, layer: dict,
+                   downloads: dict) -> None:
+        """How a layer comes here: with a download (shared by equal ones), or not at all."""
+        digest = layer["digest"]
+        is_here = bool(layer_number(self.store, item.chain_id))
+        short = id_short(digest[7:])
+        if is_here and blob_is_there(self.store, digest):
+            self.tell(short, "Already exists")
+            return
+        if digest not in downloads:
+            self.tell(short, "Pulling fs layer")
+            state = layer_state_make(f"{lease.directory}/state-{len(downloads)}")
+            downloads[digest] = Download(self.store, layer, state, self.tell)
+        item.arriving = downloads[digest]
+        item.fetch = item.arriving.fetch
+
+    def _start(self, repository: Repository) -> list:
+        """The threads that bring the downloads, in their order."""
+        from threading import Thread
+        waiting = list(reversed(self._downloads))
+        most = max(1, self.settings["max-concurrent-downloads"])
+        attempts = max(1, self.settings["max-download-attempts"])
+
+        def bring() -> None:
+            while True:
+                try:
+                    download = waiting.pop()
+                except IndexError:
+                    return
+                if repository.client.is_cancelled:
+                    download.fail(Cancelled("context canceled"))
+                else:
+                    download.run(repository, attempts)
+        for download in self._downloads[most:]:
+            self.tell(download.name, "Waiting")
+        threads = [Thread(target=bring, daemon=True)
+                   for _ in range(min(most, len(self._downloads)))]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _register(self, lease: content_lease, items: list) -> None:
+        missing = [item for item in items if not layer_number(self.store, item.chain_id)]
+        layers_register(lease, missing, run_worker=self._run_worker)
+        for item in items:
+            item.fetch()                # of layers that another blob had brought
+            self.tell(item.arriving.name, "Pull complete")
+
+    def moving(self) -> Iterator[dict]:
+        """How far downloads and unpacking are."""
+        for download in list(self._downloads):
+            current, what = download.current, "Downloading"
+            if current == download.size and download.media_type:
+                current, what = layer_state_position(download.state), "Extracting"
+            if current and self._shown.get(download.name) != (what, current):
+                self._shown[download.name] = what, current
+                yield message_progress(download.name, what, current, download.size)
+
+
+# =============================================================================
+# pushes -- images to registries: what is missing there, mounted or sent; logins, questions
+# =============================================================================
+# Runs in: api, cli.   Refs: moby v28.5.2 distribution/push_v2.go, registry/auth.go
+#
+# A manifest goes out as it came, and so do its layers: nothing is compressed again. Only for an
+# image that was made or loaded here, whose manifest is ours, plain layers are compressed on the way
+# (gzip, always to the same bytes); what came of it is noted, so that the next push need not do it
+# again where the registry still has it. For each blob: is it there (HEAD), can it be mounted from
+# another repository of that registry which we know to have it, else it is sent. The manifest comes
+# last.
+
+GZIP_LEVEL = 1                  # a push waits for the compression, not for the network
+GZIP_KEY = "gzip "              # in the table meta, before a diff id: "<digest> <size>" it came to
+PUSH_PIECE = 256 * 1024
+
+
+class PushLayer:
+    """A layer to be pushed: `blob` is what is stored, `descriptor` what the manifest will say."""
+
+    __slots__ = ("blob", "current", "descriptor", "diff_id", "media_type", "name", "size",
+                 "squeezes")
+
+    def __init__(self, diff_id: str, blob: str, size: int, media_type: str) -> None:
+        self.diff_id = diff_id
+        self.blob = blob
+        self.size = size
+        self.media_type = media_type
+        self.name = id_short(diff_id[7:])
+        self.current = 0
+        self.squeezes = False           #: compressed on the way
+        self.descriptor: dict = {"mediaType": media_type, "size": size, "digest": blob}
+
+
+class Push(Transfer):
+    """One push of a tag, or of all tags of a repository where the name has none."""
+
+    __slots__ = ("_failures", "_layers", "_shown", "_sources")
+
+    def __init__(self, store: Store, name: Reference, *, credentials: dict,
+                 headers: dict | None = None) -> None:
+        super().__init__(store, name, credentials, headers or {})
+        self._layers: list = []
+        self._failures: list = []
+        self._shown: dict = {}
+        self._sources: dict = {}
+
+    def work(self) -> None:
+        """Everything, from the choice of tags to the manifests."""
+        if self.name.digest:
+            raise InvalidParameter("cannot push a digest reference")
+        tags = self._tags()
+        self.say({"status": f"The push refers to repository [{self.name.name}]"})
+        self.endpoints_try(lambda repository: self._push(repository, tags), push=True)
+
+    def _tags(self) -> list:
+        """[(tag, image id)] to be pushed."""
+        start = self.name.name + ":"
+        rows = [(name[len(start):], image)
+                for name, image in self.store.rows("SELECT name, image FROM tags ORDER BY name")
+                if name.startswith(start) and "@" not in name]
+        if not rows:
+            raise EngineError("An image does not exist locally with the tag: "
+                              + self.name.familiar_name)
+        if self.name.tag:
+            rows = [row for row in rows if row[0] == self.name.tag]
+            if not rows:
+                raise EngineError(f"tag does not exist: {self.name.familiar}")
+        return rows
+
+    def _push(self, repository: Repository, tags: list) -> None:
+        self._sources = self._repositories_known()
+        for tag, id in tags:
+            name = Reference(self.name.domain, self.name.path, tag)
+            with content_lease(self.store):         # what is pushed stays, whatever is removed
+                image = image_get(self.store, id)
+                data, media = self._image_push(repository, image)
+                repository.manifest_put(tag, data, media)
+            digest = digest_of(data)
+            self.say({"status": f"{tag}: digest: {digest} size: {len(data)}"})
+            with self.store.write() as db:
+                db.execute("INSERT OR REPLACE INTO tags VALUES(?, ?, ?)",
+                           (f"{name.name}@{digest}", id, time_now()))
+            self.say({"progressDetail": {},
+                      "aux": {"Tag": tag, "Digest": digest, "Size": len(data)}})
+        image_event(self.store, "push", self.name.familiar, image.labels, self.name.familiar_name)
+
+    def _image_push(self, repository: Repository, image: Image) -> tuple:
+        """Sends what a manifest names; (its bytes, its media type)."""
+        data = blob_document(self.store, image.manifest)
+        manifest = json_parse(data)
+        stack = layer_stack(self.store, image.layer)
+        config = blob_document(self.store, image.id)
+        is_ours = data == manifest_make(config, stack)
+        self._layers = [
+            PushLayer(diff_id, layer["digest"], layer["size"], layer["mediaType"])
+            for diff_id, layer in zip(image_diff_ids(image.config), manifest["layers"])]
+        for layer in reversed(self._layers):
+            layer.squeezes = is_ours and layer.media_type == MEDIA_LAYER
+            self.tell(layer.name, "Preparing")
+        self._layers_push(repository)
+        self._document_push(repository, image.id, config)
+        if any(layer.squeezes for layer in self._layers):
+            manifest["layers"] = [layer.descriptor for layer in self._layers]
+            data = json_text(manifest).encode()
+        return data, manifest.get("mediaType") or MEDIA_MANIFEST
+
+    def _document_push(self, repository: Repository, digest: str, data: bytes) -> None:
+        if repository.blob_size(digest) < 0:
+            repository.upload(repository.upload_start(), digest, lambda at: [data[at:]], len(data))
+
+    def _layers_push(self, repository: Repository) -> None:
+        """All layers, several at once; equal ones once."""
+        from threading import Thread
+        unique = {layer.diff_id: layer for layer in self._layers}
+        waiting = list(unique.values())             # popped from the top
+        most = max(1, self.settings["max-concurrent-uploads"])
+        for layer in waiting[:-most]:
+            self.tell(layer.name, "Waiting")
+        self._failures, self._shown = [], {}
+
+        def push() -> None:
+            while not self._failures:
+                try:
+                    layer = waiting.pop()
+                except IndexError:
+                    return
+                try:
+                    self._layer_push(repository, layer)
+                except Exception as failure:        # whoever waits for the threads raises it
+                    self._failures.append(failure)
+            self.store.release()
+        threads = [Thread(target=push, daemon=True) for _ in range(min(most, len(waiting)))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._failures:
+            raise self._failures[0]
+        for layer in self._layers:
+            layer.descriptor = unique[layer.diff_id].descriptor
+
+    # -- one layer --------------------------------------------------------------
+
+    def _layer_push(self, repository: Repository, layer: PushLayer) -> None:
+        known = self._squeezed(layer) if layer.squeezes else layer.descriptor
+        if known:
+            layer.descriptor = known
+            if repository.blob_size(known["digest"]) >= 0:
+                self.tell(layer.name, "Layer already exists")
+                return
+        url = self._mount(repository, layer, known["digest"]) if known else "start"
+        if not url:
+            return
+        if url == "start":
+            url = repository.upload_start()
+        if layer.squeezes:
+            self._squeeze(repository, layer, url)
+        else:
+            self._send(repository, layer, url)
+        self.tell(layer.name, "Pushed")
+
+    def _mount(self, repository: Repository, layer: PushLayer, digest: str) -> str:
+        """"" when it was mounted; else the URL of an upload, or "start" where none has begun."""
+        for source in self._sources.get(digest, ())[:1]:
+            try:
+                url = repository.mount(digest, source)
+            except RegistryRefusal:
+                return "start"          # not ours to read, or no such repository any more
+            if not url:
+                self.tell(layer.name, f"Mounted from {source}")
+            return url
+        return "start"
+
+    def _repositories_known(self) -> dict:
+        """{digest of a blob: repositories of this registry that were seen to have it}."""
+        found: dict = {}
+        domain = self.name.domain + "/"
+        for name, manifest in self.store.rows(
+                "SELECT t.name, i.manifest FROM tags t JOIN images i ON i.id=t.image"):
+            path = name.partition("@")[0][len(domain):]
+            if "@" in name and name.startswith(domain) and path != self.name.path:
+                for digest in manifest_blobs(self.store, manifest):
+                    found.setdefault(digest, []).append(path)
+        return found
+
+    def _send(self, repository: Repository, layer: PushLayer, url: str) -> None:
+        """The stored bytes, in one request."""
+        fd = blob_open(self.store, layer.blob)
+        try:
+            def pieces(offset: int) -> Iterator[bytes]:
+                at = offset
+                while at < layer.size:
+                    data = os.pread(fd, PUSH_PIECE, at)
+                    if not data:
+                        raise EngineError(f"{layer.blob} is shorter than {layer.size} bytes")
+                    yield data
+                    at += len(data)
+                    layer.current = at
+            repository.upload(url, layer.blob, pieces, layer.size)
+        finally:
+            os.close(fd)
+
+    def _squeezed(self, layer: PushLayer) -> dict:
+        """The descriptor of what an earlier push compressed the layer to; {} for none."""
+        row = self.store.row("SELECT value FROM meta WHERE key=?", GZIP_KEY + layer.diff_id)
+        if not row:
+            return {}
+        digest, _, size = row[0].partition(" ")
+        return {"mediaType": MEDIA_LAYER + "+gzip", "size": int(size), "digest": digest}
+
+    def _squeeze(self, repository: Repository, layer: PushLayer, url: str) -> None:
+        """Compresses the stored bytes while they are sent."""
+        import zlib
+        digester, squeezer = hasher(), zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
+        fd = blob_open(self.store, layer.blob)
+
+        def chunks() -> Iterator[bytes]:
+            parts: list = []
+            held = at = 0
+            while at < layer.size:
+                data = os.pread(fd, PUSH_PIECE, at)
+                if not data:
+                    raise EngineError(f"{layer.blob} is shorter than {layer.size} bytes")
+                at += len(data)
+                parts.append(squeezer.compress(data))
+                held += len(parts[-1])
+                layer.current = at
+                if held >= UPLOAD_CHUNK:
+                    yield b"".join(parts)
+                    parts, held = [], 0
+            yield b"".join((*parts, squeezer.flush()))
+
+        def hashed() -> Iterator[bytes]:
+            for chunk in chunks():
+                digester.update(chunk)
+                yield chunk
+        try:
+            url, size = repository.upload_chunks(url, hashed())
+        finally:
+            os.close(fd)
+        digest = "sha256:" + digester.hexdigest()
+        repository.upload_end(url, digest)
+        layer.descriptor = {"mediaType": MEDIA_LAYER + "+gzip", "size": size, "digest": digest}
+        with self.store.write() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)",
+                       (GZIP_KEY + layer.diff_id, f"{digest} {size}"))
+
+    def moving(self) -> Iterator[dict]:
+        """How far the uploads are."""
+        for layer in list(self._layers):
+            if layer.current and self._shown.get(layer.name) != layer.current:
+                self._shown[layer.name] = layer.current
+                yield message_progress(layer.name, "Pushing", layer.current, layer.size)
+
+
+# -- logins and questions -----------------------------------------------------
+
+def registry_login(run: str, credentials: dict) -> dict:
+    """What POST /auth answers for credentials that a registry takes; else its refusal.
+
+    {"IdentityToken": "", "Status": "Login Succeeded"}; the token is what to keep in place of the
+    password.
+    """
+    settings = registry_settings(run)
+    client = HttpClient(settings)
+    address = credentials.get("serveraddress") or INDEX_SERVER
+    host = (address.partition("://")[2] or address).partition("/")[0]
+    domain = DOMAIN_DEFAULT if host == DOMAIN_LEGACY else host
+    last: EngineError | None = None
+    try:
+        for endpoint in registry_endpoints(Reference(domain, "library/login"), settings, push=True):
+            try:
+                return _login_at(client, endpoint, credentials)
+            except RegistryRefusal:
+                raise
+            except EngineError as wrong:
+                last = wrong
+        raise last or EngineError(f"no endpoints found for {domain}")
+    finally:
+        client.close()
+
+
+def _login_at(client: HttpClient, endpoint: RegistryEndpoint, credentials: dict) -> dict:
+    auth = RegistryAuth(client, endpoint, credentials, wants_identity=True)
+    url = endpoint.url + "/v2/"
+    context = endpoint.context if url[:6] == "https:" else None
+    reply = client.patiently("GET", url, context=context)
+    reply.document()
+    if reply.status == 401 and auth.challenged(reply, ()):
+        try:
+            headers = auth.header(())
+        except RegistryRefusal as refused:
+            raise Unauthorized(f"Get {quote(url)}: {refused}") from None
+        reply = client.patiently("GET", url, headers, context=context)
+        reply.document()
+    if reply.status != 200:
+        kind = Unauthorized if reply.status == 401 else EngineError
+        raise kind(f"login attempt to {url} failed with status: {reply.status} {reply.reason}")
+    return {"IdentityToken": auth.identity, "Status": "Login Succeeded"}
+
+
+def registry_describe(run: str, name: Reference, credentials: dict) -> dict:
+    """What a registry has under a name: {"Descriptor": {...}, "Platforms": [{...}]}."""
+    asked = Inquiry(name, credentials, registry_settings(run))
+    return asked.describe()
+
+
+class Inquiry:
+    """A question to a registry about one name."""
+
+    __slots__ = ("_client", "_credentials", "_settings", "name")
+
+    def __init__(self, name: Reference, credentials: dict, settings: dict) -> None:
+        self.name = reference_tagged(name)
+        self._credentials = credentials
+        self._settings = settings
+        self._client = HttpClient(settings)
+
+    def repository(self, act: Callable) -> Any:
+        """act(Repository) at the first endpoint where it works."""
+        last: EngineError | None = None
+        for endpoint in registry_endpoints(self.name, self._settings):
+            try:
+                return act(Repository(self._client, endpoint, self.name, self._credentials))
+            except EngineError as wrong:
+                if not may_go_on(wrong, endpoint.is_mirror):
+                    raise
+                last = wrong
+        raise last or EngineError(f"no endpoints found for {self.name.familiar}")
+
+    def describe(self) -> dict:
+        """The descriptor of the manifest or index, and the platforms that it is for."""
+        try:
+            return self.repository(self._describe)
+        finally:
+            self._client.close()
+
+    def manifest(self) -> tuple:
+        """(document, descriptor) of what the name means."""
+        try:
+            return self.repository(self._manifest)[1:]
+        finally:
+            self._client.close()
+
+    def _manifest(self, repository: Repository) -> tuple:
+        data, media, digest = repository.manifest(self.name.digest or self.name.tag)
+        document = manifest_document(data, digest)
+        if document.get("schemaVersion") == 1:
+            raise manifest_schema1_error(self.name)
+        kind = document.get("mediaType")
+        return data, document, {"mediaType": kind if isinstance(kind, str) else media,
+                                "digest": digest, "size": len(data)}
+
+    def _describe(self, repository: Repository) -> dict:
+        data, document, descriptor = self._manifest(repository)
+        digest = descriptor["digest"]
+        if "manifests" in document:
+            platforms = [entry.get("platform") or {}
+                         for entry in index_entries({"manifests": document["manifests"]}, digest)]
+        else:
+            config, _ = manifest_parse(data, descriptor)
+            found = json_parse(repository.document(config["digest"], config["size"]))
+            platforms = [{key: found[key] for key in ("architecture", "os", "os.version", "variant")
+                          if isinstance(found.get(key), str) and found[key]}]
+        return {"Descriptor": descriptor, "Platforms": platforms}
+
+
+# =============================================================================
 # api_system -- Docker Engine API endpoints: ping, version, info, events
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.24 to 1.51; moby daemon/events/filter.go
@@ -26669,10 +28919,7 @@ NO_EXPERIMENT = ("This experimental feature is disabled by default. Start the Do
 
 # fmt: off
 NOT_THERE = (
-    ("POST",   "/auth",                      "logging in to a registry"),
-    ("GET",    "/distribution/{name}/json",  "asking a registry"),
     ("GET",    "/images/search",             "searching a registry"),
-    ("POST",   "/images/{name}/push",        "pushing to a registry"),
     ("POST",   "/build",                     "building images"),
     ("POST",   "/build/prune",               "building images"),
     ("POST",   "/build/cancel",              "building images"),
@@ -26834,7 +29081,7 @@ def _workers(store: Store) -> Callable:
     return lambda role, request, fds: launcher_call(store, role, request, fds)
 
 
-def _platform_arg(request: Request, name: str, since: str) -> dict | None:
+def platform_argument(request: Request, name: str, since: str) -> dict | None:
     """The one platform that a query names as JSON; None where it names none, or may not yet."""
     texts = [text for text in request.query.get(name, ()) if text]
     if not texts or version_tuple(request.version) < version_tuple(since):
@@ -26886,7 +29133,7 @@ def image_for_version(image: dict, version: tuple) -> dict:
 @route("GET", "/images/{name}/json")
 def get_image(engine: Any, request: Request) -> dict:
     """All that is known of one image."""
-    platform = _platform_arg(request, "platform", "1.49")
+    platform = platform_argument(request, "platform", "1.49")
     if platform and request.flag("manifests"):
         raise InvalidParameter("conflicting options: manifests and platform options cannot both "
                                "be set")
@@ -26920,7 +29167,7 @@ def inspect_for_version(image: dict, version: tuple, document: dict) -> dict:
 @route("GET", "/images/{name}/history")
 def get_image_history(engine: Any, request: Request) -> list:
     """The steps that made the image, the last one first."""
-    platform = _platform_arg(request, "platform", "1.48")
+    platform = platform_argument(request, "platform", "1.48")
     return image_history(engine.store, request.params["name"], platform)
 
 
@@ -26950,7 +29197,7 @@ def delete_image(engine: Any, request: Request) -> list:
     store, ref = engine.store, request.params["name"]
     if not ref.strip():
         raise InvalidParameter("image name cannot be blank")
-    platform = _platform_arg(request, "platforms", "1.50")
+    platform = platform_argument(request, "platforms", "1.50")
     if platform:
         image_platform_check(image_get(store, ref), ref, platform)
     return image_remove(store, ref, lambda: images_in_use(store), force=request.flag("force"))
@@ -26976,9 +29223,9 @@ def _error_line(error: Exception) -> bytes:
 
 @route("POST", "/images/create")
 def post_image_create(engine: Any, request: Request) -> Stream:
-    """Progress of an import; its last line has the new image's id as `status`."""
+    """Progress of a pull or an import; an import's last line has the image's id as `status`."""
     if request.arg("fromImage"):
-        raise Unsupported("pulling images: not supported by this engine")
+        return _pull(engine, request)
     source, store = request.arg("fromSrc"), engine.store
     platform, name = request.arg("platform"), None
     if version_tuple(request.version) < (1, 32):
@@ -26993,6 +29240,57 @@ def post_image_create(engine: Any, request: Request) -> Stream:
         return _import_remote(store, source if "://" in source else "http://" + source, asked)
     image = image_import(store, request.body.read, lambda: images_in_use(store), **asked)
     return Stream([_line({"status": image})])
+
+
+def registry_credentials(request: Request) -> dict:
+    """The credentials that a request brings, {} for none."""
+    return auth_header_parse(request.headers.get("x-registry-auth", ""))
+
+
+def _pull(engine: Any, request: Request) -> Stream:
+    """Progress of a pull; what fails before anything is told is an error with a status."""
+    store, tag = engine.store, request.arg("tag")
+    name = reference_parse(request.arg("fromImage").removesuffix(":"))
+    if name.familiar_name == "scratch":
+        raise Forbidden("'scratch' is a reserved name")
+    if tag:
+        if ":" in tag:
+            name = Reference(name.domain, name.path, "", digest_check(tag))
+        elif is_tag(tag):
+            name = Reference(name.domain, name.path, tag)
+        else:
+            raise InvalidParameter("invalid tag format")
+    platform = request.arg("platform") if version_tuple(request.version) >= (1, 32) else ""
+    pull = Pull(store, name, lambda: images_in_use(store), run_worker=_workers(store),
+                credentials=registry_credentials(request),
+                platform=platform_parse(platform) if platform else None,
+                headers=meta_headers(request))
+    return messages_stream(pull.messages())
+
+
+def meta_headers(request: Request) -> dict:
+    """The headers of a request that its registry is to get too (X-Meta-...)."""
+    return {name.title(): value for name, value in request.headers.items()
+            if name.startswith("x-meta-")}
+
+
+def messages_stream(messages: Iterator[dict]) -> Stream:
+    """Messages as lines; an error after the first one is a line, too."""
+    first = next(messages, None)
+
+    def lines() -> Iterator[bytes]:
+        try:
+            if first is not None:
+                yield _line(first)
+            for message in messages:
+                yield _line(message)
+        except (EngineError, OSError) as error:
+            yield _error_line(error)
+        except ImportError as missing:
+            yield _error_line(module_missing(missing))
+        finally:
+            messages.close()            # type: ignore[attr-defined]
+    return Stream(lines())
 
 
 def _import_remote(store: Store, url: str, asked: dict) -> Stream:
@@ -27033,7 +29331,7 @@ def _url_open(url: str) -> Any:
 @route("POST", "/images/load")
 def post_images_load(engine: Any, request: Request) -> Stream:
     """Progress, and a line for each image: {"stream": "Loaded image: a:1\\n"}."""
-    platform = _platform_arg(request, "platform", "1.48")
+    platform = platform_argument(request, "platform", "1.48")
     quiet, store = request.flag("quiet", True), engine.store
     source = request.body.reader or request.body        # a file that can seek is not copied
 
@@ -27051,7 +29349,7 @@ def post_images_load(engine: Any, request: Request) -> Stream:
 
 
 def _save(engine: Any, names: list, request: Request) -> Stream:
-    platform = _platform_arg(request, "platform", "1.48")
+    platform = platform_argument(request, "platform", "1.48")
     chunks = images_save(engine.store, names, platform)
     first = next(chunks, b"")       # what is not there is an error with a status
 
@@ -27071,6 +29369,49 @@ def get_images_get(engine: Any, request: Request) -> Stream:
 def get_image_get(engine: Any, request: Request) -> Stream:
     """An archive of one image."""
     return _save(engine, [request.params["name"]], request)
+
+
+# =============================================================================
+# api_registry -- Docker Engine API endpoints: push, auth, distribution
+# =============================================================================
+# Runs in: api, cli.   Refs: Docker Engine API 1.51; moby api/server/router/{image,distribution,
+# system}
+#
+# Pulling is `POST /images/create` (section api_images). Credentials come with every request, in
+# X-Registry-Auth; nothing of them is kept here.
+
+@route("POST", "/images/{name}/push")
+def post_image_push(engine: Any, request: Request) -> Stream:
+    """Progress of a push, of one tag or, where none is given, of all."""
+    name, tag = reference_parse(request.params["name"]), request.arg("tag")
+    if tag:
+        if not is_tag(tag):
+            raise InvalidParameter("invalid tag format")
+        name = Reference(name.domain, name.path, tag)
+    platform = platform_argument(request, "platform", "1.46")
+    if platform and name.tag:
+        image_platform_check(image_get(engine.store, name.familiar), name.familiar, platform)
+    push = Push(engine.store, name, credentials=registry_credentials(request),
+                headers=meta_headers(request))
+    return messages_stream(push.messages())
+
+
+@route("POST", "/auth")
+def post_auth(engine: Any, request: Request) -> dict:
+    """{"IdentityToken", "Status"} for credentials that the registry takes; 401 for others."""
+    body = request.json()
+    found = {key.lower(): value for key, value in body.items() if isinstance(value, str)}
+    return registry_login(engine.store.run, found)
+
+
+@route("GET", "/distribution/{name}/json")
+def get_distribution(engine: Any, request: Request) -> dict:
+    """What the registry has under a name, asked anew: {"Descriptor", "Platforms"}."""
+    text = request.params["name"]
+    if len(text) == 64 and is_hex(text):
+        raise EngineError("no manifest found for full image ID")
+    name = reference_parse(text)
+    return registry_describe(engine.store.run, name, registry_credentials(request))
 
 
 # =============================================================================
@@ -28941,14 +31282,14 @@ class ApiClient:
         return self.call("DELETE", path, query)
 
     def stream(self, method: str, path: str, query: dict | None = None,
-               body: Any = None) -> Iterator[bytes]:
+               body: Any = None, headers: dict | None = None) -> Iterator[bytes]:
         """The reply's bytes, piece by piece; asking happens now, not at the first piece."""
-        return stream_chunks(self.send(method, path, query, body))
+        return stream_chunks(self.send(method, path, query, body, headers))
 
     def lines(self, method: str, path: str, query: dict | None = None,
-              body: Any = None) -> Iterator[Any]:
+              body: Any = None, headers: dict | None = None) -> Iterator[Any]:
         """The reply's JSON values, one for each line."""
-        return _json_lines(self.stream(method, path, query, body))
+        return _json_lines(self.stream(method, path, query, body, headers))
 
     def hijack(self, path: str, query: dict | None = None, body: Any = None) -> Any:
         """The socket that carries the stream (attach, exec start), opened by a POST."""
@@ -31039,6 +33380,7 @@ GROUPS = {
     "container": "Work with containers",
     "context":   "Choose among engines",
     "image":     "Work with images",
+    "manifest":  "Look at manifests of registries",
     "network":   "Work with networks",
     "system":    "Look after the engine itself",
     "tls":       "Make certificates",
@@ -31400,13 +33742,13 @@ def _config_load(path: str) -> dict:
     return {}
 
 
-def config_change(top: Args, key: str, value: str) -> None:
+def config_change(top: Args, key: str, value: Any) -> None:
     """Sets a key of config.json, or takes it out; what else is there stays as it is."""
     config = config_read(top)
     if config.get(key, "") == value:
         return
     changed = {"auths": {}, **config, key: value}
-    if not value:
+    if not value and key != "auths":
         del changed[key]
     directory = config_directory(top)
     os.makedirs(directory, 0o700, exist_ok=True)
@@ -32227,6 +34569,391 @@ def ports_expose(texts: list) -> list:
 
 
 # =============================================================================
+# credentials -- what `login` keeps: config.json, DOCKER_AUTH_CONFIG, credential helpers
+# =============================================================================
+# Runs in: cli.   Refs: docker/cli v28.5.2 cli/config/configfile, docker-credential-helpers README
+#
+# Where credentials of a registry are is the docker CLI's own business, followed here: the variable
+# DOCKER_AUTH_CONFIG first; then the helper of that registry (`credHelpers`) or of all
+# (`credsStore`), a program docker-credential-<name> that speaks JSON on stdin and stdout; else
+# `auths` of config.json, as base64. Docker Hub's key is INDEX_SERVER, any other's its host, though
+# older files have URLs.
+
+HELPER_PREFIX = "docker-credential-"
+HELPER_NOT_FOUND = "credentials not found in native keychain"
+HELPER_TOKEN_USER = "<token>"   # the user whose secret is an identity token
+AUTH_VARIABLE = "DOCKER_AUTH_CONFIG"
+
+
+def credentials_key(domain: str) -> str:
+    """Under which name the credentials of a registry are kept."""
+    return INDEX_SERVER if domain in (DOMAIN_DEFAULT, DOMAIN_LEGACY) else domain
+
+
+def credentials_host(address: str) -> str:
+    """The host of an address that may be a URL."""
+    for scheme in ("http://", "https://"):
+        address = address.removeprefix(scheme)
+    return address.partition("/")[0]
+
+
+def credentials_get(top: Args, key: str) -> dict:
+    """What is kept for a registry, as X-Registry-Auth carries it; {} for nothing."""
+    told = os.environ.get(AUTH_VARIABLE, "")
+    if told:
+        found = _told_get(told, key)
+        if found:
+            return found
+    config = config_read(top)
+    helper = _helper_of(config, key)
+    if helper:
+        return _helper_get(helper, key)
+    auths = config.get("auths")
+    if not isinstance(auths, dict):
+        return {}
+    entry = auths.get(key)
+    if entry is None:
+        entry = next((value for name, value in auths.items()
+                      if credentials_host(name) == key), None)
+    return _entry_read(entry, key)
+
+
+def credentials_put(top: Args, credentials: dict) -> None:
+    """Keeps credentials under their "serveraddress"."""
+    key = credentials["serveraddress"]
+    config = config_read(top)
+    helper = _helper_of(config, key)
+    auths = dict(config.get("auths") or {})
+    if helper:
+        token = credentials.get("identitytoken", "")
+        secret = {"ServerURL": key, "Username": HELPER_TOKEN_USER if token
+                  else credentials.get("username", ""),
+                  "Secret": token or credentials.get("password", "")}
+        _helper_call(helper, "store", json_text(secret).encode("utf-8", "surrogateescape"))
+        auths[key] = {}
+    else:
+        from binascii import b2a_base64
+        user = credentials.get("username", "") + ":" + credentials.get("password", "")
+        entry = {"auth": b2a_base64(user.encode("utf-8", "surrogateescape"),
+                                    newline=False).decode()} if user != ":" else {}
+        if credentials.get("identitytoken"):
+            entry["identitytoken"] = credentials["identitytoken"]
+        auths[key] = entry
+    config_change(top, "auths", auths)
+
+
+def credentials_drop(top: Args, key: str) -> None:
+    """Forgets what is kept for a registry."""
+    config = config_read(top)
+    helper = _helper_of(config, key)
+    if helper:
+        _helper_call(helper, "erase", key.encode())
+    auths = config.get("auths") or {}
+    config_change(top, "auths", {name: value for name, value in auths.items() if name != key})
+
+
+def _entry_read(entry: Any, key: str) -> dict:
+    """An entry of `auths` taken apart."""
+    if not isinstance(entry, dict):
+        return {}
+    found = {name.lower(): value for name, value in entry.items() if isinstance(value, str)}
+    if found.get("auth"):
+        user, password = _auth_split(found.pop("auth"))
+        found.update(username=user, password=password)
+    if not any(found.get(name) for name in ("username", "identitytoken", "registrytoken")):
+        return {}
+    return {**found, "serveraddress": key}
+
+
+def _auth_split(text: str) -> tuple:
+    from binascii import a2b_base64
+    try:
+        user, colon, password = a2b_base64(text + "=" * (-len(text) % 4)).decode(
+            "utf-8", "surrogateescape").partition(":")
+    except ValueError:
+        colon = user = ""
+    if not colon or not user:
+        raise EngineError("Invalid auth configuration file")
+    return user, password.strip("\0")
+
+
+def _told_get(text: str, key: str) -> dict:
+    try:
+        auths = json_parse(text).get("auths") or {}
+        return _entry_read(auths.get(key), key)
+    except (ValueError, AttributeError, EngineError) as wrong:
+        print_error(f"Failed to create credential store from {AUTH_VARIABLE}:  {wrong}")
+        return {}
+
+
+def _helper_of(config: dict, key: str) -> str:
+    helpers = config.get("credHelpers")
+    name = helpers.get(key) if isinstance(helpers, dict) else None
+    return name if isinstance(name, str) else config.get("credsStore") or ""
+
+
+def _helper_get(helper: str, key: str) -> dict:
+    try:
+        found = json_parse(_helper_call(helper, "get", key.encode()))
+        user, secret = found["Username"], found["Secret"]
+    except EngineError as wrong:
+        if HELPER_NOT_FOUND in str(wrong):
+            return {}
+        raise
+    except (ValueError, KeyError, TypeError):
+        raise EngineError(f"error getting credentials - {HELPER_PREFIX}{helper} gave no"
+                          " credentials") from None
+    if user == HELPER_TOKEN_USER:
+        return {"identitytoken": secret, "serveraddress": key}
+    return {"username": user, "password": secret, "serveraddress": key}
+
+
+def _helper_call(helper: str, verb: str, text: bytes) -> bytes:
+    """What docker-credential-<helper> answers; EngineError with what it says."""
+    program = HELPER_PREFIX + helper
+    asked, said = (os.memfd_create("credentials", os.MFD_CLOEXEC) for _ in range(2))
+    try:
+        write_all(asked, text)
+        os.lseek(asked, 0, os.SEEK_SET)
+        actions = [(os.POSIX_SPAWN_DUP2, asked, 0), (os.POSIX_SPAWN_DUP2, said, 1)]
+        pid = os.posix_spawnp(program, (program, verb), os.environ, file_actions=actions)
+        status = os.waitpid(pid, 0)[1]
+        answer = os.pread(said, 1 << 20, 0)
+    except FileNotFoundError:
+        raise EngineError(f'error getting credentials - err: exec: "{program}": executable file not'
+                          " found in $PATH, out: ``") from None
+    finally:
+        os.close(asked)
+        os.close(said)
+    if status:
+        told = answer.decode("utf-8", "replace").strip()
+        raise EngineError(f"error getting credentials - err: exit status"
+                          f" {os.waitstatus_to_exitcode(status)}, out: `{told}`")
+    return answer
+
+
+# =============================================================================
+# cli_registry -- pull, push, login, logout, manifest inspect
+# =============================================================================
+# Runs in: cli.   Refs: docker pull, push, login, logout --help; docker/cli v28.5.2
+#
+# Credentials are looked up here, on the user's side, and go along with each request; an engine
+# keeps none. `manifest inspect` asks the registry itself, as the docker CLI does.
+
+PULL_FLAGS = (
+    Flag("-a --all-tags", help="Pull every tag of the repository"),
+    Flag("--disable-content-trust", default=True, hidden=True, help="Ignored: nothing is signed"),
+    Flag("--platform", "string", help="The platform to pull for: os[/arch[/variant]]"),
+    Flag("-q --quiet", help="Show the name only"),
+)
+PUSH_FLAGS = (
+    Flag("-a --all-tags", help="Push every tag of the repository"),
+    Flag("--disable-content-trust", default=True, hidden=True, help="Ignored: nothing is signed"),
+    Flag("--platform", "string", help="Push only if it is for this platform"),
+    Flag("-q --quiet", help="Show the name only"),
+)
+
+
+def registry_headers(top: Args, name: Reference) -> dict:
+    """The header with the credentials for a name's registry."""
+    return {"x-registry-auth": auth_header_make(
+        credentials_get(top, credentials_key(name.domain)))}
+
+
+def _name_settle(text: str, args: Args) -> Reference:
+    """What is to be pulled or pushed: `latest` where neither a tag nor all are asked for."""
+    name = reference_parse(text)
+    if args.all_tags:
+        if name.tag or name.digest:
+            raise EngineError("tag can't be used with --all-tags/-a")
+        return name
+    if not name.tag and not name.digest and not args.quiet:
+        output_write("Using default tag: latest\n")
+    return reference_tagged(name)
+
+
+def _quietly(messages: Iterable[dict]) -> None:
+    """Reads progress without showing it; raises the error among it."""
+    progress = Progress(len, 0)
+    for message in messages:
+        progress.show(message)
+
+
+def image_pull(client: ApiClient, top: Args, name: Reference, *, platform: str = "",
+               show: Callable = progress_show) -> None:
+    """Has the engine pull an image; `show` is given the messages."""
+    query = {"fromImage": name.familiar_name, "tag": name.digest or name.tag,
+             "platform": platform or None}
+    show(client.lines("POST", "/images/create", query, headers=registry_headers(top, name)))
+
+
+@command("image pull", aliases=("pull",), usage="[OPTIONS] NAME[:TAG|@DIGEST]", flags=PULL_FLAGS,
+         nargs=(1, 1), help="Download an image from a registry")
+def cmd_pull(client: ApiClient, args: Args) -> int:
+    """Prints progress, and the full name at the end."""
+    platform = args.platform if args.given("platform") else os.environ.get(
+        "DOCKER_DEFAULT_PLATFORM", "")
+    name = _name_settle(args.rest[0], args)
+    signals_unwind()
+    image_pull(client, args.top, name, platform=platform,
+               show=_quietly if args.quiet else progress_show)
+    output_write(reference_full(name) + "\n")
+    return 0
+
+
+@command("image push", aliases=("push",), usage="[OPTIONS] NAME[:TAG]", flags=PUSH_FLAGS,
+         nargs=(1, 1), help="Upload an image to a registry")
+def cmd_push(client: ApiClient, args: Args) -> int:
+    """Prints progress, and the digest at the end."""
+    query: dict = {}
+    if args.platform:
+        query["platform"] = json_text({key: value for key, value
+                                       in platform_parse(args.platform).items() if value})
+    name = _name_settle(args.rest[0], args)
+    if name.digest:
+        raise EngineError("cannot push a digest reference")
+    query["tag"] = name.tag or None
+    signals_unwind()
+    messages = client.lines("POST", f"/images/{name.familiar_name}/push", query,
+                            headers=registry_headers(args.top, name))
+    if args.quiet:
+        _quietly(messages)
+        output_write(reference_full(name) + "\n")
+    else:
+        progress_show(messages)
+    return 0
+
+
+# -- login --------------------------------------------------------------------
+
+@command("login", usage="[OPTIONS] [SERVER]", nargs=(0, 1), help="Log in to a registry", flags=(
+    Flag("-p --password", "string", help="The password (better: --password-stdin)"),
+    Flag("--password-stdin", help="Take the password from stdin"),
+    Flag("-u --username", "string", help="The user")))
+def cmd_login(client: ApiClient, args: Args) -> int:
+    """Tries credentials at a registry and keeps them where they are good."""
+    _login_check(args)
+    server = args.rest[0] if args.rest and args.rest[0] != DOMAIN_DEFAULT else INDEX_SERVER
+    key = server if server == INDEX_SERVER else credentials_host(server)
+    known: dict = {}
+    if not args.username and not args.password:
+        known = credentials_get(args.top, key)
+        if known.get("username") and known.get("password"):
+            status = _login_known(client, args.top, known)
+            if status:
+                output_write(status + "\n")
+                return 0
+    user, password = _login_ask(args, known.get("username", ""))
+    output_write(_login(client, args.top, {"username": user, "password": password,
+                                           "serveraddress": key}) + "\n")
+    return 0
+
+
+def _login_check(args: Args) -> None:
+    if args.given("password_stdin"):
+        if args.given("password"):
+            raise EngineError("conflicting options: cannot specify both --password and"
+                              " --password-stdin")
+        if not args.given("username"):
+            raise EngineError("the --password-stdin option requires --username to be set")
+    for name in ("username", "password"):
+        if args.given(name) and not getattr(args, name):
+            raise EngineError(f"{name} is empty")
+    if args.password:
+        print_error("WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
+    if args.password_stdin:
+        args.password = sys.stdin.buffer.read().decode(
+            "utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+
+
+def _login_known(client: ApiClient, top: Args, known: dict) -> str:
+    print_error(f"Authenticating with existing credentials... [Username: {known['username']}]\n")
+    try:
+        return _login(client, top, known)
+    except Unauthorized:
+        print_error("Stored credentials invalid or expired")
+    except EngineError as wrong:
+        print_error(f"Login did not succeed, error: {error_line(wrong)}")
+    return ""
+
+
+def _login(client: ApiClient, top: Args, credentials: dict) -> str:
+    """Tries and keeps credentials; what the engine says of it."""
+    answer = client.post("/auth", None, credentials)
+    if answer.get("IdentityToken"):
+        credentials = {**credentials, "password": "", "identitytoken": answer["IdentityToken"]}
+    try:
+        credentials_put(top, credentials)
+    except (EngineError, OSError) as wrong:
+        raise EngineError(f"Error saving credentials: {error_text(wrong)}") from None
+    return answer.get("Status") or ""
+
+
+def _login_ask(args: Args, usual: str) -> tuple:
+    """(user, password): what flags do not say is asked for, at a terminal."""
+    user, password = args.username.strip(), args.password.strip()
+    if (not user or not password) and not os.isatty(0):
+        raise EngineError("Error: Cannot perform an interactive login from a non TTY device")
+    if not user:
+        output_write(f"Username ({usual}): " if usual else "Username: ")
+        user = sys.stdin.readline().strip() or usual
+        if not user:
+            raise EngineError("Error: Non-null Username Required")
+    if not password:
+        from getpass import getpass
+        password = getpass("Password: ").strip()
+        if not password:
+            raise EngineError("Error: Password Required")
+    return user, password
+
+
+@command("logout", usage="[SERVER]", nargs=(0, 1), clientless=True, help="Log out of a registry")
+def cmd_logout(client: Any, args: Args) -> int:
+    """Forgets the credentials of a registry."""
+    server = args.rest[0] if args.rest else INDEX_SERVER
+    host = server if server == INDEX_SERVER else credentials_host(server)
+    output_write(f"Removing login credentials for {host}\n")
+    names = [server] if server == INDEX_SERVER else [
+        server, host, "http://" + host, "https://" + host]
+    errors = {}
+    for name in names:
+        try:
+            credentials_drop(args.top, name)
+        except (EngineError, OSError) as wrong:
+            errors[name] = error_text(wrong)
+    if len(errors) == len(names):
+        print_error("WARNING: could not erase credentials:")
+        for name, text in errors.items():
+            print_error(f"{name}: {text}")
+    return 0
+
+
+# -- manifests ----------------------------------------------------------------
+
+@command("manifest inspect", usage="[OPTIONS] MANIFEST", nargs=(1, 1), flags=(
+    Flag("--insecure", help="Allow a registry without TLS, or with any certificate"),
+    Flag("-v --verbose", help="Show the name, the descriptor and the platform too")),
+         clientless=True, help="Show a manifest, or an index, as a registry has it")
+def cmd_manifest_inspect(client: Any, args: Args) -> int:
+    """Prints the document with tabs, as it came otherwise."""
+    name = reference_tagged(reference_parse(args.rest[0]))
+    _, run = roots_find(args.top.data_root or None, args.top.run_root or None)
+    settings = registry_settings(run)
+    if args.insecure:
+        settings = {**settings, "insecure-registries": [
+            *settings["insecure-registries"], name.domain]}
+    asked = Inquiry(name, credentials_get(args.top, credentials_key(name.domain)), settings)
+    try:
+        document, descriptor = asked.manifest()
+    except EngineError as wrong:
+        raise pull_refusal(wrong, name) from None
+    if args.verbose:
+        document = {"Ref": reference_full(name), "Descriptor": descriptor, "Manifest": document}
+    output_write(json_pretty(document, "\t") + "\n")
+    return 0
+
+
+# =============================================================================
 # cli_create -- the flags of create and run, and the API body that they make
 # =============================================================================
 # Runs in: cli.   Refs: docker/cli command/container/opts.go, opts/; Engine API ContainerCreate
@@ -32863,28 +35590,45 @@ class _CidFile:
             os.unlink(self._path)
 
 
-def _image_missing(image: str, pull: str, error: EngineError) -> EngineError:
-    """What to say when the image is not here; there is no registry client to ask."""
-    if pull == "never" or not str(error).startswith("No such image"):
-        return error
-    name = reference_familiar(reference_tagged(reference_parse(image)))
-    return NotFound(f"Unable to find image '{name}' locally, and this engine does not pull yet: "
-                    "load or import it, or make it with image from-host")
+def _pull_first(client: ApiClient, args: Args) -> None:
+    """Has the image pulled; progress goes to stderr, as what `run` prints is the container's."""
+    def show(messages: Iterable[dict]) -> None:
+        progress = Progress(len if args.quiet else sys.stderr.write,
+                            0 if args.quiet else terminal_width(2))
+        for message in messages:
+            progress.show(message)
+    name = reference_tagged(reference_parse(args.rest[0]))
+    image_pull(client, args.top, name, platform=args.platform, show=show)
+
+
+def _is_missing(args: Args, refused: EngineError) -> bool:
+    """Whether the engine lacks the image, and may pull it; says so."""
+    if refused.status != 404 or args.pull == "never" or not str(refused).startswith(
+            ("No such image", "image with reference")):
+        return False
+    try:
+        name = reference_tagged(reference_parse(args.rest[0]))
+    except InvalidParameter:
+        return False                    # an id
+    if not args.quiet:
+        print_error(f"Unable to find image '{name.familiar}' locally")
+    return True
 
 
 def _create(client: ApiClient, args: Args, body: dict) -> str:
     """The new container's id; warnings go to stderr."""
-    if args.pull == "always":
-        raise Unsupported("--pull always: this engine does not pull yet")
     cid = _CidFile(args.cidfile)
+    query = {"name": args.name or None, "platform": args.platform or None}
     try:
-        made = client.post("/containers/create", {"name": args.name or None,
-                                                  "platform": args.platform or None}, body)
-    except EngineError as exc:
-        cid.drop()
-        if exc.status == 404:
-            raise _image_missing(args.rest[0], args.pull, exc) from None
-        raise
+        if args.pull == "always":
+            _pull_first(client, args)
+        try:
+            made = client.post("/containers/create", query, body)
+        except EngineError as refused:
+            if not _is_missing(args, refused):
+                raise
+            _pull_first(client, args)
+            made = client.post("/containers/create", query, body)
     except BaseException:
         cid.drop()
         raise
@@ -33964,10 +36708,6 @@ LATER_FLAGS = (
 #: commands that come with registries and builds: (names, usage, what they would do)
 LATER = (
     (("image build", "build", "builder build"), "[OPTIONS] PATH | URL | -", "Build an image"),
-    (("image pull", "pull"), "[OPTIONS] NAME[:TAG|@DIGEST]",                "Download an image"),
-    (("image push", "push"), "[OPTIONS] NAME[:TAG]",                        "Upload an image"),
-    (("login",),             "[OPTIONS] [SERVER]",                          "Log in to a registry"),
-    (("logout",),            "[SERVER]",                                    "Log out of it"),
     (("search",),            "[OPTIONS] TERM",                              "Search a registry"),
 )
 # fmt: on
@@ -35166,7 +37906,6 @@ def cmd_events(client: Any, args: Any) -> int:
 # Nothing is done here: daemon_configure returns what is to be, reload_configure what a SIGHUP makes
 # of it, in the form of section configuration with some keys more.
 
-DAEMON_FILE = "/etc/docker/daemon.json"
 NETWORKS = "it makes no networks yet"
 SWARM = "it has no swarm mode"
 BUILTIN = "its runtime is built in"

@@ -1,0 +1,137 @@
+"""pull, push, login and logout through the built file, against a registry of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import engine
+import pytest
+from conftest import docker_archive
+from image_help import digest, gz
+from registry_help import basic, registry_running
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(name="registry")
+def registry_fixture():
+    with registry_running() as registry:
+        yield registry
+
+
+@pytest.fixture(name="pushed")
+def pushed_fixture(busybox, registry):
+    """The Cli; the image busybox is in the registry, and not here."""
+    name = f"{registry.host}/team/busybox:1"
+    assert busybox("tag", "busybox", name).code == 0
+    assert busybox("push", name).code == 0
+    assert busybox("rmi", "-f", name, "busybox").code == 0
+    return busybox
+
+
+def test_run_pulls_what_is_not_here(pushed, registry):
+    name = f"{registry.host}/team/busybox:1"
+    done = pushed("run", "--rm", "--network", "none", name, "echo", "hello")
+    assert (done.code, done.out) == (0, "hello\n")
+    assert done.err.startswith(f"Unable to find image '{name}' locally\n1: Pulling from team/")
+    assert "Status: Downloaded newer image for" in done.err
+    again = pushed("run", "--rm", "--network", "none", name, "echo", "hello")
+    assert (again.out, again.err) == ("hello\n", "")
+    always = pushed("run", "--rm", "--network", "none", "--pull", "always", name, "true")
+    assert "Status: Image is up to date for" in always.err
+
+
+def test_never_and_nowhere(cli, registry):
+    name = f"{registry.host}/none:1"
+    done = cli("run", "--rm", "--pull", "never", name)
+    assert done.code == 125
+    assert done.err.startswith(f"docker: Error response from daemon: No such image: {name}\n")
+    done = cli("create", name)
+    assert done.code == 1
+    assert f"manifest for {name} not found: manifest unknown: manifest unknown" in done.err
+
+
+def test_pull_prints_what_docker_prints(pushed, registry):
+    done = pushed("pull", f"{registry.host}/team/busybox:1")
+    lines = done.out.splitlines()
+    assert done.code == 0 and lines[0] == "1: Pulling from team/busybox"
+    assert lines[-1] == f"{registry.host}/team/busybox:1"
+    assert lines[-2].startswith("Status: Downloaded newer image")
+    assert not any("Downloading" in line for line in lines)
+    done = pushed("pull", "-q", f"{registry.host}/team/busybox:1")
+    assert done.out == f"{registry.host}/team/busybox:1\n"
+    done = pushed("pull", f"{registry.host}/team/busybox")
+    assert done.out == "Using default tag: latest\n" and done.code == 1
+    assert "not found: manifest unknown" in done.err
+    done = pushed("pull", "-a", f"{registry.host}/team/busybox:1")
+    assert (done.code, done.err) == (1, "tag can't be used with --all-tags/-a\n")
+
+
+def test_login_push_pull_logout(busybox, registry, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    registry.faults.append(basic("user", "secret"))
+    name = f"{registry.host}/busybox:1"
+    busybox("tag", "busybox", name)
+    done = busybox("push", name)
+    assert done.code == 1 and "no basic auth credentials" in done.err
+    done = busybox("login", "-u", "user", "--password-stdin", registry.host, input=b"wrong\n")
+    assert done.code == 1 and "401 Unauthorized" in done.err
+    done = busybox("login", "-u", "user", "--password-stdin", registry.host, input=b"secret\n")
+    assert (done.code, done.out) == (0, "Login Succeeded\n")
+    assert registry.host in json.loads((tmp_path / "config.json").read_text())["auths"]
+    assert busybox("push", "-q", name).out == name + "\n"
+    assert busybox("pull", "-q", name).code == 0
+    assert busybox("manifest", "inspect", name).json()["schemaVersion"] == 2
+    done = busybox("login", registry.host)
+    assert done.code == 0 and "existing credentials" in done.err
+    assert busybox("logout", registry.host).out == (
+        f"Removing login credentials for {registry.host}\n")
+    assert busybox("pull", name).code == 1
+
+
+def test_a_login_needs_somebody(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    for words, text in (
+        (("-u", "u"), "Error: Cannot perform an interactive login from a non TTY device"),
+        (("--password-stdin",), "the --password-stdin option requires --username to be set"),
+        (("-u", ""), "username is empty"),
+        (("-u", "u", "-p", "p", "--password-stdin"),
+         "conflicting options: cannot specify both --password and --password-stdin"),
+    ):
+        done = cli("login", *words, "127.0.0.1:1", input=b"")
+        assert done.code == 1 and text in done.err, words
+
+
+def test_debians_tools_read_what_we_push(pushed, registry, tmp_path):
+    skopeo = "/usr/bin/skopeo"
+    name = f"docker://{registry.host}/team/busybox:1"
+    subprocess.run([skopeo, "copy", "--src-tls-verify=false", name, f"dir:{tmp_path}/out"],
+                   check=True, stdout=subprocess.DEVNULL)
+    found = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert found == json.loads(registry.manifests["team/busybox", "1"][0])
+    registry.blobs.clear()
+    subprocess.run([skopeo, "copy", "--dest-tls-verify=false", f"dir:{tmp_path}/out", name],
+                   check=True, stdout=subprocess.DEVNULL)
+    assert pushed("pull", f"{registry.host}/team/busybox:1").code == 0
+
+
+def test_many_pulls_at_once_and_one_that_is_killed(pushed, registry):
+    name = f"{registry.host}/team/busybox:1"
+    started = [subprocess.Popen(pushed.argv("pull", name), env=pushed.environ(),
+                                stdout=subprocess.DEVNULL) for _ in range(4)]
+    started[0].kill()
+    assert [process.wait() for process in started][1:] == [0, 0, 0]
+    assert pushed("run", "--rm", "--network", "none", name, "true").code == 0
+
+
+def test_gzip_layers_of_a_real_archive(cli, registry, tmp_path):
+    name = f"{registry.host}/plain:1"
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(docker_archive([[("x", b"hello")]], tags=(name,)))
+    assert cli("load", "-i", str(archive)).code == 0
+    assert cli("push", name).code == 0
+    (layer,) = json.loads(registry.manifests["plain", "1"][0])["layers"]
+    assert layer["mediaType"] == engine.MEDIA_LAYER + "+gzip"
+    assert os.path.exists(archive) and digest(gz(b"")) and layer["size"] > 0
