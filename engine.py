@@ -34850,7 +34850,7 @@ def cmd_login(client: ApiClient, args: Args) -> int:
 
 
 def _login_check(args: Args) -> None:
-    if args.given("password_stdin"):
+    if args.given("password-stdin"):
         if args.given("password"):
             raise EngineError("conflicting options: cannot specify both --password and"
                               " --password-stdin")
@@ -37992,6 +37992,8 @@ DAEMON_OPTIONS = (
     ("-p --pidfile", "string", "", "", "", "File for the daemon's pid"),
     ("--raw-logs", "bool", "", False, "", "Log without colours, as always"),
     ("--registry-mirror", "list", "registry-mirrors", [], "", "Mirrors of Docker Hub"),
+    ("--registry-mirror-table", "mirrors", "", {}, "",
+     "Mirrors of any registry, or of what is below a name: ghcr.io/org=URL"),
     ("--rootless", "bool", "", False, "it has no rootless mode yet", "Run without root"),
     ("--seccomp-profile", "string", "", "builtin", "", "File with the seccomp profile"),
     ("--selinux-enabled", "bool", "", False, "it has no SELinux", "Label containers"),
@@ -38013,15 +38015,17 @@ DAEMON_OPTIONS = (
 DAEMON_FILE_KEYS = {"builder": IGNORED, "deprecated-key-path": IGNORED}
 #: An object in the file whose keys are options themselves is laid open, but for these.
 DAEMON_MAPS = ("builder", "default-network-opts", "default-ulimits", "features", "log-opts",
-               "runtimes")
+               "registry-mirror-table", "runtimes")
 #: A SIGHUP takes these from the file when it has them; MAX_KEYS fall back to their defaults.
 RELOAD_KEYS = ("debug", "default-cgroupns-mode", "default-ipc-mode", "default-shm-size",
-               "insecure-registries", "labels", "live-restore", "registry-mirrors",
+               "insecure-registries", "labels", "live-restore", "registry-mirror-table",
+               "registry-mirrors",
                "shutdown-timeout")
 MAX_KEYS = ("max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts")
 _JSON_TYPES = {"bool": (bool, "bool"), "int": (int, "int"), "string": (str, "string"),
                "bytes": (str, "string"), "list": (list, "[]string"), "map": (dict,
                "map[string]string"), "feature": (dict, "map[string]bool"),
+               "mirrors": (dict, "map[string][]string"),
                "ulimit": (dict, "map[string]*container.Ulimit")}
 
 
@@ -38029,6 +38033,14 @@ _JSON_TYPES = {"bool": (bool, "bool"), "int": (int, "int"), "string": (str, "str
 def _add_feature(values: dict, text: str) -> None:
     name, equals, value = text.partition("=")
     values[name] = bool_parse(value) if equals else True
+
+
+@flag_kind("mirrors", dict, "map")
+def _add_mirror(values: dict, text: str) -> None:
+    name, _, url = text.partition("=")
+    if not name or not url:
+        raise ValueError(f"{quote(text)} is no NAME=URL")
+    values.setdefault(name, []).append(url)
 
 
 def option_key(row: tuple) -> str:
@@ -38124,7 +38136,7 @@ def _json_shown(value: Any) -> str:
 def _file_value(key: str, kind: str, value: Any) -> Any:
     """What a value of the file means for its kind; an error as Go's decoder has it."""
     wanted, go = _JSON_TYPES[kind]
-    inner = {"list": str, "map": str, "feature": bool, "ulimit": dict}.get(kind)
+    inner = {"list": str, "map": str, "feature": bool, "mirrors": list, "ulimit": dict}.get(kind)
     items: list = []
     if inner and isinstance(value, (dict, list)) and isinstance(value, wanted):
         items = list(value.values() if isinstance(value, dict) else value)
@@ -38241,6 +38253,8 @@ def _mirror_parse(text: str) -> str:
 
 def _registries_check(made: dict) -> None:
     made["registry-mirrors"] = [_mirror_parse(text) for text in made["registry-mirrors"]]
+    made["registry-mirror-table"] = {name: [_mirror_parse(text) for text in urls]
+                                     for name, urls in made["registry-mirror-table"].items()}
     names = ["docker.io" if name == "index.docker.io" else name
              for name in made["insecure-registries"]]
     for name in names:

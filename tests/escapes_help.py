@@ -120,9 +120,9 @@ def image_with(den, tag, *members):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for info, data in rootfs_members():
-            if info.name.rstrip("/") not in names:
-                if not info.name.startswith(tuple(name + "/" for name in names)):
-                    tar.addfile(info, io.BytesIO(data))
+            name = info.name.rstrip("/") + "/"
+            if not any(name.startswith(each + "/") for each in names):
+                tar.addfile(info, io.BytesIO(data))
         with tarfile.open(fileobj=io.BytesIO(archive(*members))) as more:
             for info in more:
                 tar.addfile(info, more.extractfile(info) if info.isfile() else None)

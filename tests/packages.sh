@@ -20,6 +20,8 @@ need /bin/ip iproute2
 need /usr/sbin/nft nftables
 need /usr/sbin/iptables-legacy iptables
 need /usr/bin/dig bind9-dnsutils
+need /usr/bin/skopeo skopeo
+need /usr/bin/zstd zstd
 if [ "${2:-}" = bench ]; then
     need /usr/sbin/dockerd docker.io
     need /usr/bin/podman podman

@@ -181,7 +181,7 @@ def test_import(asked):
 @pytest.mark.parametrize(
     ("query", "status", "message"),
     [
-        ({"fromImage": "busybox"}, 501, "pulling images: not supported by this engine"),
+        ({"fromImage": "scratch"}, 403, "'scratch' is a reserved name"),
         ({"fromSrc": "ftp://x"}, 500, 'Get "ftp://x": unsupported protocol scheme "ftp"'),
         ({"fromSrc": "-", "repo": "A"}, 400, "invalid reference format: repository name "
          "(library/A) must be lowercase"),

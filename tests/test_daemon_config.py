@@ -318,3 +318,15 @@ def test_beside_dockerd(configure, tmp_path, flags, file):
     # 28 has other words here than 20.10, and the same ones.
     theirs = theirs.replace("configuration validation from file failed: ", "")
     assert mine == theirs.replace(MERGED, "")
+
+
+def test_mirrors_of_any_registry(configure):
+    made = configure("--registry-mirror-table", "ghcr.io/a=https://m", "--registry-mirror-table",
+                     "ghcr.io/a=http://n/")
+    assert made["registry-mirror-table"] == {"ghcr.io/a": ["https://m/", "http://n/"]}
+    table = {"registry-mirror-table": {"quay.io": ["https://m"]}}
+    assert configure(file=table)["registry-mirror-table"] == {"quay.io": ["https://m/"]}
+    with pytest.raises(engine.InvalidParameter, match="no scheme specified"):
+        configure(file={"registry-mirror-table": {"quay.io": ["m"]}})
+    with pytest.raises(engine.InvalidParameter, match="cannot unmarshal string into Go struct"):
+        configure(file={"registry-mirror-table": {"quay.io": "https://m"}})
