@@ -20665,8 +20665,7 @@ class Monitor(Loop):
         self.plan: dict = {}
         self.main = Stdio(self, "", tty=request["tty"], takes_input=request["stdin"],
                           stdin_once=request["stdin_once"])
-        self.paused = False
-        self.user_stopped = False
+        self.paused = self.user_stopped = False
         self.restarts: Restarts | None = None
         self.health: Health | None = None
         self.ports: Forwarder | None = None
@@ -20966,10 +20965,7 @@ class Monitor(Loop):
 
     def pause(self, on: bool) -> None:
         """Freeze or thaw all processes of the container."""
-        if on:
-            self.cgroup.freeze()
-        else:
-            self.cgroup.thaw()
+        (self.cgroup.freeze if on else self.cgroup.thaw)()
         self.paused = on
         with self.store.write(durable=False) as db:
             db.execute(MONITOR_SQL["paused" if on else "resumed"], (self.id,))
@@ -21047,7 +21043,7 @@ class Monitor(Loop):
 
 
 def _network_begin(monitor: Monitor, pins: dict) -> None:
-    if monitor.plan["ports"] or monitor.plan["names"]:
+    if monitor.plan["links"] or monitor.plan["ports"] or monitor.plan["names"]:
         monitor.plan["links"] = True
         ports_begin(monitor, monitor.plan)
         resolver_begin(monitor, pins, monitor.plan)
