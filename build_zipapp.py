@@ -113,12 +113,12 @@ Body.__init__ COMMANDS Command.__init__ Container.__init__ Container.config Cont
 Container.host Container.is_running Container.is_up Container.status Containers.__init__
 Containers._healthy Containers.all Containers.list Engine.__init__ Engine.containers Engine.images
 Flag.__init__ Flag.long Flag.short Image.__init__ Images.__init__ Images.ids_of Listing.__init__
-Listing._table Listing.text LocalTransport.__init__ LocalTransport.engine LocalTransport.send ROUTES
-Reference.__new__ Reference._suffix Reference.familiar Reference.familiar_name Reference.name
-Request.__init__ Request.arg Request.filters Request.flag Request.number Response.__init__
-Show.__init__ Store.__init__ Store._free_take Store.db Store.path Store.row Store.rows
-Store.run_path VendoredFinder.__init__ VendoredFinder.find_spec _Pair.__init__ _Pair.close
-_absent_register _build_time _client_make _command_find _component_lines _config_apply
+Listing._table Listing.text LocalTransport.__init__ LocalTransport.engine LocalTransport.send
+Network.__init__ ROUTES Reference.__new__ Reference._suffix Reference.familiar
+Reference.familiar_name Reference.name Request.__init__ Request.arg Request.filters Request.flag
+Request.number Response.__init__ Show.__init__ Store.__init__ Store._free_take Store.db Store.path
+Store.row Store.rows Store.run_path VendoredFinder.__init__ VendoredFinder.find_spec _Pair.__init__
+_Pair.close _absent_register _build_time _client_make _command_find _component_lines _config_apply
 _config_default _config_load _container_command _container_image _container_names _created_ns
 _day_number _domain_split _exited_codes _flag_default _flag_set _flags_table _handler_run
 _help_command _id_shown _image_row _is_domain _is_host_label _is_older _is_path_component
@@ -127,47 +127,54 @@ _refuse _reply_check _request _route_match _run _run_id _server_version _shared 
 _since_text _store_claim _store_connect _streams_prepare _tag_key _take_long _terminal_width
 _time_calendar _time_split _top_check _update_refusal _use_line _wrap ago boot_id cli_main
 client_local client_version cmd_ps cmd_version columns_align command command_flags config_directory
-config_read container_settle containers_text duration_parse ellipsis file_read filter_bool
-filters_check filters_parse flag_kind flags_parse flush_output get_containers get_version help_flags
-http_dispatch id_short image_get json_parse list_filters_check list_select main main_exit
-network_ids networks_show orphans_find output_write platform_host ports_text program_name quote
-record_list reference_parse reference_tagged roots_find route route_find sqlite_module state_text
-summary_show text_width time_now time_parse vendored_install version_build version_text
-version_tuple
+config_read container_settle containers_text duration_parse ellipsis endpoints_by_container
+file_read filter_bool filters_check filters_parse flag_kind flags_parse flush_output get_containers
+get_version help_flags http_dispatch id_short image_get json_parse list_filters_check list_select
+main main_exit network_list networks_by_container networks_ensure networks_known networks_show
+orphans_find output_write platform_host ports_list ports_text program_name quote record_list
+reference_parse reference_tagged roots_find route route_find sqlite_module state_text summary_show
+text_width time_now time_parse vendored_install version_build version_text version_tuple
 """, """
-ApiClient.hijack ApiClient.post ApiClient.wait Body.json Containers._create Container.is_copied
-Containers._running Containers.create Containers.expect Containers.find
-Containers.launch Containers.running Containers.start Demultiplexer.__init__ FrameReader.__init__
-Image.platform Image.settings Images.for_container LocalTransport.expect LocalTransport.hijack
-Pump.__init__ Pump._loop Pump._receive Pump.run Request.has_body Request.hijack Request.json
-Request.take Store.lock Store.write Waiter.__init__ Waiter.fileno Waiter.result _CidFile.__init__
-_CidFile.keep _Pair._open _Pair.hijack _Pair.take _Write.__enter__ _Write.__exit__ _Write.__init__
-_actor _add_network _arg_since _attach _attached_start _body_attach _body_devices _body_health
-_body_limits _body_networks _body_ports _body_process _body_restart _body_security _body_storage
+ApiClient.hijack ApiClient.post ApiClient.wait Body.json Container.is_copied Containers._create
+Containers._running Containers.create Containers.expect Containers.find Containers.launch
+Containers.running Containers.start Demultiplexer.__init__ FrameReader.__init__ Image.platform
+Image.settings Images.for_container LocalTransport.expect LocalTransport.hijack Network.bridge
+Network.is_default Network.is_internal Network.mtu Network.options Network.pool Place.__init__
+Place.link Prefix.__init__ Prefix.offset Prefix.packed Prefix.size Pump.__init__ Pump._loop
+Pump._receive Pump.run Request.has_body Request.hijack Request.json Request.take Store.lock
+Store.write Waiter.__init__ Waiter.fileno Waiter.result _CidFile.__init__ _CidFile.keep _Pair._open
+_Pair.hijack _Pair.take _Write.__enter__ _Write.__exit__ _Write.__init__ _actor _add_network
+_arg_since _attach _attached_start _body_attach _body_devices _body_health _body_limits
+_body_networks _body_ports _body_process _body_restart _body_security _body_storage _bounds
 _capabilities_verify _command_line _config_verify _cpu_verify _create _create_checked _endpoint
-_endpoint_verify _env_merge _event_files _exec_pump _execs_sweep _exit_status _hijacker _host_fill
-_host_verify _hosts_text _is_user_defined _items_check _json_encoder _memory_verify _modes_check
-_monitor_ask _monitor_request _namespaces_resolve _object _platform_settle _query_text _resizer
-_resolv_text _signal_sender _size_known _size_number _spec_linux _spec_mounts _spec_namespaces
-_spec_process _spec_root _start_time _stream_type _sysctls_verify _thermal_paths _ulimits_verify
-_value_check _version_adapt answer_read body_fill body_set bool_parse build_id
-capabilities_available capabilities_normalize capabilities_resolve cgroup_name cmd_exec cmd_run
-command_words config_fill config_merge configuration_read container_attach container_event
-container_wait create_body create_check create_verify detach_keys_check dir_ensure env_merge
-environment_build event_emit exec_create exec_dir exec_find exec_inspect exec_start fds_send
-fields_check file_write files_guard.__enter__ files_guard.__exit__ files_guard.__init__ files_write
-get_exec go_int health_plan health_words host_complete host_defaults id_new image_platform_warning
-init_layer_make is_hex json_text launcher_call launcher_name layer_directories layer_name
-layer_paths layer_stack lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits
-log_verify mode_container monitor_call monitor_connect monitor_expect monitor_start name_random
-network_id_ensure network_verify owner_of owner_self plan_build platform_rank ports_expose
-ports_publish post_container_attach post_container_create post_container_exec post_container_start
-post_container_wait post_exec_start process_build record_find record_insert record_move record_new
-resources_build resources_verify restart_parse restart_verify security_parse sha256 signal_number
-signal_parse signals_caught.__enter__ signals_caught.__exit__ signals_caught.__init__
+_env_merge _event_files _exec_pump _execs_sweep _exit_status _gap _hijacker _host_fill _host_verify
+_is_user_defined _items_check _json_encoder _launch _link_body _link_make _mac_make _mac_move
+_memory_verify _modes_check _modes_resolve _monitor_ask _monitor_request _namespaces_resolve
+_network_prepare _object _platform_settle _query_text _resizer _root_fill _route _signal_sender
+_size_known _size_number _spec_linux _spec_mounts _spec_namespaces _spec_process _spec_root
+_start_time _stream_type _sysctl_problems _sysctls_verify _thermal_paths _ulimits_verify
+_value_check _version_adapt address_message answer_read body_fill body_set bool_parse bridge_ensure
+build_id capabilities_available capabilities_normalize capabilities_resolve cgroup_name cmd_exec
+cmd_run command_words config_fill config_merge configuration_read container_attach container_event
+container_wait create_body create_check create_verify detach_keys_check dir_ensure driver_of
+endpoint_attached endpoint_list endpoint_names endpoint_problems endpoint_take endpoints_plan
+endpoints_start env_merge environment_build event_emit exec_create exec_dir exec_find exec_inspect
+exec_start extra_hosts fds_send fields_check file_write files_guard.__enter__ files_guard.__exit__
+files_guard.__init__ files_write get_exec go_int health_plan health_words host_complete
+host_defaults hosts_text id_new image_platform_warning init_layer_make ip_pack ip_text is_hex
+json_text launcher_call launcher_name layer_directories layer_name layer_paths layer_stack
+lease_take link_index link_is_up link_plan links_prepare links_verify lock_file.__enter__
+lock_file.__exit__ lock_file.__init__ log_limits log_verify mac_pack mac_text mode_container
+monitor_call monitor_connect monitor_expect monitor_start name_random names_write network_find
+network_get nl_attr nl_message owner_of owner_self pair_message parent_ensure parent_name plan_build
+platform_rank ports_expose ports_publish ports_start post_container_attach post_container_create
+post_container_exec post_container_start post_container_wait post_exec_start prefix_parse
+process_build record_find record_insert record_move record_new resolver_conf resources_build
+resources_verify restart_parse restart_verify route_message routes_choose security_parse sha256
+signal_number signal_parse signals_caught.__enter__ signals_caught.__exit__ signals_caught.__init__
 signals_caught.fileno size_float size_parse spec_build terminal_size tty_check
 undo_on_error.__enter__ undo_on_error.__exit__ undo_on_error.__init__ undo_on_error.callback
-unix_connect wait_any winsize_get write_all _creation _root_fill driver_of
+unix_connect up_message wait_any winsize_get write_all
 """)
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (

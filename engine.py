@@ -7480,11 +7480,11 @@ def link_index(name: str) -> int:
 
 def link_is_up(name: str) -> bool:
     """Whether there is an interface of this name, and it is up."""
+    import fcntl                        # a command has it already, and not what makes system calls
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
-        request = sys_buffer(struct.pack("=16sH22x", name.encode(), 0))
-        sys_ioctl(sock.fileno(), _SIOCGIFFLAGS, request)
-        return bool(struct.unpack_from("=H", request.raw, 16)[0] & _IFF_UP)
+        answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("=16sH22x", name.encode(), 0))
+        return bool(struct.unpack_from("=H", answer, 16)[0] & _IFF_UP)
     except OSError as missing:
         if missing.errno != errno.ENODEV:
             raise

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Which functions the commands run that must start at once: QUICK in build_zipapp.py.
 
-    quick.py PYZ [--check|--write]       as root; needs a static busybox on this host
+    unshare -n quick.py PYZ [--check|--write]       as root; needs a static busybox on this host
 
 Prints the names, as QUICK has them, or writes them there. With --check only those that QUICK lacks:
 each costs a start the reading of a whole section.
@@ -49,6 +49,7 @@ def names_seen(pyz: str) -> tuple[set[str], set[str]]:
     log = work + "/log"
     roots = ["--data-root", work + "/data", "--run-root", work + "/run"]
     run = ("run", "--rm", "--network", "none", "tools", "true")
+    bridged = ("run", "--rm", "tools", "true")
 
     def engine(*words: str) -> str:
         done = subprocess.run([PYTHON, pyz, *roots, *words], stdout=subprocess.PIPE, check=True)
@@ -66,9 +67,10 @@ def names_seen(pyz: str) -> tuple[set[str], set[str]]:
     try:
         engine("image", "from-host", "-t", "tools", "busybox", "sleep", "true")
         engine(*run)                        # which starts the launcher
+        engine(*bridged)                    # which makes the bridge
         name = engine("run", "-d", "--network", "none", "tools", "sleep", "1000")
         first = seen(("version",), ("ps",), ("ps", "--help"))
-        second = seen(run, ("exec", name, "true"))
+        second = seen(run, bridged, ("exec", name, "true"))
         engine("rm", "-f", name)
         return {"COMMANDS", "ROUTES"} | first, second - first
     finally:
