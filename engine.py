@@ -20902,15 +20902,13 @@ class Monitor(Loop):
         self._stops = []
 
     def waiters_tell(self, code: int, gone: bool) -> None:
-        """Answer who waits: for the end all of them, for the removal (`removed`) when it is gone.
-        """
-        kept = []
-        for condition, fd, head in self._waiters:
+        """Answer who waits: for its end, and for its removal (`removed`) when it is gone."""
+        waiters, self._waiters = self._waiters, []
+        for condition, fd, head in waiters:
             if condition == "removed" and not gone:
-                kept.append((condition, fd, head))
+                self._waiters.append((condition, fd, head))
             else:
                 self._waiter_answer(fd, head, code)
-        self._waiters = kept
 
     def _linger_over(self) -> None:
         if not self._born:
