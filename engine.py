@@ -26688,7 +26688,7 @@ def registry_is_insecure(domain: str, made: dict) -> bool:
         listed.append(text)
     networks = [text for text in (*INSECURE_ALWAYS, *listed) if "/" in text]
     return any(_in_network(address, network)
-               for address in _addresses(host_split(domain, 0)[0]) for network in networks)
+               for address in _host_addresses(host_split(domain, 0)[0]) for network in networks)
 
 
 def host_split(authority: str, port: int) -> tuple:
@@ -26701,7 +26701,7 @@ def host_split(authority: str, port: int) -> tuple:
     return host.strip("[]"), int(text) if text else port
 
 
-def _addresses(host: str) -> list:
+def _host_addresses(host: str) -> list:
     """The addresses of a host, packed; none where the name means nothing."""
     packed = address_pack(host)
     if packed:
