@@ -30169,6 +30169,12 @@ class Listener:
         """True where anybody who reaches the port may give orders: tcp without TLS."""
         return self.tls is None and self.sock.family != _socket.AF_UNIX
 
+    @property
+    def address(self) -> str:
+        """Where it listens, as the log says it: a path, or host and port as the kernel has them."""
+        where = self.path or self.sock.getsockname()
+        return where if isinstance(where, str) else host_text("tcp", where[:2])[6:]
+
     def close(self) -> None:
         """Stop listening; the name of a unix socket of ours goes first."""
         if self.path:
@@ -38519,7 +38525,7 @@ class Daemon:
                 os.chmod(self.store.run, 0o711)     # its group may come as far as the socket
             if listener.kind == "tcp":
                 for text in TCP_WARNINGS:
-                    notice("warn", text, host=listener.text)
+                    notice("warn", text, host=host_text(*host_parse(listener.text)))
 
     def _default_hosts(self) -> list:
         if self.made["tls"]:
@@ -38559,7 +38565,7 @@ class Daemon:
 
         _thread.start_new_thread(serve, ())
         for listener in self.listeners:
-            notice("info", f"API listen on {listener.path or listener.text}")
+            notice("info", f"API listen on {listener.address}")
         notice("info", "Daemon has completed initialization")
         self.notify.send("READY=1")
         code = self._signals(is_serving)

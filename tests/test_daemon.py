@@ -371,8 +371,10 @@ def test_plain_tcp_is_warned_about(start):
     from door_help import free_port
 
     port = free_port()
-    daemon = start("-H", f"tcp://127.0.0.1:{port}")
+    daemon = start("-H", f":{port}")
     assert "Binding to IP address without --tlsverify is insecure" in daemon.log()
+    assert f'host="tcp://localhost:{port}"' in daemon.log()
+    assert f"API listen on 127.0.0.1:{port}" in daemon.told()
     (text,) = [each for each in daemon.get("/info")["Warnings"] or () if "2375" in each or
                str(port) in each]  # fmt: skip
     assert text.startswith(
