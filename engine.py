@@ -38519,7 +38519,8 @@ class Daemon:
             raise type(refused)(f"failed to load listeners: {refused}") from None
         if not made["hosts"]:
             self._docker_socket(hosts, tls)
-        made["hosts"] = hosts
+        # Written out, so that whoever reads them knows where plain tcp is.
+        made["hosts"] = [host_text(*host_parse(host, tls=tls is not None)) for host in hosts]
         for listener in self.listeners:
             if listener.path and os.path.dirname(listener.path) == self.store.run:
                 os.chmod(self.store.run, 0o711)     # its group may come as far as the socket

@@ -378,7 +378,7 @@ def test_plain_tcp_is_warned_about(start):
     (text,) = [each for each in daemon.get("/info")["Warnings"] or () if "2375" in each or
                str(port) in each]  # fmt: skip
     assert text.startswith(
-        f"[DEPRECATION NOTICE]: API is accessible on http://127.0.0.1:{port} without encryption.\n"
+        f"[DEPRECATION NOTICE]: API is accessible on http://localhost:{port} without encryption.\n"
     )
 
 
