@@ -21264,7 +21264,7 @@ def monitor_rehearse(run: str) -> None:
     """What monitors do, from the first message to the last event, with a process that writes a line
     and somebody attached to it.
     """
-    store = Store(*[f"{run}/rehearsal-{os.getpid()}"] * 2)
+    store = Store(*[dir_ensure(f"{run}/rehearsal-{os.getpid()}", 0o700)] * 2)
     for name in ("containers/x/exec", "events"):
         dir_ensure(store.run_path(name), 0o700)
     near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
