@@ -19551,18 +19551,21 @@ def dns_reverse(name: str) -> str:
 
 # ---- resolv.conf
 
-def resolver_conf(host: dict, has_resolver: bool) -> tuple[str, dict]:
-    """A container's resolv.conf, and what its resolver must know: {"servers", "inside", "ndots"}.
+def resolver_conf(host: dict, attached: list) -> tuple[str, dict]:
+    """A container's resolv.conf, and what its resolver must know, for its monitor's plan.
 
-    `inside`: the servers are asked from the container's namespace. As moby's resolvconf makes it.
+    {"names": [[network's id, its name], ...], "dns": {"servers", "inside": they are asked from the
+    container's namespace, "ndots": somebody has set it, "forward": a network is not internal}}. As
+    moby's resolvconf makes it.
     """
+    names = [[one["network"], one["name"]] for one in attached if one["names"]]
     try:
         lines = file_read("/etc/resolv.conf").decode("utf-8", "surrogateescape").splitlines()
     except FileNotFoundError:
         lines = []
     if host["NetworkMode"] == "host" and not (host["Dns"] or host["DnsSearch"]
                                               or host["DnsOptions"]):
-        return "".join(line + "\n" for line in lines), {}
+        return "".join(line + "\n" for line in lines), {"names": [], "dns": {}}
     servers, search, options, others = _conf_parse(lines)
     inside = bool(host["Dns"])
     servers = list(host["Dns"] or servers)
@@ -19571,7 +19574,7 @@ def resolver_conf(host: dict, has_resolver: bool) -> tuple[str, dict]:
     options = list(host["DnsOptions"] or options)
     has_ndots = any(option.startswith("ndots:") for option in options)
     asked = [server for server in servers if not (inside and server == DNS_ADDRESS)]
-    if has_resolver:
+    if names:
         servers = [DNS_ADDRESS]
         options += [] if has_ndots else ["ndots:0"]
     elif not inside and host["NetworkMode"] != "host":
@@ -19582,7 +19585,9 @@ def resolver_conf(host: dict, has_resolver: bool) -> tuple[str, dict]:
     text += f"search {' '.join(search)}\n" if search else ""
     text += f"options {' '.join(options)}\n" if options else ""
     text += "".join(line + "\n" for line in others)
-    return text, {"servers": asked[:DNS_SERVERS_MOST], "inside": inside, "ndots": has_ndots}
+    return text, {"names": names, "dns": {
+        "servers": asked[:DNS_SERVERS_MOST], "inside": inside, "ndots": has_ndots,
+        "forward": not all(one["internal"] for one in attached)}}
 
 
 def _conf_parse(lines: list) -> tuple[list, list, list, list]:
@@ -19618,7 +19623,7 @@ def resolver_begin(monitor: Monitor, pins: dict, plan: dict) -> None:
 
     Once more, when its networks have changed.
     """
-    if plan.get("names") and monitor.resolver:
+    if monitor.resolver:
         monitor.resolver.change(monitor.store, plan)
     elif plan.get("names"):
         monitor.resolver = Resolver(monitor, pins["network"], plan)
@@ -19715,7 +19720,7 @@ class Resolver:
 
     def change(self, store: Store, plan: dict) -> None:
         """Look through these networks, plan["names"] ([[id, name], ...]), in this order."""
-        self._plan = plan.get("dns") or {}
+        self._plan = plan["dns"]
         self._networks = [NetworkNames(store.run_path("networks", id), name)
                           for id, name in plan["names"]]
 
@@ -19768,7 +19773,7 @@ class Resolver:
             return None
         found = self._find(asked.name)
         if found is None:
-            if asked.kind in (_A, _AAAA) and self._plan.get("ndots") and "." not in asked.name:
+            if asked.kind in (_A, _AAAA) and self._plan["ndots"] and "." not in asked.name:
                 return []                   # who set ndots will try the search domains
             return None
         addresses = found[0] if asked.kind == _A else found[1] if asked.kind == _AAAA else []
@@ -19801,9 +19806,8 @@ class Resolver:
     # ---- forwarding
 
     def _forward(self, data: bytes, asked: Question, send: Callable, is_stream: bool) -> None:
-        inside = self._plan.get("inside")
-        servers = self._plan.get("servers") or []
-        if not inside and self._plan.get("forward") is False:
+        inside, servers = self._plan["inside"], self._plan["servers"]
+        if not inside and not self._plan["forward"]:
             servers = []                    # its networks are internal
         if len(self._asked) >= DNS_ASKED_MOST:
             self.deliver(send, dns_answer(asked, code=_REFUSED))
@@ -19813,7 +19817,7 @@ class Resolver:
     def socket(self, server: str, is_stream: bool) -> _socket.socket:
         """A socket that is connected (or about to be) to a server, in the right namespace."""
         family = _socket.AF_INET6 if ":" in server else _socket.AF_INET
-        inside = self._plan.get("inside")
+        inside = self._plan["inside"]
         if inside:
             sys_setns(self._pin, CLONE_NEWNET)
         try:
@@ -23583,7 +23587,7 @@ def _launch(containers: Containers, store: Store, c: Container, again: int,
     if c.host["UTSMode"] == "host":
         hostname = os.uname().nodename
     attached, more, environment = _network_prepare(store, c)
-    text, dns = resolver_conf(c.host, any(one["names"] for one in attached))
+    text, names = resolver_conf(c.host, attached)
     files = files_write(c, directory, hostname, text, attached, more)
     if donor:
         files = {path: f"{store.path('containers', donor.id)}/{os.path.basename(path)}"
@@ -23598,8 +23602,7 @@ def _launch(containers: Containers, store: Store, c: Container, again: int,
                       health=health_plan(c, bundle))
     with files_guard(store, c.id):
         pass                        # a copy into it has an overlay of its own on its files
-    plan["names"] = [[one["network"], one["name"]] for one in attached if one["names"]]
-    plan["dns"] = dns
+    plan.update(names)
     plan["ports"] = ports_start(store, c, attached) if attached else {}
     # A container that shares another's namespace starts only while that one holds it.
     try:
@@ -25245,10 +25248,8 @@ class Networks:
         """Tell what depends on a running container's networks: ports, resolver, /etc/hosts."""
         host_complete(c.host, configuration_read(self._store.run))
         ports = ports_change(self._store, c, attached)
-        text, dns = resolver_conf(c.host, any(one["names"] for one in attached))
-        monitor_call(self._store, c.id, {
-            "verb": "networks", "names": [one["network"] for one in attached if one["names"]],
-            "dns": dns, "ports": ports})
+        text, names = resolver_conf(c.host, attached)
+        monitor_call(self._store, c.id, {"verb": "networks", "ports": ports, **names})
         directory = self._store.path("containers", c.id)
         more = extra_hosts(self._store, c.host) + links_prepare(self._store, c, attached)[0]
         for name, data in (("hosts", hosts_text(c, c.config["Hostname"], attached, more)),

@@ -163,7 +163,7 @@ def test_files_of_the_network(bare_box, tmp_path):  # noqa: F811
     c = bare_box.containers.find("web")
 
     def write():
-        resolv = engine.resolver_conf(c.host, False)[0]
+        resolv = engine.resolver_conf(c.host, [])[0]
         lines = engine.extra_hosts(bare_box.store, c.host)
         return engine.files_write(c, str(tmp_path), "h", resolv, [], lines)
 

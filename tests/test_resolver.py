@@ -114,7 +114,10 @@ def test_names_and_reverse_names():
 
 def conf(monkeypatch, text, has_resolver, **host):
     monkeypatch.setattr(engine, "file_read", lambda path: text.encode())
-    return engine.resolver_conf({**HOST, **host}, has_resolver)
+    place = {"network": "n1", "name": "net", "names": ["x"] * has_resolver, "internal": False}
+    text, told = engine.resolver_conf({**HOST, **host}, [place])
+    assert told["names"] == [["n1", "net"]] * has_resolver
+    return text, told["dns"]
 
 
 def test_resolv_conf_with_a_resolver(monkeypatch):
@@ -122,14 +125,15 @@ def test_resolv_conf_with_a_resolver(monkeypatch):
                      "search a b\noptions edns0\nsortlist 1.2.3.4\n", True)
     assert text == ("nameserver 127.0.0.11\nsearch a b\noptions edns0 ndots:0\n"
                     "sortlist 1.2.3.4\n")
-    assert dns == {"servers": ["127.0.0.53", "1.1.1.1"], "inside": False, "ndots": False}
+    assert dns == {"servers": ["127.0.0.53", "1.1.1.1"], "inside": False, "ndots": False,
+                   "forward": True}
 
 
 def test_resolv_conf_as_asked_for(monkeypatch):
     text, dns = conf(monkeypatch, "nameserver 1.1.1.1\nsearch a\noptions edns0\n", True,
                      Dns=["9.9.9.9", "127.0.0.11"], DnsSearch=["."], DnsOptions=["ndots:2"])
     assert text == "nameserver 127.0.0.11\noptions ndots:2\n"
-    assert dns == {"servers": ["9.9.9.9"], "inside": True, "ndots": True}
+    assert dns == {"servers": ["9.9.9.9"], "inside": True, "ndots": True, "forward": True}
 
 
 def test_resolv_conf_without_a_resolver(monkeypatch):
@@ -137,7 +141,9 @@ def test_resolv_conf_without_a_resolver(monkeypatch):
     assert conf(monkeypatch, host, False)[0] == "nameserver 1.1.1.1\nsearch a\n"
     assert conf(monkeypatch, host, False, Dns=["127.0.0.1"])[0] == (
         "nameserver 127.0.0.1\nsearch a\n")
-    assert conf(monkeypatch, host, False, NetworkMode="host")[0] == host
+    monkeypatch.setattr(engine, "file_read", lambda path: host.encode())
+    assert engine.resolver_conf({**HOST, "NetworkMode": "host"}, []) == (
+        host, {"names": [], "dns": {}})
 
 
 # ---- names of networks
@@ -257,7 +263,8 @@ def served(tmp_path, function, dns, names=(("n1", "net"), ("n2", "other.net"))):
 
     def inside():
         place = Place(str(tmp_path))
-        place.begin({"names": [*names], "dns": {"port": 5353, **dns}})
+        place.begin({"names": [*names], "dns": {"inside": False, "ndots": False, "forward": True,
+                                                "port": 5353, **dns}})
         return function()
     return apart(inside)
 
