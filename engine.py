@@ -7397,6 +7397,14 @@ def ip_pack(text: str) -> bytes:
         raise ValueError(f"invalid IP address: {text}") from None
 
 
+def address_width(text: str) -> int:
+    """4 or 16, by the kind of address that a text is; 0 when it is none."""
+    try:
+        return len(ip_pack(text))
+    except ValueError:
+        return 0
+
+
 def ip_text(address: bytes) -> str:
     """An address as text."""
     return _socket.inet_ntop(_socket.AF_INET6 if len(address) == 16 else _socket.AF_INET, address)
@@ -7480,7 +7488,8 @@ def link_index(name: str) -> int:
 
 def link_is_up(name: str) -> bool:
     """Whether there is an interface of this name, and it is up."""
-    import fcntl                        # a command has it already, and not what makes system calls
+    # A command has this module already, and not what makes system calls.
+    import fcntl
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
         answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("=16sH22x", name.encode(), 0))
@@ -17798,11 +17807,14 @@ def network_document(driver: str, **given: Any) -> dict:
 
 def host_prefixes(store: Store) -> list:
     """What this host has routes to, and its name servers: subnets that we do not choose."""
-    sock = netlink_open()
     try:
-        out = routes_list(sock)
-    finally:
-        sock.close()
+        sock = netlink_open()
+        try:
+            out = routes_list(sock)
+        finally:
+            sock.close()
+    except OSError:                     # no netlink is to be had here: a bridge will not be, either
+        out = []
     try:
         lines = file_read("/etc/resolv.conf").decode("utf-8", "replace").split("\n")
     except OSError:
@@ -17898,9 +17910,9 @@ def bridge_default(store: Store, db: Any, made: dict, taken: list) -> dict:
         elif made[cidr]:
             subnet = prefix_parse(made[cidr]).masked
         else:
-            kept = db.execute("SELECT id FROM networks WHERE name = 'bridge'").fetchone()
-            subnet = subnet_choose(db, made, taken, width, kept[0] if kept else "")
+            subnet = _kept_subnet(db, width) or subnet_choose(db, made, taken, width)
         pool = pool_make(subnet, gateway=address, span=made[cidr], reserved=reserved)
+        pool["is_chosen"] = not (address or made[cidr])
         if made[gateway]:
             pool["reserved"] = [pool["gateway"]]
             pool["router"] = made[gateway]
@@ -17918,6 +17930,15 @@ def bridge_default(store: Store, db: Any, made: dict, taken: list) -> dict:
     return network_document("bridge", EnableIPv6=made["ipv6"], Options=options, bridge=name,
                             pools=pools, is_users=bool(made["bridge"]),
                             IPAM={"Driver": "default", "Options": None, "Config": config})
+
+
+def _kept_subnet(db: Any, width: int) -> Prefix | None:
+    """The subnet that was chosen for the default bridge before, unless one was asked for since."""
+    row = db.execute("SELECT document FROM networks WHERE name = 'bridge'").fetchone()
+    for pool in json_parse(row[0])["pools"] if row else ():
+        if pool["is_chosen"] and prefix_parse(pool["subnet"]).width == width:
+            return prefix_parse(pool["subnet"])
+    return None
 
 
 def bridge_address(name: str, width: int) -> str:
@@ -22088,6 +22109,24 @@ def _bridge_settle(store: Store, network: Network, sock: _socket.socket) -> None
             netlink_batch(sock, [master_message(port, index)])
 
 
+def bridge_settle(store: Store, made: dict) -> bool:
+    """Make the default bridge what a daemon's configuration says; False while it is in use."""
+    before = network_find(store, "bridge")
+    taken = host_prefixes(store)
+    with store.write() as db:
+        document = bridge_default(store, db, made, taken)
+        if document == before.document:
+            return True
+        if db.execute("SELECT 1 FROM endpoints WHERE network = ? AND id <> ''", (before.id,)
+                      ).fetchone():
+            return False
+        db.execute("UPDATE networks SET document = ? WHERE id = ?",
+                   (json_text(document), before.id))
+        db.execute("DELETE FROM leases WHERE network = ?", (before.id,))
+    bridge_end(store, before)           # the next container makes it anew
+    return True
+
+
 def parent_name(network: Network) -> str:
     """The interface that a macvlan or ipvlan network is made of."""
     return network.options.get("parent") or "dm-" + network.id[:12]
@@ -22601,11 +22640,11 @@ def network_build(db: Any, asked: dict, made: dict, taken: list) -> Network:
             continue
         if len(own) > 1:
             raise Forbidden(f"{driver} driver doesn't support multiple subnets")
-        one = own[0] if own else {"IPRange": "", "Gateway": "", "AuxiliaryAddresses": None}
+        one: dict = own[0] if own else {"IPRange": "", "Gateway": "", "AuxiliaryAddresses": None}
         subnet = prefix_parse(own[0]["Subnet"]) if own else subnet_choose(db, made, taken, width)
         if any(subnet.overlaps(other) for other in used):
             raise Forbidden(NETWORK_OVERLAP)
-        more = one["AuxiliaryAddresses"] or {}
+        more: dict = one["AuxiliaryAddresses"] or {}
         gone = driver != "bridge" and asked["Internal"] or options.get(
             isolated + str(4 if width == 32 else 6)) == "isolated"
         pool = pool_make(subnet, gateway=one["Gateway"], span=one["IPRange"],
@@ -25107,17 +25146,6 @@ class Networks:
             raise NotFound(f"network {ref} not found")
         return self._show(network, self._inside()[network.id])
 
-    def list(self, filters: dict, detailed: bool = False) -> list:
-        """The entries of GET /networks."""
-        filters_check(filters, NETWORK_FILTERS)
-        inside = self._inside()
-        out = [network for network in network_list(self._store) if network_stays(network, filters)]
-        if "dangling" in filters:
-            only = filter_bool(filters, "dangling", True)
-            out = [network for network in out if only != (
-                network.name in NETWORK_PREDEFINED or bool(inside[network.id]))]
-        return [self._show(network, inside[network.id] if detailed else {}) for network in out]
-
     def _inside(self) -> dict:
         """{id of a network: {id of a running container: its entry}}."""
         out: dict = {network.id: {} for network in network_list(self._store)}
@@ -25259,6 +25287,19 @@ class Networks:
                 write_all(fd, data.encode("utf-8", "surrogateescape"))
             finally:
                 os.close(fd)
+
+    # ---- last, as its name hides the type
+
+    def list(self, filters: dict, detailed: bool = False) -> list:
+        """The entries of GET /networks."""
+        filters_check(filters, NETWORK_FILTERS)
+        inside = self._inside()
+        out = [network for network in network_list(self._store) if network_stays(network, filters)]
+        if "dangling" in filters:
+            only = filter_bool(filters, "dangling", True)
+            out = [network for network in out if only != (
+                network.name in NETWORK_PREDEFINED or bool(inside[network.id]))]
+        return [self._show(network, inside[network.id] if detailed else {}) for network in out]
 
 
 def _with_length(address: str, pool: dict | None) -> str:
@@ -37922,9 +37963,9 @@ DAEMON_OPTIONS = (
     ("--api-cors-header", "string", "", "", "use a reverse proxy", "CORS headers of the API"),
     ("--authorization-plugin", "list", "authorization-plugins", [], "it has no plugins",
      "Plugins that are asked about requests"),
-    ("--bip", "string", "", "", NETWORKS, "IPv4 address of the default bridge"),
-    ("--bip6", "string", "", "", NETWORKS, "IPv6 address of the default bridge"),
-    ("-b --bridge", "string", "", "", NETWORKS, "Bridge to attach containers to"),
+    ("--bip", "string", "", "", "", "IPv4 address of the default bridge"),
+    ("--bip6", "string", "", "", "", "IPv6 address of the default bridge"),
+    ("-b --bridge", "string", "", "", "", "Bridge to attach containers to"),
     ("--cdi-spec-dir", "list", "cdi-spec-dirs", [], "it has no devices yet", "Directories of CDI"),
     ("--cgroup-parent", "string", "", "", "containers are below engine/", "Parent of all cgroups"),
     ("--config-file", "string", "", DAEMON_FILE, "", "File with the configuration"),
@@ -37937,13 +37978,13 @@ DAEMON_OPTIONS = (
     ("--cri-containerd", "bool", "", False, "it has no containerd", "Start containerd with CRI"),
     ("--data-root", "string", "", "", "", "Directory of images, containers and their data"),
     ("-D --debug", "bool", "", False, "", "Log more"),
-    ("--default-address-pool", "list", "default-address-pools", [], NETWORKS,
+    ("--default-address-pool", "pool", "default-address-pools", [], "",
      "Addresses for networks"),
     ("--default-cgroupns-mode", "string", "", "private", "", 'Cgroup namespace ("host"|"private")'),
-    ("--default-gateway", "string", "", "", NETWORKS, "IPv4 gateway of the default bridge"),
-    ("--default-gateway-v6", "string", "", "", NETWORKS, "IPv6 gateway of the default bridge"),
+    ("--default-gateway", "string", "", "", "", "IPv4 gateway of the default bridge"),
+    ("--default-gateway-v6", "string", "", "", "", "IPv6 gateway of the default bridge"),
     ("--default-ipc-mode", "string", "", "private", "", 'IPC namespace ("shareable", "private")'),
-    ("--default-network-opt", "list", "default-network-opts", {}, NETWORKS, "Options of networks"),
+    ("--default-network-opt", "network-opt", "default-network-opts", {}, "", "Options of networks"),
     ("--default-runtime", "string", "", RUNTIME, "", "Runtime of containers"),
     ("--default-shm-size", "bytes", "", SHM_SIZE, "", "Size of /dev/shm"),
     ("--default-ulimit", "ulimit", "default-ulimits", [], "", "Limits of containers"),
@@ -37954,14 +37995,14 @@ DAEMON_OPTIONS = (
     ("--exec-root", "string", "", "", "", "Directory of sockets and what does not outlive a boot"),
     ("--experimental", "bool", "", False, "it has no experiments", "Show experimental features"),
     ("--feature", "feature", "features", {}, "", "Features to have"),
-    ("--fixed-cidr", "string", "", "", NETWORKS, "IPv4 subnet of the default bridge"),
-    ("--fixed-cidr-v6", "string", "", "", NETWORKS, "IPv6 subnet of the default bridge"),
+    ("--fixed-cidr", "string", "", "", "", "IPv4 subnet of the default bridge"),
+    ("--fixed-cidr-v6", "string", "", "", "", "IPv6 subnet of the default bridge"),
     ("-G --group", "string", "", "", "", 'Group of the unix socket; "docker" if there is one'),
     ("-H --host", "list", "hosts", [], "", "Sockets to listen on"),
-    ("--host-gateway-ip", "list", "host-gateway-ips", [], NETWORKS, "Address of host-gateway"),
+    ("--host-gateway-ip", "list", "host-gateway-ips", [], "", "Address of host-gateway"),
     ("--http-proxy", "string", "", "", "", "Proxy for http"),
     ("--https-proxy", "string", "", "", "", "Proxy for https"),
-    ("--icc", "bool", "", True, NETWORKS, "Let containers talk to each other"),
+    ("--icc", "bool", "", True, "", "Let containers talk to each other"),
     ("--init", "bool", "", False, "", "Run an init in every container"),
     ("--init-path", "string", "", "", "its init is built in", "Program that is the init"),
     ("--insecure-registry", "list", "insecure-registries", [], "", "Registries without TLS"),
@@ -37971,7 +38012,7 @@ DAEMON_OPTIONS = (
     ("--ip-masq", "bool", "", True, NETWORKS, "Masquerade the default bridge"),
     ("--ip6tables", "bool", "", True, NETWORKS, "Add rules of ip6tables"),
     ("--iptables", "bool", "", True, NETWORKS, "Add rules of iptables"),
-    ("--ipv6", "bool", "", False, NETWORKS, "IPv6 on the default bridge"),
+    ("--ipv6", "bool", "", False, "", "IPv6 on the default bridge"),
     ("--label", "list", "labels", [], "", "Labels of the engine"),
     ("--live-restore", "bool", "", True, "", "Let containers live on when the daemon ends"),
     ("--log-driver", "string", "", "json-file", "", "Log driver of containers"),
@@ -37983,7 +38024,7 @@ DAEMON_OPTIONS = (
     ("--max-concurrent-uploads", "int", "", 5, "", "Layers that are pushed at once"),
     ("--max-download-attempts", "int", "", 5, "", "Attempts to pull a layer"),
     ("--metrics-addr", "string", "", "", "it has no metrics", "Address to serve metrics on"),
-    ("--mtu", "int", "", 1500, NETWORKS, "MTU of the default bridge"),
+    ("--mtu", "int", "", 1500, "", "MTU of the default bridge"),
     ("--network-control-plane-mtu", "int", "", 1500, SWARM, "MTU between nodes"),
     ("--network-diagnostic-port", "int", "", 0, SWARM, "Port of the network's diagnosis"),
     ("--no-new-privileges", "bool", "", False, "", "Containers gain no privileges"),
@@ -38034,6 +38075,35 @@ _JSON_TYPES = {"bool": (bool, "bool"), "int": (int, "int"), "string": (str, "str
 def _add_feature(values: dict, text: str) -> None:
     name, equals, value = text.partition("=")
     values[name] = bool_parse(value) if equals else True
+
+
+@flag_kind("pool", list, "")
+def _add_pool(values: list, text: str) -> None:
+    pool: dict = {}
+    for field in text.split(","):
+        name, equals, value = field.strip().lower().partition("=")
+        if not equals:
+            raise ValueError(f"invalid field '{field}' must be a key=value pair")
+        if name == "base":
+            pool["base"] = value
+        elif name == "size":
+            try:
+                pool["size"] = int(value)
+            except ValueError:
+                raise ValueError(f'invalid size value: "{text}" (must be integer):'
+                                 f' strconv.Atoi: parsing "{value}": invalid syntax') from None
+        else:
+            raise ValueError(f"unexpected key '{name}' in '{field}'")
+    values.append(pool)
+
+
+@flag_kind("network-opt", dict, "map[]")
+def _add_network_opt(values: dict, text: str) -> None:
+    driver, _, rest = text.partition("=")
+    name, equals, value = rest.partition("=")
+    if not driver or not equals:
+        raise ValueError(f"invalid value format for {text}: it has to be driver=option=value")
+    values.setdefault(driver, {})[name] = value
 
 
 @flag_kind("mirrors", dict, "map")
@@ -38294,6 +38364,42 @@ def _modes_check_default(made: dict) -> None:
                                f'{made["default-cgroupns-mode"]}): use "host" or "private"')
 
 
+def _networks_check(made: dict) -> None:
+    """Addresses and numbers of the default bridge and of networks that are yet to come."""
+    start = 'error creating default "bridge" network: '
+    if made["bridge"] == "none":
+        raise Unsupported("a daemon without the network bridge is not supported by this engine")
+    for key, flag in (("bip", "--bip"), ("bip6", "--bip6")):
+        if made["bridge"] and made[key]:
+            raise InvalidParameter(f"You specified -b & {flag}, mutually exclusive options. Please"
+                                   " specify only one")
+    if made["mtu"] < 0:
+        raise InvalidParameter(f"invalid default MTU: {made['mtu']}")
+    for key, width in (("bip", 32), ("fixed-cidr", 32), ("bip6", 128), ("fixed-cidr-v6", 128)):
+        try:
+            good = not made[key] or prefix_parse(made[key]).width == width
+        except ValueError:
+            good = False
+        if not good:
+            raise InvalidParameter(f"{start}parse {key} failed: invalid CIDR address: {made[key]}")
+    for key, width in (("default-gateway", 4), ("default-gateway-v6", 16)):
+        if made[key] and address_width(made[key]) != width:
+            raise InvalidParameter(f"invalid value for {key}: {made[key]} is not an ip address")
+    for text in made["host-gateway-ips"]:
+        if not address_width(text):
+            raise InvalidParameter(f"{text} is not an ip address")
+
+
+def _pools_check(made: dict) -> None:
+    for pool in made["default-address-pools"]:
+        try:
+            base = prefix_parse(pool.get("base", ""))
+        except ValueError:
+            raise InvalidParameter(f"invalid base prefix {quote(pool.get('base', ''))}") from None
+        if not base.length <= pool.get("size", 0) <= base.width:
+            raise InvalidParameter(f"invalid pools size: {pool.get('size', 0)}")
+
+
 def _containers_check(made: dict) -> None:
     """What new containers get, so that the first `run` is not the one to tell."""
     if made["default-runtime"] != RUNTIME:
@@ -38331,7 +38437,7 @@ def _seccomp_load(made: dict) -> None:
 #: Docker validates flags and file together, and names the file then; the rest is checked later.
 MERGED_CHECKS = (_log_check, _labels_check, _numbers_check, _registries_check,
                  _exec_options_check, _modes_check_default)
-LATER_CHECKS = (_labels_merge, _containers_check)
+LATER_CHECKS = (_labels_merge, _networks_check, _pools_check, _containers_check)
 
 
 # ---- from flags and file to a configuration
@@ -38549,6 +38655,9 @@ class Daemon:
         if self.config_fd >= 0:
             os.close(self.config_fd)
         self.config_fd = fd
+        if not bridge_settle(self.store, self.made):
+            notice("info", "there are running containers, updated network configuration will not"
+                           " take affect")
 
     def serve(self) -> int:
         """Serve until a signal ends it; the exit code."""

@@ -82,8 +82,8 @@ def test_validate(cli):
     done = cli("daemon", "--validate", "--config-file", os.devnull)
     assert (done.code, done.err) == (0, "configuration OK\n")
     assert not os.path.exists(cli.roots.data)
-    assert refuses(cli, "--validate", "--bip", "10.0.0.1/24") == (
-        "--bip is not supported by this engine: it makes no networks yet"
+    assert refuses(cli, "--validate", "--bip", "10.0.0.1") == (
+        'error creating default "bridge" network: parse bip failed: invalid CIDR address: 10.0.0.1'
     )
     assert cli("daemon", "--validate", "--config-file", os.devnull, "x").code != 0
 
@@ -142,7 +142,7 @@ def test_notifier(tmp_path, monkeypatch):
 def test_help_shows_what_works(cli):
     text = cli("daemon", "--help").ok().out
     assert "--shutdown-timeout int" in text
-    assert "--bip" not in text
+    assert "--bip string" in text and "--userns-remap" not in text
 
 
 def test_second_daemon_on_the_data_root_is_refused(cli, start):

@@ -32,7 +32,8 @@ def test_three_networks_are_always_there(engine, store):
     assert names == {"bridge": "bridge", "host": "host", "none": "null"}
     bridge = engine.network_find(store, "bridge")
     assert bridge.pool(32) == {
-        "subnet": "172.17.0.0/16", "range": "", "gateway": "172.17.0.1", "reserved": []}
+        "subnet": "172.17.0.0/16", "range": "", "gateway": "172.17.0.1", "reserved": [],
+        "is_chosen": True}
     assert bridge.bridge == "engine-" + engine.engine_tag(store)
     assert engine.network_find(store, bridge.id[:8]).id == bridge.id
 
