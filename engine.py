@@ -18016,6 +18016,18 @@ def names_write(store: Store, container: str, one: dict) -> None:
         file_write(f"{directory}/{container}", json_text(told).encode(), 0o600)
 
 
+def networks_named(attached: list) -> list:
+    """(id, name, driver) of the networks of attached endpoints, as a monitor is told them."""
+    return [(one["network"], one["name"], one["driver"]) for one in attached]
+
+
+def networks_event(store: Store, action: str, container: str, networks: list) -> None:
+    """Tell the journal that a container has been connected to networks, or disconnected."""
+    for id, name, driver in networks:
+        event_emit(store, "network", action, id,
+                   {"container": container, "name": name, "type": driver})
+
+
 def names_remove(store: Store, container: str, network: str = "") -> None:
     """Take the names of a container that has ended, or left this network, away."""
     root = store.run_path("networks")
@@ -20881,6 +20893,7 @@ class Monitor(Loop):
             self.emit("oom", self.main)
         seconds = (now - self.main.started) // 1000000000
         self.emit("die", self.main, exitCode=str(code), execDuration=str(seconds))
+        networks_event(self.store, "disconnect", self.id, plan["networks"])
         if plan["auto_remove"]:
             self.emit("destroy", self.main)
         self.tell_end(code)
@@ -21235,7 +21248,7 @@ def verb_exec(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) 
 def verb_networks(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """The networks of the running container are others: take over what the plan says of them."""
     _runs_or_refuse(monitor)
-    for key in ("dns", "names", "ports"):
+    for key in ("dns", "names", "networks", "ports"):
         monitor.plan[key] = message[key]
     _network_begin(monitor, monitor.pins)
     return {"ok": True}
@@ -23641,19 +23654,21 @@ def _launch(containers: Containers, store: Store, c: Container, again: int,
                       health=health_plan(c, bundle))
     with files_guard(store, c.id):
         pass                        # a copy into it has an overlay of its own on its files
-    plan.update(names)
+    plan.update(names, networks=networks_named(attached))
     plan["ports"] = ports_start(store, c, attached) if attached else {}
+
+    def ready(born: dict) -> None:
+        networks_event(store, "connect", c.id, plan["networks"])
+        record(born)
+
     # A container that shares another's namespace starts only while that one holds it.
     try:
-        monitor_start(store, c.id, plan, again, record)
+        monitor_start(store, c.id, plan, again, ready)
     except BaseException:
         if attached:
             ports_stop(store, c.id)
             names_remove(store, c.id)
         raise
-    for one in attached:
-        event_emit(store, "network", "connect", one["network"],
-                   {"container": c.id, "name": one["name"], "type": one["driver"]})
 
 
 def _namespaces_resolve(containers: Containers, c: Container) -> tuple:
@@ -25277,7 +25292,8 @@ class Networks:
         host_complete(c.host, configuration_read(self._store.run))
         ports = ports_change(self._store, c, attached)
         text, names = resolver_conf(c.host, attached)
-        monitor_call(self._store, c.id, {"verb": "networks", "ports": ports, **names})
+        monitor_call(self._store, c.id, {"verb": "networks", "ports": ports, **names,
+                                         "networks": networks_named(attached)})
         directory = self._store.path("containers", c.id)
         more = extra_hosts(self._store, c.host) + links_prepare(self._store, c, attached)[0]
         for name, data in (("hosts", hosts_text(c, c.config["Hostname"], attached, more)),
