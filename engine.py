@@ -17958,7 +17958,7 @@ def bridge_address(name: str, width: int) -> str:
 def lease_take(db: Any, network: Network, pool: dict, container: str, wanted: str = "") -> str:
     """An address of a pool for a container, inside the caller's transaction.
 
-    Forbidden where the one that is wanted is somebody's; Unavailable when none is left.
+    Forbidden where the one that is wanted is somebody's; EngineError when none is left.
     """
     subnet = prefix_parse(pool["subnet"])
     closed = {pool["gateway"], pool.get("router", ""), *pool["reserved"]}
@@ -17978,7 +17978,7 @@ def lease_take(db: Any, network: Network, pool: dict, container: str, wanted: st
             if at < high:
                 break
         else:
-            raise Unavailable("no available IPv%d addresses on this network's address pools: %s"
+            raise EngineError("no available IPv%d addresses on this network's address pools: %s"
                               " (%s)" % (4 if subnet.width == 32 else 6, network.name, network.id))
         address = subnet.packed(at)
     db.execute("INSERT OR REPLACE INTO leases(network, address, container) VALUES(?, ?, ?)",
@@ -21707,6 +21707,8 @@ def _end_record(store: Store, c: Container, code: int, error: str) -> None:
     """What the monitor would have done at the end of its container."""
     _cgroup_end(cgroup_name(c))
     _execs_end(store, c.id)
+    ports_stop(store, c.id)
+    names_remove(store, c.id)
     again = error and restart_wanted(c.host["RestartPolicy"], code=code, count=c.restarts,
                                      stopped=bool(c.stopped))
     if not record_move(store, c.id, ("running", "paused", "restarting"),

@@ -84,7 +84,7 @@ def test_leases_are_the_lowest_free_and_never_given_twice(engine, store):
     assert pool["gateway"] == "10.0.0.1"
     assert [lease(engine, store, network, pool) for _ in range(5)] == [
         "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]
-    with pytest.raises(engine.Unavailable, match="no available IPv4 addresses on this network's"):
+    with pytest.raises(engine.EngineError, match="no available IPv4 addresses on this network's"):
         lease(engine, store, network, pool)
     with store.write() as db:
         db.execute("UPDATE leases SET released = 1 WHERE address = ?",
@@ -119,7 +119,7 @@ def test_a_range_and_reserved_addresses(engine, store):
         engine, "10.0.0.0/24", span="10.0.0.128/30", reserved=["10.0.0.129"], gateway="10.0.0.254")
     assert [lease(engine, store, network, pool) for _ in range(3)] == [
         "10.0.0.128", "10.0.0.130", "10.0.0.131"]
-    with pytest.raises(engine.Unavailable):
+    with pytest.raises(engine.EngineError):
         lease(engine, store, network, pool)
 
 
