@@ -11423,7 +11423,7 @@ def _child_check(pid: int) -> None:
     """
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except (ChildProcessError, OverflowError, TypeError):
+    except (OSError, OverflowError, TypeError):
         raise init_refuse("the process named a successor that is none", 125) from None
 
 

@@ -51,6 +51,28 @@ def say(*words):
         sys.stdout.flush()
 '''
 
+#: CVE-2019-5736, run by an interpreter that is not the container's own: a way to write to it.
+EXE = PRELUDE + '''
+fd = os.open("/proc/self/exe", os.O_RDONLY)
+say("reached", refused(os.fchmod, fd, 0o755) or "changed",
+    refused(os.utime, "/proc/self/fd/%d" % fd) or "touched",
+    refused(os.open, "/proc/self/fd/%d" % fd, os.O_WRONLY) or "opened")
+say(refused(os.setxattr, "/proc/self/fd/%d" % fd, "user.mine", b"1") or "marked")
+'''
+
+#: Says which descriptors it has, but for the one that it looks with.
+DESCRIPTORS = """
+for name in sorted(os.listdir("/proc/self/fd"), key=int):
+    try:
+        say(name, os.readlink("/proc/self/fd/" + name))
+    except FileNotFoundError:
+        pass
+"""
+#: A shell's: where am I, and can I see a file of the host from there?
+LOOK = 'for n in "" 1 2 3 4 5 6 7 8; do up="$up../"; cat ./$up{0} 2>/dev/null; done; echo "in $PWD"'
+#: Descriptors that a process might have inherited.
+NUMBERS = range(3, 40)
+
 
 class Den(Cli):
     """The runner with the image `den`, a secret of the host, and attacks."""
@@ -120,8 +142,7 @@ def image_with(den, tag, *members):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for info, data in rootfs_members():
-            name = info.name.rstrip("/") + "/"
-            if not any(name.startswith(each + "/") for each in names):
+            if not (info.name.rstrip("/") + "/").startswith(tuple(name + "/" for name in names)):
                 tar.addfile(info, io.BytesIO(data))
         with tarfile.open(fileobj=io.BytesIO(archive(*members))) as more:
             for info in more:

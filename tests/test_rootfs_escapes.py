@@ -150,29 +150,17 @@ def test_no_device_of_the_host_can_be_opened(den, options):  # noqa: F811
     assert den.attack(NODES, *options, image=image) == ""
 
 
-@pytest.fixture
-def outside(den):  # noqa: F811
-    """A directory of the host that no container may touch."""
-    path = os.path.join(den.roots.base, "outside")
-    os.makedirs(path, exist_ok=True)
-    yield path
-    assert os.listdir(path) == []
-
-
-@pytest.mark.parametrize("name", ["etc", "dev", "proc", "sys", "tmp", "dev/pts", "dev/shm",
-                                  "dev/mqueue", "etc/hosts", "etc/resolv.conf", "sys/fs/cgroup"])
 @pytest.mark.parametrize("way", ["/../../../..", "../../../../../../../../.."])
-def test_links_in_the_image_lead_no_mount_astray(den, outside, name, way):  # noqa: F811
-    """CVE-2021-30465: an image whose mount points are links to the host's directories."""
-    image = image_with(den, "links", (name, LINK, way + outside))
-    done = den("run", "--rm", "--network", "none", "--tmpfs", "/tmp", "-w", "/tmp/made", image,
-               "sh", "-c", "echo in > /tmp/in; echo in > /dev/in; ls /proc/sys >/dev/null")
-    assert done.code in (0, 125), done
-
-
-def test_a_working_directory_is_made_inside(den, outside):  # noqa: F811
-    image = image_with(den, "cwd", ("way", LINK, "../../../../../.." + outside))
-    den("run", "--rm", "--network", "none", "-w", "/way/made", image, "ls", "/way")
+def test_links_in_the_image_lead_no_mount_astray(den, way):  # noqa: F811
+    """CVE-2021-30465: what is mounted or made below a link is below what it is in the container."""
+    made = "/tmp/" + den.word
+    image = image_with(den, "links", ("out", LINK, way + "/tmp"), ("etc", LINK, way + "/tmp"),
+                       ("dev", LINK, way + "/tmp"), ("sys", LINK, way + "/tmp"))
+    done = den("run", "--rm", "--network", "none", "--tmpfs", "/out/" + den.word,
+               "-w", f"/out/{den.word}/made", image,
+               "sh", "-ec", f"grep -o ' {made} ' /proc/self/mountinfo; ls {made}; ls -A /out")
+    assert done.ok().out.split() == [made, "made", den.word]
+    assert not os.path.exists(made) and not os.path.exists("/tmp/hostname")
 
 
 def test_proc_is_mounted_on_no_link(den):  # noqa: F811
