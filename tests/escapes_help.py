@@ -71,7 +71,7 @@ for name in sorted(os.listdir("/proc/self/fd"), key=int):
 #: A shell's: where am I, and can I see a file of the host from there?
 LOOK = 'for n in "" 1 2 3 4 5 6 7 8; do up="$up../"; cat ./$up{0} 2>/dev/null; done; echo "in $PWD"'
 #: Descriptors that a process might have inherited.
-NUMBERS = range(3, 40)
+NUMBERS = range(3, 32)
 
 
 class Den(Cli):

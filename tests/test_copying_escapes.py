@@ -31,7 +31,7 @@ def test_a_path_that_changes_while_it_is_copied(den, way):  # noqa: F811
     base = den.roots.base
     id = den.start(f"sys.argv[1:] = [{way + base!r}]\n{EXCHANGE}", *TRACER)
     come, gone = archive(("planted", FILE, "x")), set()
-    for _ in range(25):
+    for _ in range(12):
         done = den("cp", id + ":/race/place/secret", "-")
         if done.code == 0:
             with tarfile.open(fileobj=io.BytesIO(done.raw)) as tar:
