@@ -34,6 +34,7 @@ KERNEL      Linux as Python; has never heard of containers
 RUNTIME     an OCI configuration becomes a process
     events          the journal of what happened; any process appends, any process follows
     limits          resource limits of a HostConfig: Docker's checks, and what this host can keep
+    mountpoints     what a create body mounts, as points: -v, --mount; Docker's checks; pure
     settings        a create body at the door: types, defaults, Docker's checks, the image merge
     defaults        what a daemon decided for containers that ask for nothing
     spec            Docker Config + HostConfig -> OCI config.json and the monitor's start plan; pure
@@ -57,6 +58,7 @@ CONTENT     bytes that have a digest
     manifests       manifests and indexes of images: parse, verify, choose a platform; pure
     images_archive  images as files: load, save, import
     harvest         an image made of the host's own programs: ELF closure and data files
+    volumes         named directories that outlive containers: make, find, mount, remove, prune
 OBJECTS     the things users name
     records         containers as rows: names, state transitions by compare-and-set
     networks        rows of networks, their subnets and leases: who has which address
@@ -72,6 +74,7 @@ OBJECTS     the things users name
     endpoints       a container's place in its networks: leases, links, names, routes
     network_settings  a network's create body at the door: Docker's checks, pools, options
     views           a container as clients see it: inspect, lists and their filters
+    storage         the points of a container: made at its create, filled, ready at its start
     containers      create, start, stop, kill, pause, remove, rename, prune, list, top, diff
     execs           second processes in a container, attach, wait and logs: what ends in a stream
     stats           what a container uses: one sample, two, or one every second
@@ -100,6 +103,7 @@ DOORS       protocols coming in
     api_containers  Docker Engine API endpoints: containers and exec
     api_networks    Docker Engine API endpoints: networks
     api_files       Docker Engine API endpoints: archive, export, commit, system/df
+    api_volumes     Docker Engine API endpoints: volumes
     websocket       RFC 6455: a server's handshake and frames, and a copy to a plain socket
     listeners       sockets that are listened on: unix, tcp, TLS, and those of systemd
     server          the API's connections: a thread each, framing, limits, hijack
@@ -121,6 +125,7 @@ HANDS       the user's side
     cli_networks    commands on networks
     cli_files       cp, export, commit
     cli_usage       system df, system prune
+    cli_volumes     commands on volumes
     cli_system      version, info, events and the rest
     daemon_config   the daemon's flags and daemon.json: what works, what is refused, how they merge
     daemon          the API process: start, configuration, reload, drain
@@ -3761,6 +3766,20 @@ END""",
   DELETE FROM endpoints WHERE container = old.id;
   DELETE FROM ports WHERE container = old.id;
 END"""),
+    ("""CREATE TABLE volumes(
+  name TEXT PRIMARY KEY,
+  created INTEGER NOT NULL,
+  labels TEXT NOT NULL,
+  options TEXT NOT NULL) WITHOUT ROWID""",
+     """CREATE TABLE volume_uses(
+  volume TEXT NOT NULL,
+  container TEXT NOT NULL,
+  PRIMARY KEY(volume, container)) WITHOUT ROWID""",
+     "CREATE INDEX volume_uses_container ON volume_uses(container)",
+     # Whoever removes a container gives its volumes back with it.
+     """CREATE TRIGGER containers_gone_volumes AFTER DELETE ON containers BEGIN
+  DELETE FROM volume_uses WHERE container = old.id;
+END"""),
 )
 #: containers.state is one of created, starting, running, paused, exited, removing, dead.
 #: `owner` is "pid start-time" of a running container's first process, or of whoever moves it
@@ -4477,17 +4496,19 @@ IN_CREATE = 0x100
 IN_DELETE = 0x200
 
 
-def path_make(root_fd: int, path: str, is_dir: bool = True, mode: int = 0o755) -> int:
+def path_make(root_fd: int, path: str, is_dir: bool = True, mode: int = 0o755, *,
+              links: int = 40) -> int:
     """A descriptor (O_PATH) of a path inside the root, made with its parents where it is missing.
 
-    Links are followed inside the root only. With is_dir=False the last name becomes an empty file.
+    Links are followed inside the root only, also those that lead nowhere yet. With is_dir=False the
+    last name becomes an empty file.
     """
     try:
         return open_in_root(root_fd, path, os.O_PATH)
     except FileNotFoundError:
         pass
     parent, name = os.path.split(path.rstrip("/"))
-    above = path_make(root_fd, parent or "/", True, mode)
+    above = path_make(root_fd, parent or "/", True, mode, links=links)
     try:
         if is_dir:
             os.mkdir(name, mode, dir_fd=above)
@@ -4495,7 +4516,10 @@ def path_make(root_fd: int, path: str, is_dir: bool = True, mode: int = 0o755) -
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(name, flags, 0o644, dir_fd=above))
     except FileExistsError:
-        pass                    # a link that leads nowhere, or another process was quicker
+        link = _link_read(above, name)      # else another process was quicker
+        if link and links:
+            target = link if link[:1] == "/" else f"{parent}/{link}"
+            return path_make(root_fd, target, is_dir, mode, links=links - 1)
     finally:
         os.close(above)
     return open_in_root(root_fd, path, os.O_PATH)
@@ -4506,6 +4530,33 @@ def fs_magic(fd: int) -> int:
     buffer = sys_buffer(256)
     sys_fstatfs(fd, buffer)
     return struct.unpack_from("@L", buffer.raw)[0] & 0xFFFFFFFF
+
+
+def _link_read(above: int, name: str) -> str:
+    try:
+        return os.readlink(name, dir_fd=above)
+    except OSError:
+        return ""
+
+
+def subpath_open(base: str, subpath: str) -> int:
+    """A descriptor (O_PATH) of a path beneath a directory, on the way to which no link is followed.
+
+    NotFound or InvalidParameter in Docker's words where there is none, or where it leads out.
+    """
+    top = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    how = struct.pack("=3Q", os.O_PATH | os.O_CLOEXEC, 0,
+                      RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS)
+    try:
+        return sys_openat2(top, subpath or ".", how, len(how), path=subpath)
+    except OSError as refused:
+        if refused.errno == errno.EXDEV:
+            raise InvalidParameter("path concatenation escapes the base directory, base:"
+                                   f" {base}, subpath: {subpath}") from None
+        raise NotFound(f"cannot access path {os.path.normpath(f'{base}/{subpath}')}:"
+                       f" {refused.strerror.lower()}") from None
+    finally:
+        os.close(top)
 
 
 _XATTR_SIZE_MAX = 65536         # of a value, and of all names of a file: xattr(7)
@@ -8250,6 +8301,351 @@ def cpuset_parse(text: str) -> set:
 
 
 # =============================================================================
+# mountpoints -- what a create body mounts, as points: -v, --mount; Docker's checks; pure
+# =============================================================================
+# Runs in: api, cli, monitor.   Refs: moby volume/mounts/linux_parser.go, daemon/volumes.go
+#
+# Binds and Mounts of a HostConfig say the same in two ways. Here each entry becomes a *point*: what
+# inspect shows of it ({"Type", "Name", "Source", "Destination", "Driver", "Mode", "RW",
+# "Propagation"}) and, in lower case, what only this engine asks:
+#   own       a volume without a name, which goes with its container when that is asked
+#   copy      the image's files at the destination fill the volume while it is empty
+#   subpath   the part of the volume or image that is mounted
+#   make      a source that is missing becomes a directory
+#   recursive, readonly   with what is mounted below the source; how far it is read-only: "" as far
+#             as possible, "plain" the mount alone, "forced" all of it or an error
+#   driver, options, labels   of a volume that has to be made
+#   tmpfs     options of a tmpfs;  layers  directories of an image, relative to the data root
+# A container keeps its points for life (document["Mounts"]). At a start they become the mounts of
+# its OCI configuration and, for the monitor, *clones*: what it copies as detached mounts.
+# Nothing but the existence of a bind's source is looked up here.
+
+#: A mount of the API; see settings for what the three columns mean.
+_BIND_OPTIONS = {
+    "Propagation":            ("string", "", True),
+    "NonRecursive":           ("bool", False, True),
+    "CreateMountpoint":       ("bool", False, True),
+    "ReadOnlyNonRecursive":   ("bool", False, True),
+    "ReadOnlyForceRecursive": ("bool", False, True),
+}
+_VOLUME_OPTIONS = {
+    "NoCopy":       ("bool", False, True),
+    "Labels":       ("map", None, True),
+    "Subpath":      ("string", "", True),
+    "DriverConfig": ({"Name": ("string", "", True), "Options": ("map", None, True)}, None, True),
+}
+_TMPFS_OPTIONS = {
+    "SizeBytes": ("int", 0, True),
+    "Mode":      ("uint", 0, True),
+    "Options":   ("lists", None, True),
+}
+MOUNT_CONFIG = {
+    "Type":           ("string", "", True),
+    "Source":         ("string", "", True),
+    "Target":         ("string", "", True),
+    "ReadOnly":       ("bool", False, True),
+    "Consistency":    ("string", "", True),
+    "BindOptions":    (_BIND_OPTIONS, None, True),
+    "VolumeOptions":  (_VOLUME_OPTIONS, None, True),
+    "ImageOptions":   ({"Subpath": ("string", "", True)}, None, True),
+    "TmpfsOptions":   (_TMPFS_OPTIONS, None, True),
+    "ClusterOptions": ("object", None, True),
+}
+POINT_SHOWN = ("Type", "Name", "Source", "Destination", "Driver", "Mode", "RW", "Propagation")
+_POINT_OMIT = frozenset(("Type", "Name", "Driver"))
+PROPAGATIONS = ("private", "rprivate", "slave", "rslave", "shared", "rshared")
+VOLUME_DRIVER = "local"
+#: Words of a mode, of each group one at most.
+_MODES = (("rw", "ro"), ("z", "Z"), PROPAGATIONS, ("nocopy",),
+          ("consistent", "cached", "delegated"))
+#: What another type of mount must not have.
+_OPTIONS_OF = {
+    "bind":   ("VolumeOptions", "ImageOptions"),
+    "image":  ("BindOptions", "VolumeOptions"),
+    "tmpfs":  ("BindOptions", "ImageOptions"),
+    "volume": ("BindOptions", "ImageOptions"),
+}
+
+
+def _mode_is_valid(mode: str) -> bool:
+    seen = set()
+    for word in mode.split(",") if mode else ():
+        group = next((number for number, words in enumerate(_MODES) if word in words), -1)
+        if group < 0 or group in seen:
+            return False
+        seen.add(group)
+    return True
+
+
+def _target_clean(path: str) -> str:
+    return "/" + os.path.normpath(path).lstrip("/")
+
+
+def _absolute_check(path: str) -> None:
+    if path.replace("\\", "/")[:1] != "/":
+        raise InvalidParameter(f"invalid mount path: '{path}' mount path must be absolute")
+
+
+def _root_refuse(path: str) -> None:
+    if _target_clean(path.replace("\\", "/")) == "/" and path[:1] in ("/", "\\"):
+        raise InvalidParameter("invalid specification: destination can't be '/'")
+
+
+def _subpath_check(subpath: str) -> None:
+    """Go's filepath.IsLocal."""
+    cleaned = os.path.normpath(subpath)
+    if subpath[:1] == "/" or cleaned == ".." or cleaned.startswith("../"):
+        raise InvalidParameter("subpath must be a relative path within the volume")
+
+
+def _source_check(mount: dict) -> None:
+    try:
+        os.stat(mount["Source"])
+    except FileNotFoundError:
+        if not (mount["BindOptions"] or {}).get("CreateMountpoint"):
+            raise InvalidParameter("bind source path does not exist: " + mount["Source"]) from None
+    except OSError as refused:
+        raise InvalidParameter(f"stat {mount['Source']}: {refused.strerror.lower()}") from None
+
+
+def _field_missing(name: str) -> InvalidParameter:
+    return InvalidParameter(f"field {name} must not be empty")
+
+
+def _bind_check(mount: dict, source: bool) -> None:
+    if not mount["Source"]:
+        raise _field_missing("Source")
+    mode = (mount["BindOptions"] or {}).get("Propagation", "")
+    if mode and mode not in PROPAGATIONS:
+        raise InvalidParameter("invalid propagation mode: " + mode)
+    _others_refuse(mount)
+    _absolute_check(mount["Source"])
+    if source:
+        _source_check(mount)
+
+
+def _volume_check(mount: dict) -> None:
+    _others_refuse(mount)
+    subpath = (mount["VolumeOptions"] or {}).get("Subpath", "")
+    if subpath:
+        if not mount["Source"]:
+            raise InvalidParameter("must not set Subpath when using anonymous volumes")
+        _subpath_check(subpath)
+    if mount["ReadOnly"] and not mount["Source"]:
+        raise InvalidParameter("must not set ReadOnly mode when using anonymous volumes")
+
+
+def _others_refuse(mount: dict) -> None:
+    for name in _OPTIONS_OF[mount["Type"]]:
+        if mount[name] is not None:
+            raise InvalidParameter(f"field {name} must not be specified")
+
+
+def mount_check(mount: dict, source: bool = True) -> None:
+    """Check one of a HostConfig's Mounts; InvalidParameter in Docker's words.
+
+    With `source` the source of a bind must exist.
+    """
+    kind = mount["Type"]
+    try:
+        if not mount["Target"]:
+            raise _field_missing("Target")
+        _root_refuse(mount["Target"])
+        _absolute_check(mount["Target"])
+        if kind == "bind":
+            _bind_check(mount, source)
+        elif kind == "volume":
+            _volume_check(mount)
+        elif kind == "tmpfs":
+            _others_refuse(mount)
+            if mount["Source"]:
+                raise InvalidParameter("field Source must not be specified")
+            _tmpfs_text(mount)
+        elif kind == "image":
+            _others_refuse(mount)
+            if not mount["Source"]:
+                raise _field_missing("Source")
+            _subpath_check((mount["ImageOptions"] or {}).get("Subpath", ""))
+        else:
+            raise InvalidParameter("mount type unknown")
+    except InvalidParameter as wrong:
+        raise InvalidParameter(f"invalid mount config for type {quote(kind)}: {wrong}") from None
+
+
+def _tmpfs_text(mount: dict) -> str:
+    """The options of a tmpfs as --tmpfs would have them: "ro,mode=1770,size=64m"."""
+    given = mount["TmpfsOptions"] or {"SizeBytes": 0, "Mode": 0, "Options": None}
+    words = ["ro"] if mount["ReadOnly"] else []
+    if given["Mode"]:
+        words.append(f"mode={given['Mode']:o}")
+    if given["SizeBytes"]:
+        size, unit = given["SizeBytes"], ""
+        for letter, factor in (("g", 1 << 30), ("m", 1 << 20), ("k", 1 << 10)):
+            if size % factor == 0:
+                size, unit = size // factor, letter
+                break
+        words.append(f"size={size}{unit}")
+    for pair in given["Options"] or ():
+        if not 1 <= len(pair) <= 2:
+            raise InvalidParameter("invalid option array length")
+        if pair[0] not in ("exec", "noexec"):
+            raise InvalidParameter("invalid option: " + str(pair[0]))
+        words.append("=".join(map(str, pair)))
+    return ",".join(words)
+
+
+def point_new(kind: str, target: str, **more: Any) -> dict:
+    """A point with every key."""
+    return {"Type": kind, "Name": "", "Source": "", "Destination": _target_clean(target),
+            "Driver": "", "Mode": "", "RW": True, "Propagation": "", "own": False, "copy": False,
+            "subpath": "", "make": False, "recursive": True, "readonly": "", "driver": "",
+            "options": None, "labels": None, "tmpfs": "", "layers": None, **more}
+
+
+def mount_point(mount: dict, source: bool = True) -> dict:
+    """The point of one of a HostConfig's Mounts; errors as mount_check."""
+    mount_check(mount, source)
+    kind = mount["Type"]
+    point = point_new(kind, mount["Target"], RW=not mount["ReadOnly"])
+    if kind == "bind":
+        given = mount["BindOptions"] or dict.fromkeys(_BIND_OPTIONS)
+        point.update(
+            Source=_target_clean(mount["Source"]), Propagation=given["Propagation"] or "rprivate",
+            make=bool(given["CreateMountpoint"]), recursive=not given["NonRecursive"],
+            readonly=_readonly(mount, given), asked=given["Propagation"] or "")
+    elif kind == "volume":
+        given = mount["VolumeOptions"] or dict.fromkeys(_VOLUME_OPTIONS)
+        driver = given["DriverConfig"] or {"Name": "", "Options": None}
+        point.update(
+            Name=mount["Source"], own=not mount["Source"], copy=not given["NoCopy"],
+            subpath=given["Subpath"] or "", driver=driver["Name"], options=driver["Options"],
+            labels=given["Labels"])
+    elif kind == "tmpfs":
+        point["tmpfs"] = _tmpfs_text(mount)
+    else:
+        point.update(Name=mount["Source"], RW=False, Propagation="rprivate",
+                     subpath=(mount["ImageOptions"] or {}).get("Subpath", ""))
+    return point
+
+
+def _readonly(mount: dict, given: dict) -> str:
+    plain, forced = given["ReadOnlyNonRecursive"], given["ReadOnlyForceRecursive"]
+    for name, is_set in (("ReadOnlyNonRecursive", plain), ("ReadOnlyForceRecursive", forced)):
+        if is_set and not mount["ReadOnly"]:
+            raise InvalidParameter(f"mount options conflict: !ReadOnly && BindOptions.{name}")
+    if plain and forced:
+        raise InvalidParameter("mount options conflict: ReadOnlyNonRecursive &&"
+                               " BindOptions.ReadOnlyForceRecursive")
+    return "plain" if plain else "forced" if forced else ""
+
+
+def bind_point(text: str, driver: str = "") -> dict:
+    """The point of one of a HostConfig's Binds, "source:target:mode"; Docker's texts for errors.
+
+    `driver` is for a volume that has to be made.
+    """
+    wrong = f"invalid volume specification: '{text}'"
+    parts = text.split(":", 3)
+    if not parts[0] or len(parts) > 3 or len(parts) == 2 and _mode_is_valid(parts[1]):
+        raise InvalidParameter(wrong)
+    source, target = ("", parts[0]) if len(parts) == 1 else parts[:2]
+    mode = parts[2] if len(parts) == 3 else ""
+    if not _mode_is_valid(mode):
+        raise InvalidParameter(f"invalid mode: {mode}")
+    words = mode.split(",")
+    asked = next((word for word in words if word in PROPAGATIONS), "")
+    is_bind = source[:1] == "/"
+    mount: dict = {
+        "Type": "bind" if is_bind else "volume", "Source": source, "Target": target,
+        "ReadOnly": "ro" in words, "VolumeOptions": None, "ImageOptions": None,
+        "BindOptions": {**dict.fromkeys(_BIND_OPTIONS), "Propagation": asked} if asked else None}
+    if not is_bind and driver or "nocopy" in words:
+        mount["VolumeOptions"] = {"NoCopy": "nocopy" in words, "Labels": None, "Subpath": "",
+                                  "DriverConfig": {"Name": driver, "Options": None}}
+    try:
+        point = mount_point(mount, False)
+    except InvalidParameter as refused:
+        raise InvalidParameter(f"{wrong}: {refused}") from None
+    point.update(Mode=mode, make=is_bind)
+    return point
+
+
+def volumes_from_parse(text: str) -> tuple:
+    """(container, whether it may be written) of one of a HostConfig's VolumesFrom."""
+    if not text:
+        raise InvalidParameter("volumes-from specification cannot be an empty string")
+    ref, _, mode = text.partition(":")
+    words = mode.split(",")
+    if not _mode_is_valid(mode) or {"nocopy", *PROPAGATIONS} & set(words):
+        raise InvalidParameter(f"invalid mode: {mode}")
+    return ref, "ro" not in words
+
+
+def daemon_root_check(point: dict, root: str) -> None:
+    """A bind that holds the data root, or lies in it, gets the host's mounts (moby #36096).
+
+    Changes the point; InvalidParameter for a propagation that would not.
+    """
+    source = point["Source"]
+    if point["Type"] != "bind" or not (source.startswith(root) or root.startswith(source)):
+        return
+    asked = point.get("asked", "")
+    if asked not in ("", "rslave", "rshared"):
+        raise InvalidParameter(
+            "invalid mount config: must use either propagation mode \"rslave\" or \"rshared\" when"
+            f" mount source is within the daemon root, daemon root: {quote(root)}, bind mount"
+            f" source: {quote(source)}, propagation: {quote(asked)}")
+    if not asked:
+        point["Propagation"] = "rslave"
+
+
+def points_show(points: list) -> list:
+    """The Mounts of inspect and of lists."""
+    return [{key: point[key] for key in POINT_SHOWN if point[key] or key not in _POINT_OMIT}
+            for point in points]
+
+
+def points_of(document: dict) -> list:
+    """A container's points; containers of older builds have none."""
+    return document.get("Mounts") or []
+
+
+def points_mounts(points: list, tmpfs: dict) -> list:
+    """The OCI mounts of a container's points, but for the tmpfs and what --tmpfs covers.
+
+    "clone" is the place of the source in points_clones of the same points.
+    """
+    mounts = []
+    for number, point in enumerate(_cloned(points)):
+        if point["Destination"] in tmpfs:
+            continue
+        options = ["rbind" if point["recursive"] else "bind"]
+        if not point["RW"]:
+            options.append("ro" if point["readonly"] == "plain" else "rro")
+        if point["Propagation"]:
+            options.append(point["Propagation"])
+        mounts.append({"destination": point["Destination"], "type": "bind",
+                       "source": point["Source"], "options": options, "clone": number})
+    return mounts
+
+
+def points_clones(points: list) -> list:
+    """What a monitor copies for them: {"source", "target", "subpath", "recursive", "layers"}."""
+    return [{name: point[key] for name, key in (
+        ("source", "Source"), ("target", "Destination"), ("subpath", "subpath"),
+        ("recursive", "recursive"), ("layers", "layers"))} for point in _cloned(points)]
+
+
+def _cloned(points: list) -> list:
+    return [point for point in points if point["Type"] != "tmpfs"]
+
+
+def mounts_sorted(mounts: list) -> list:
+    """OCI mounts in an order in which none hides another: by how deep they are."""
+    return sorted(mounts, key=lambda mount: mount["destination"].rstrip("/").count("/"))
+
+
+# =============================================================================
 # settings -- a create body at the door: types, defaults, Docker's checks, the image merge
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.51, moby runconfig and daemon/container.go
@@ -8379,7 +8775,7 @@ HOST_CONFIG = {
     "CpuPercent":           ("int", 0, False),
     "IOMaximumIOps":        ("uint", 0, False),
     "IOMaximumBandwidth":   ("uint", 0, False),
-    "Mounts":               ("objects", None, True),
+    "Mounts":               ([MOUNT_CONFIG], None, True),
     "MaskedPaths":          ("strings", None, False),
     "ReadonlyPaths":        ("strings", None, False),
     "Init":                 ("bool", None, True),
@@ -8387,8 +8783,7 @@ HOST_CONFIG = {
 
 #: Fields that a later issue brings, and the flag that sets each.
 NOT_YET = {
-    "Binds": "--volume", "Mounts": "--mount", "VolumesFrom": "--volumes-from",
-    "VolumeDriver": "--volume-driver", "Privileged": "--privileged",
+    "Privileged": "--privileged",
     "Devices": "--device", "DeviceRequests": "--gpus", "DeviceCgroupRules": "--device-cgroup-rule",
     "CgroupParent": "--cgroup-parent", "StorageOpt": "--storage-opt",
 }
@@ -8433,7 +8828,7 @@ _PROPAGATION = frozenset(("private", "rprivate", "shared", "rshared", "slave", "
 _GO_TYPES = {"string": "string", "bool": "bool", "int": "int64", "uint": "uint64",
              "strings": "[]string", "words": "[]string", "map": "map[string]string",
              "set": "map[string]struct {}", "object": "map[string]interface {}",
-             "objects": "[]interface {}", "sizes": "[2]uint"}
+             "objects": "[]interface {}", "lists": "[][]string", "sizes": "[2]uint"}
 
 
 # ---- the door ----
@@ -8486,7 +8881,8 @@ def _value_check(value: Any, kind: Any, where: str) -> Any:
     else:
         good = isinstance(value, list)
         if good:
-            inner = {"sizes": (int, "uint"), "objects": (dict, "object")}.get(kind, (str, "string"))
+            inner = {"sizes": (int, "uint"), "objects": (dict, "object"),
+                     "lists": (list, "[]string")}.get(kind, (str, "string"))
             _items_check(value, where, *inner)
     if not good:
         raise _mistyped(value, where, go)
@@ -8629,6 +9025,8 @@ def config_show(document: dict, table: dict) -> dict:
             continue
         if isinstance(kind, dict) and value is not None:
             value = config_show(value, kind)
+        elif isinstance(kind, list) and value:
+            value = [config_show(item, kind[0]) for item in value]
         elif kind in ("map", "set", "object") and value:
             value = {key: value[key] for key in sorted(value)}
         shown[name] = value
@@ -8647,6 +9045,11 @@ def create_verify(config: dict, host: dict) -> list:
     if not host["RestartPolicy"]["Name"]:
         host["RestartPolicy"]["Name"] = "no"
     restart_verify(host)
+    warnings = []
+    for mount in host["Mounts"] or ():
+        mount_check(mount)
+        if mount["Type"] == "image":
+            warnings.append("Image mount is an experimental feature")
     for entry in host["ExtraHosts"] or ():
         name, separator, address = entry.partition(":")
         if not (separator and name and name.isprintable()):
@@ -8657,15 +9060,13 @@ def create_verify(config: dict, host: dict) -> list:
     if "" in (host["Annotations"] or {}):
         raise InvalidParameter("invalid Annotations: the empty string is not permitted as an"
                                " annotation key")
-    warnings = resources_verify(host)
+    warnings += resources_verify(host)
     _host_verify(host)
     security_parse(host["SecurityOpt"])
     log_verify(host["LogConfig"])
     for name, flag in NOT_YET.items():
         if host[name]:
             raise InvalidParameter(f"{flag} is not supported by this engine yet")
-    if config["Volumes"]:
-        raise InvalidParameter("volumes are not supported by this engine yet")
     _host_fill(host)
     return warnings
 
@@ -9071,6 +9472,7 @@ def ulimits_merge(own: list | None, made: dict) -> list | None:
 #   process.init asks for our own init as process 1 (--init);
 #   linux.seccomp is "default" (the launcher keeps that one compiled), absent for unconfined, or a
 #     profile in Docker's format;
+#   a mount with "clone" has its source among the clones that the monitor made (points_clones);
 #   a mount with "root" has a source relative to that directory, to be opened inside it
 #     (openat2(2), RESOLVE_IN_ROOT), as another container may have put a link there;
 #   links are what link_enter makes: the container's interfaces.
@@ -9175,28 +9577,44 @@ def _spec_root(spec: dict, c: Container, given: dict) -> None:
 
 
 def _spec_mounts(spec: dict, c: Container, given: dict) -> None:
-    host = c.host
-    mounts = [{"destination": target, "type": kind, "source": source, "options": list(options)}
-              for target, kind, source, options in MOUNTS]
-    if security_parse(host["SecurityOpt"])["writable_cgroups"]:
-        mounts[4]["options"] = [word for word in mounts[4]["options"] if word != "ro"]
-    if given["shm"]:
-        mounts.append(given["shm"])
-    elif host["IpcMode"] == "host":
-        mounts.append({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
-                       "options": ["rbind", "rprivate"]})
-    elif host["IpcMode"] != "none":
-        mounts.append({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-                       "options": ["nosuid", "noexec", "nodev", "mode=1777",
-                                   f"size={host['ShmSize']}"]})
+    host, tmpfs = c.host, c.host["Tmpfs"] or {}
+    points = points_of(c.document)
+    mounts = points_mounts(points, tmpfs)
+    for target, options in [
+            *sorted(tmpfs.items()),
+            *((point["Destination"], point["tmpfs"]) for point in points
+              if point["Type"] == "tmpfs" and point["Destination"] not in tmpfs)]:
+        mounts.append({"destination": os.path.normpath(target), "type": "tmpfs",
+                       "source": "tmpfs", "options": tmpfs_options(target, options)})
+    taken = {mount["destination"] for mount in mounts}
+    if "/dev/shm" not in taken:
+        mounts += _shm_mounts(host, given)
     for target, source in given["files"].items():
-        mounts.append({"destination": target, "type": "bind", "source": source,
-                       "options": ["rbind", "rprivate"]
-                       + (["ro"] if host["ReadonlyRootfs"] else [])})
-    for target in sorted(host["Tmpfs"] or {}):
-        mounts.append({"destination": os.path.normpath(target), "type": "tmpfs", "source": "tmpfs",
-                       "options": tmpfs_options(target, host["Tmpfs"][target])})
-    spec["mounts"] = mounts
+        if target not in taken:
+            mounts.append({"destination": target, "type": "bind", "source": source,
+                           "options": ["rbind", "rprivate"]
+                           + (["ro"] if host["ReadonlyRootfs"] else [])})
+    spec["mounts"] = [
+        {"destination": target, "type": kind, "source": source, "options": list(options)}
+        for target, kind, source, options in MOUNTS
+        if target not in taken and not ("/dev" in taken and target.startswith("/dev/"))
+    ] + mounts_sorted(mounts)
+    if security_parse(host["SecurityOpt"])["writable_cgroups"]:
+        for mount in spec["mounts"]:
+            if mount["type"] == "cgroup":
+                mount["options"] = [word for word in mount["options"] if word != "ro"]
+
+
+def _shm_mounts(host: dict, given: dict) -> list:
+    if given["shm"]:
+        return [given["shm"]]
+    if host["IpcMode"] == "host":
+        return [{"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
+                 "options": ["rbind", "rprivate"]}]
+    if host["IpcMode"] == "none":
+        return []
+    return [{"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+             "options": ["nosuid", "noexec", "nodev", "mode=1777", f"size={host['ShmSize']}"]}]
 
 
 def _spec_namespaces(spec: dict, c: Container, given: dict) -> None:
@@ -10242,11 +10660,12 @@ class Birth:
     `cgroup` the directory of the v2 one to be born in, `root` the detached root mount, `netlink` a
     socket of the host's network namespace. A second process has `document`, a descriptor, instead
     of a bundle. `nodev`: no cgroup keeps the container from the host's devices, so device files
-    count nowhere but in /dev, and it can make none.
+    count nowhere but in /dev, and it can make none. `clones` are
+    what points mount: descriptors of detached mounts, or what the init has to make itself.
     """
 
-    __slots__ = ("bundle", "cgroup", "channel", "document", "gid", "groups", "home", "joins",
-                 "layers", "names", "netlink", "nodev", "process", "program", "root",
+    __slots__ = ("bundle", "cgroup", "channel", "clones", "document", "gid", "groups", "home",
+                 "joins", "layers", "names", "netlink", "nodev", "process", "program", "root",
                  "rows_columns", "slave", "spec", "stdio", "tasks", "terminal", "uid", "upper",
                  "work")
     if TYPE_CHECKING:
@@ -10258,6 +10677,7 @@ class Birth:
             setattr(self, name, None)
         self.joins = []
         self.tasks = []
+        self.clones = []
         self.root = -1
 
 
@@ -10278,6 +10698,9 @@ def init_root_attach(birth: Birth) -> None:
     host's.
     """
     mount_propagation("/", MS_SLAVE | MS_REC)
+    for number, clone in enumerate(birth.clones):
+        if isinstance(clone, dict):
+            birth.clones[number] = _image_clone(birth.bundle, clone)
     if birth.root >= 0:
         mount_attach(birth.root, AT_FDCWD, birth.bundle)
         if birth.upper:                 # a part of the host's: its flags are not the container's
@@ -10291,6 +10714,26 @@ def init_root_attach(birth: Birth) -> None:
         mount_attrs(birth.root, set=MOUNT_ATTR_NODEV)
 
 
+def _image_clone(at: str, clone: dict) -> int:
+    """An image's layers, or a part of them, as a detached mount. It is attached for a moment where
+    nobody sees it: a detached mount has no part that could be copied (open_tree(2)).
+    """
+    layers = clone["layers"]
+    try:
+        whole = overlay_mount(layers)
+        mount_attach(whole, AT_FDCWD, at)
+        os.close(whole)
+    except NeedsLegacyMount:
+        directory = os.path.commonpath(layers)
+        overlay_mount_legacy(directory, [os.path.relpath(layer, directory) for layer in layers],
+                             None, None, target=at)
+    part = subpath_open(at, clone["subpath"])
+    copy = mount_clone(part)
+    os.close(part)
+    unmount(at)
+    return copy
+
+
 def init_mounts(birth: Birth) -> None:
     """The spec's mounts in their order, each onto a target that cannot be outside the root."""
     for mount in birth.spec["mounts"]:
@@ -10299,8 +10742,16 @@ def init_mounts(birth: Birth) -> None:
         except OSError as refused:
             if "optional" in mount.get("options", ()):
                 continue
-            text = f"error mounting \"{mount['source']}\" to rootfs at \"{mount['destination']}\""
-            raise init_refuse(f"{text}: {refused.strerror}", 125) from None
+            raise mount_refuse(mount["source"], mount["destination"], refused) from None
+
+
+def mount_refuse(source: str, target: str, refused: OSError) -> InitError:
+    """The error of a mount that cannot be made, in the words of Docker and its runtime."""
+    text = (f'error mounting "{source}" to rootfs at "{target}":'
+            f" mount src={source}, dst={target}: {os.strerror(refused.errno or 0).lower()}")
+    failure = init_refuse(text, 127 if refused.errno == errno.ENOTDIR else 125)
+    failure.status = 400 if refused.errno == errno.ENOTDIR else 500
+    return failure
 
 
 def _mount_put(birth: Birth, mount: dict) -> None:
@@ -10309,7 +10760,8 @@ def _mount_put(birth: Birth, mount: dict) -> None:
     if kind == "bind":
         options += ["rnodev"] if birth.nodev else []
         parsed = mount_options_parse([word for word in options if word not in ("bind", "rbind")])
-        source = _source_clone(mount, "rbind" in options)
+        source = birth.clones[mount["clone"]] if "clone" in mount else \
+            _source_clone(mount, "rbind" in options)
         target = path_make(root, mount["destination"], mode_is_dir(os.fstat(source).st_mode))
         _mount_check(root, target, mount["destination"], fs_magic(source) == PROC_MAGIC)
         late = not _attrs_settle(source, parsed)
@@ -10318,6 +10770,8 @@ def _mount_put(birth: Birth, mount: dict) -> None:
             _attrs_settle(source, parsed)
         os.close(source)
     else:
+        if kind == "tmpfs" and not any(word.startswith("mode=") for word in options):
+            options += _mode_option(root, mount["destination"])
         target = path_make(root, mount["destination"])
         _mount_check(root, target, mount["destination"], kind == "proc")
         if kind in ("proc", "sysfs"):
@@ -10329,6 +10783,17 @@ def _mount_put(birth: Birth, mount: dict) -> None:
             mount_attach(fd, target)
             os.close(fd)
     os.close(target)
+
+
+def _mode_option(root: int, path: str) -> list:
+    """A tmpfs is as the directory that it covers (runc libcontainer/rootfs_linux.go)."""
+    try:
+        covered = open_in_root(root, path, os.O_PATH)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    mode = os.fstat(covered).st_mode & 0o7777
+    os.close(covered)
+    return [f"mode={mode:04o}"]
 
 
 def _mount_check(root: int, target: int, destination: str, is_proc: bool) -> None:
@@ -11218,6 +11683,7 @@ def runtime_start(plan: dict) -> Born:
         _root_prepare(birth, plan)
         if birth.root >= 0:
             held.append(birth.root)
+        held += _clones_make(birth, plan.get("clones") or ())
         born = _bear(birth, flags, INIT_STEPS, plan["open_stdin"])
         born.warnings[:0] = warnings
         return born
@@ -11229,6 +11695,9 @@ def runtime_start(plan: dict) -> Born:
                 f" during container init: {refused}: unknown")
         if refused.exit == 126 and "permission denied" not in text:
             text += ": permission denied"           # docker's CLI takes the exit code from this
+        if "not a directory: unknown" in text:
+            text += (": Are you trying to mount a directory onto a file (or vice-versa)? Check if"
+                     " the specified host path exists and is the expected type")
         raise error_for(refused.status, text, refused.exit) from None
     except OSError as refused:
         where = f"{refused.filename}: " if refused.filename else ""
@@ -11309,6 +11778,35 @@ def _root_prepare(birth: Birth, plan: dict) -> None:
         if refused.errno != errno.ENODEV:
             raise
         raise Unsupported(NO_OVERLAY, 125) from None
+
+
+def _clones_make(birth: Birth, clones: list | tuple) -> list:
+    """What points mount, as detached mounts: made here, as the propagation is the host's. An
+    image's layers the init puts together itself. The descriptors.
+    """
+    made: list = []
+    try:
+        for clone in clones:
+            if not clone["layers"]:
+                made.append(_clone_make(clone))
+            birth.clones.append(clone if clone["layers"] else made[-1])
+        return made
+    except BaseException as failure:
+        for fd in made:
+            os.close(fd)
+        if isinstance(failure, OSError):
+            raise mount_refuse(clone["source"], clone["target"], failure) from None
+        raise
+
+
+def _clone_make(clone: dict) -> int:
+    if not clone["subpath"]:
+        return mount_clone(clone["source"], clone["recursive"])
+    part = subpath_open(clone["source"], clone["subpath"])
+    try:
+        return mount_clone(part, clone["recursive"])
+    finally:
+        os.close(part)
 
 
 def _bear(birth: Birth, flags: int, steps: tuple, open_stdin: bool) -> Born:
@@ -17350,6 +17848,338 @@ def _ld_cache(path: str = "/etc/ld.so.cache") -> dict:
 
 
 # =============================================================================
+# volumes -- named directories that outlive containers: make, find, mount, remove, prune
+# =============================================================================
+# Runs in: api, cli, monitor.   Refs: moby volume/local, volume/service; Engine API Volume
+#
+# A volume is a row and a directory, DATA/volumes/NAME/_data. Its directory is there before its row,
+# and goes after it (renamed into tmp/, then removed); one without a row is nobody's. Both changes
+# are made under one lock, `volumes`, so no command sees half of them.
+# Who uses a volume stands in volume_uses, written in the transaction of the container's row and
+# deleted by a trigger in that which deletes the row, whoever does it. In use means: a container has
+# it among its points, running or not.
+# A volume with options (type, device, o) is mounted on its _data, in the host's mount table as with
+# Docker, while a container runs that uses it: so all of them, and the host, see the same. The
+# starter mounts it; the end of the last such container, told by its monitor or by a repair,
+# unmounts it. Plain volumes are mounted nowhere but in containers.
+
+VOLUME_SELECT = "SELECT name, created, labels, options FROM volumes "
+VOLUME_ANONYMOUS = "com.docker.volume.anonymous"
+VOLUME_LIST_FILTERS = ("dangling", "driver", "label", "name")
+VOLUME_PRUNE_FILTERS = ("all", "label", "label!")
+_OPTIONS_KNOWN = ("device", "o", "size", "type")
+_OPTIONS_NEED = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
+#: Some other container that is up uses a volume.
+_USED_ELSEWHERE = ("SELECT 1 FROM volume_uses u JOIN containers c ON c.id = u.container WHERE"
+                   " u.volume = ? AND c.id != ? AND c.state IN ('starting','running','paused')"
+                   " LIMIT 1")
+
+
+class Volume:
+    """One volume's row. `labels` and `options` are as they were given: a dict or None."""
+
+    __slots__ = ("created", "labels", "name", "options")
+
+    def __init__(self, row: tuple) -> None:
+        self.name, self.created = row[:2]
+        self.labels, self.options = json_parse(row[2]), json_parse(row[3])
+
+
+def volume_path(store: Store, name: str) -> str:
+    """Where a volume's files are."""
+    return store.path("volumes", name, "_data")
+
+
+def volume_get(store: Store, name: str) -> Volume | None:
+    """The volume of this name, or None."""
+    row = store.row(VOLUME_SELECT + "WHERE name = ?", name)
+    return Volume(row) if row else None
+
+
+def volume_find(store: Store, name: str) -> Volume:
+    """The volume of this name; NotFound in Docker's words."""
+    found = volume_get(store, name)
+    if found is None:
+        raise NotFound(f"get {name}: no such volume")
+    return found
+
+
+def volume_show(store: Store, v: Volume) -> dict:
+    """What inspect shows of a volume."""
+    created = time_fixed_local(v.created)
+    return {"CreatedAt": created[:19] + created[29:], "Driver": VOLUME_DRIVER, "Labels": v.labels,
+            "Mountpoint": volume_path(store, v.name), "Name": v.name, "Options": v.options,
+            "Scope": "local"}
+
+
+# ---- make ----
+
+def volume_ensure(store: Store, name: str = "", *, driver: str = "", options: dict | None = None,
+                  labels: dict | None = None) -> Volume:
+    """The volume of this name, made if there is none; without a name a new one with a random name.
+
+    Raises InvalidParameter, NotFound (the driver) in Docker's words.
+    """
+    if not name:
+        name, labels = id_new(), {**(labels or {}), VOLUME_ANONYMOUS: ""}
+    if driver not in ("", VOLUME_DRIVER):
+        raise NotFound(f"create {name}: error looking up volume plugin {driver}: plugin"
+                       f" {quote(driver)} not found")
+    with store.lock("volumes"):
+        found = volume_get(store, name)
+        if found is not None:
+            return found
+        try:
+            _name_check(name)
+            _options_check(options or {})
+        except InvalidParameter as wrong:
+            raise InvalidParameter(f"create {name}: {wrong}") from None
+        _directory_make(store, name)
+        now = time_now()
+        with store.write() as db:
+            db.execute("INSERT INTO volumes(name, created, labels, options) VALUES(?, ?, ?, ?)",
+                       (name, now, json_text(labels), json_text(options)))
+    event_emit(store, "volume", "create", name, {"driver": VOLUME_DRIVER})
+    return volume_find(store, name)
+
+
+def _name_check(name: str) -> None:
+    if len(name) == 1:
+        raise InvalidParameter("volume name is too short, names should be at least two alphanumeric"
+                               " characters")
+    if not pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z").match(name):
+        raise InvalidParameter(
+            f'{quote(name)} includes invalid characters for a local volume name, only'
+            ' "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory,'
+            " use absolute path")
+
+
+def _options_check(options: dict) -> None:
+    for name in options:
+        if name not in _OPTIONS_KNOWN:
+            raise InvalidParameter(f"invalid option: {quote(name)}")
+    if options.get("type") == "cifs" and pattern(r"[^/]*//[^/]*:\d+(/|\Z)").match(
+            options.get("device", "")):
+        raise InvalidParameter("port not allowed in CIFS device URL, include 'port' in 'o='")
+    if "size" in options and size_parse(options["size"]) > 0:
+        raise InvalidParameter("quota size requested but no quota support")
+    for name, needed in _OPTIONS_NEED.items():
+        for other in needed if name in options else ():
+            if other not in options:
+                raise InvalidParameter(f"missing required option: {quote(other)}")
+
+
+def _directory_make(store: Store, name: str) -> None:
+    path = store.path("volumes", name)
+    try:
+        dir_ensure(store.path("volumes"), 0o701)
+        if os.path.lexists(path):           # of a removal, or a create, that was cut short
+            _volume_retire(store, name)
+        dir_ensure(path, 0o701)
+        dir_ensure(path + "/_data", 0o755)
+    except OSError as refused:
+        raise EngineError(f"create {name}: error while creating volume root path '{path}': mkdir"
+                          f" {path}: {refused.strerror.lower()}") from None
+
+
+# ---- remove ----
+
+def volume_remove(store: Store, name: str, force: bool = False) -> None:
+    """Remove a volume that no container has; Conflict names those that do. With `force` one that
+    does not exist is no error.
+    """
+    found = volume_get(store, name)
+    if found is None:
+        if force:
+            return
+        volume_find(store, name)
+    users = _volume_drop(store, name)
+    if users:
+        raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+
+
+def _volume_drop(store: Store, name: str) -> list:
+    """Remove a volume, or tell which containers have it."""
+    with store.lock("volumes"):
+        with store.write() as db:
+            users = [row[0] for row in db.execute(
+                "SELECT container FROM volume_uses WHERE volume = ? ORDER BY container", (name,))]
+            if users:
+                return users
+            known = db.execute("DELETE FROM volumes WHERE name = ?", (name,)).rowcount
+        trash = _volume_retire(store, name) if known else ""
+    if trash:
+        tree_remove(trash)
+        event_emit(store, "volume", "destroy", name, {"driver": VOLUME_DRIVER})
+    return []
+
+
+def _volume_retire(store: Store, name: str) -> str:
+    """Unmount what is mounted on a volume, and move it away; where to."""
+    _unmount_all(volume_path(store, name))
+    trash = store.path("tmp", f"volume-{os.urandom(8).hex()}")
+    os.rename(store.path("volumes", name), trash)
+    return trash
+
+
+def volumes_forget(store: Store, names: Iterable[str]) -> None:
+    """Remove those of the volumes that nobody has any more."""
+    for name in names:
+        _volume_drop(store, name)
+
+
+def _unmount_all(path: str) -> None:
+    while True:
+        try:
+            unmount(path, MNT_DETACH | UMOUNT_NOFOLLOW)
+        except OSError as refused:
+            if refused.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
+            return
+
+
+def volumes_prune(store: Store, filters: dict, size: Callable[[str], int]) -> dict:
+    """Remove volumes that nobody has, those without a name only unless `all` is true.
+
+    Those with options stay, as with Docker. {"VolumesDeleted": names, "SpaceReclaimed": bytes};
+    `size` tells the bytes of a directory.
+    """
+    filters_check(filters, VOLUME_PRUNE_FILTERS)
+    values = filters.get("all", ())
+    if len(values) > 1:
+        raise InvalidParameter(f"invalid filter 'all=[{' '.join(values)}]': only one value is"
+                               " expected")
+    try:
+        everything = bool(values) and bool_parse(values[0])
+    except ValueError as wrong:
+        raise InvalidParameter(f"invalid filter 'all': {wrong}") from None
+    deleted, freed = [], 0
+    with prune_lock(store, "volumes"):
+        for v in volumes_list(store, {"dangling": ["true"]}):
+            if v.options or not _label_stays(v, filters) or not everything and (
+                    VOLUME_ANONYMOUS not in (v.labels or {})):
+                continue
+            bytes_used = size(volume_path(store, v.name))
+            if not _volume_drop(store, v.name):
+                deleted.append(v.name)
+                freed += bytes_used
+    event_emit(store, "volume", "prune", "", {"reclaimed": str(freed)})
+    return {"VolumesDeleted": deleted, "SpaceReclaimed": freed}
+
+
+def _label_stays(v: Volume, filters: dict) -> bool:
+    return filter_labels(filters, v.labels) and not (
+        "label!" in filters and filter_labels(filters, v.labels, "label!"))
+
+
+# ---- list ----
+
+def volumes_list(store: Store, filters: dict) -> list:
+    """The volumes that a list request asks for, by name."""
+    filters_check(filters, VOLUME_LIST_FILTERS)
+    found = [Volume(row) for row in store.rows(VOLUME_SELECT + "ORDER BY name")]
+    if "dangling" in filters:
+        wanted = not filter_bool(filters, "dangling", False)
+        used = volume_counts(store)
+        found = [v for v in found if (v.name in used) == wanted]
+    return [v for v in found if filter_exact(filters, "driver", VOLUME_DRIVER)
+            and filter_match(filters, "name", v.name) and filter_labels(filters, v.labels)]
+
+
+def volume_counts(store: Store) -> dict:
+    """{name: how many containers have it} of the volumes in use."""
+    return dict(store.rows("SELECT volume, count(*) FROM volume_uses GROUP BY volume"))
+
+
+# ---- those with options ----
+
+def volume_is_mounted(v: Volume) -> bool:
+    """Whether using this volume means to mount something on it first."""
+    options = v.options or {}
+    return bool(options.get("type") or options.get("device"))
+
+
+def volume_mount(store: Store, v: Volume) -> None:
+    """Mount what a volume's options say on its _data, unless it is there; see options_mount."""
+    with store.lock("volumes"):
+        options_mount(volume_path(store, v.name), v.options or {})
+
+
+def options_mount(path: str, options: dict) -> None:
+    """Mount by the options of a volume on a directory, unless that is a mount; EngineError as
+    Docker's.
+    """
+    if any(info.point == path for info in mountinfo()):
+        return
+    device, text = _addresses_resolve(options)
+    parsed = mount_options_parse(text.split(","))
+    flags, data = parsed.set, ",".join(parsed.data)
+    try:
+        sys_mount(device, path, options["type"], flags, data or None, path=path)
+        for propagation in parsed.propagation:
+            sys_mount(None, path, None, propagation, None, path=path)
+        if flags & MS_BIND and flags & MS_RDONLY:
+            sys_mount(None, path, None, flags | MS_REMOUNT, None, path=path)
+    except OSError as refused:
+        told = f"mount {device}:{path}" + (f", flags: {flags:#x}" if flags else "") + (
+            f", data: {_password_hide(data)}" if data else "")
+        raise EngineError(f"error while mounting volume '{path}': failed to mount local volume:"
+                          f" {told}: {os.strerror(refused.errno or 0).lower()}") from None
+
+
+def _password_hide(data: str) -> str:
+    return ",".join("password=********" if word.startswith("password=") else word
+                    for word in data.split(","))
+
+
+def _addresses_resolve(options: dict) -> tuple:
+    """(device, o) with the name of an NFS or CIFS server as an address: the kernel asks no DNS."""
+    device, text = options.get("device", ""), options.get("o", "")
+    if not device:
+        raise EngineError("missing device in volume options")
+    if options.get("type") not in ("nfs", "cifs"):
+        return device, text
+    words = text.split(",")
+    for number, word in enumerate(words):
+        if word.startswith("addr=") and not ip_is_valid(word[5:]):
+            words[number] = "addr=" + _address_of(word[5:])
+            return device, ",".join(words)
+    host = device[2:].partition("/")[0]
+    if options["type"] == "cifs" and host and not ip_is_valid(host) and "addr=" not in text:
+        device = device.replace(host, _address_of(host), 1)
+    return device, text
+
+
+def _address_of(name: str) -> str:
+    try:
+        return str(_socket.getaddrinfo(name, None)[0][4][0])
+    except OSError as failure:
+        raise EngineError("error resolving passed in network volume address: lookup"
+                          f" {name}: {failure.strerror}") from None
+
+
+def volumes_unmount(store: Store, container: str, volumes: Iterable) -> None:
+    """Unmount those of the [name, is mounted] that no container but this one uses."""
+    for name, is_mounted in volumes:
+        if is_mounted:
+            with store.lock("volumes"):
+                if store.row(_USED_ELSEWHERE, name, container) is None:
+                    _unmount_all(volume_path(store, name))
+
+
+def volumes_leave(store: Store, container: str, plan: dict) -> None:
+    """A container has ended: unmount what no other uses of plan["volumes"] ([name, is mounted]),
+    tell so, and remove those of plan["own"] (names) that nobody has any more.
+    """
+    volumes = plan.get("volumes") or ()
+    volumes_unmount(store, container, volumes)
+    for name, _is_mounted in volumes:
+        event_emit(store, "volume", "unmount", name,
+                   {"container": container, "driver": VOLUME_DRIVER})
+    volumes_forget(store, plan.get("own") or ())
+
+
+# =============================================================================
 # records -- containers as rows: names, state transitions by compare-and-set
 # =============================================================================
 # Runs in: api, cli, monitor.   Refs: moby container/state.go, container/view.go, daemon/names.go
@@ -17470,9 +18300,13 @@ def name_check(name: str) -> str:
 _NAME_SIGNS = {ord(sign): "x" for sign in "_.-"}
 
 
+class VolumeGone(NotFound):
+    """A volume of a new container was removed before the container had its row."""
+
+
 def record_insert(store: Store, c: Container, endpoints: list | tuple = ()) -> None:
-    """Write the row of a new container, and those of its `endpoints`: (network, config); Conflict
-    when its name is taken.
+    """Write the row of a new container, those of its `endpoints`: (network, config), and of its
+    uses of volumes; Conflict when its name is taken.
 
     A name that is empty becomes a random one that is free. NotFound when the image has been removed
     since it was looked up: with the row in place it cannot be.
@@ -17487,6 +18321,10 @@ def record_insert(store: Store, c: Container, endpoints: list | tuple = ()) -> N
         else:
             c.name = name_random(lambda name: db.execute(
                 "SELECT 1 FROM containers WHERE name = ?", (name,)).fetchone() is not None)
+        for name in {point["Name"] for point in points_of(c.document) if point["Driver"]}:
+            if not db.execute("SELECT 1 FROM volumes WHERE name = ?", (name,)).fetchone():
+                raise VolumeGone(f"get {name}: no such volume")
+            db.execute("INSERT INTO volume_uses VALUES(?, ?)", (name, c.id))
         db.execute(RECORD_INSERT, (
             c.id, c.name, c.image, c.state, c.created, c.started, c.finished, c.pid, c.exit_code,
             c.oom_killed, c.error, c.health, c.restarts, c.stopped, c.auto_remove, c.owner,
@@ -20894,6 +21732,7 @@ class Monitor(Loop):
         seconds = (now - self.main.started) // 1000000000
         self.emit("die", self.main, exitCode=str(code), execDuration=str(seconds))
         networks_event(self.store, "disconnect", self.id, plan["networks"])
+        volumes_leave(self.store, self.id, plan)
         if plan["auto_remove"]:
             self.emit("destroy", self.main)
         self.tell_end(code)
@@ -21747,14 +22586,16 @@ def _restart_arm(store: Store, c: Container) -> None:
                  )[0].close()
 
 
-def container_dispose(store: Store, c: Container) -> None:
-    """Remove a container that has no process: its files, its row, its part of the run root."""
+def container_dispose(store: Store, c: Container, volumes: Iterable[str] = ()) -> None:
+    """Remove a container that has no process: its files, its row, its part of the run root, and
+    those of these volumes that nobody else has."""
     trash = store.path("tmp", "removed-" + c.id)
     try:
         os.rename(store.path("containers", c.id), trash)
     except FileNotFoundError:
         pass                            # an earlier removal came this far
     if record_delete(store, c.id, durable=not c.auto_remove):
+        volumes_forget(store, [*volumes])
         container_event(store, c, "destroy")
     try:
         monitor_call(store, c.id, {"verb": "removed", "code": c.exit_code})
@@ -22802,7 +23643,7 @@ def container_show(store: Store, c: Container, size: bool = False) -> dict:
     out["GraphDriver"] = {"Data": graph_show(store, c), "Name": out["Driver"]}
     if size:
         out["SizeRw"], out["SizeRootFs"] = sizes_show(store, c)
-    out["Mounts"] = []
+    out["Mounts"] = points_show(points_of(c.document))
     out["Config"] = config_show(config, CONFIG)
     out["NetworkSettings"] = _network_show(store, c)
     return out
@@ -22908,7 +23749,7 @@ def summary_show(c: Container, image: str, now: int, networks: dict) -> dict:
         "Command": " ".join(words), "Created": c.created // SECOND, "Ports": [],
         "Labels": c.config["Labels"] or {}, "State": c.status, "Status": state_text(c, now),
         "HostConfig": summary, "NetworkSettings": {"Networks": networks},
-        "Mounts": []}
+        "Mounts": points_show(points_of(c.document))}
 
 
 def _exited_codes(values: list) -> list:
@@ -22974,6 +23815,14 @@ def _stays_port(c: Container, filters: dict) -> bool:
     return False                        # no container has ports before it has networks
 
 
+def _stays_volume(c: Container, filters: dict) -> bool:
+    """A volume's name, or a path, in the container or of its source (moby daemon/list.go)."""
+    points = points_of(c.document)
+    known = {point[key] for point in points for key in ("Name", "Destination") if point[key]}
+    known |= {point["Source"] for point in points if point["Source"] and not point["Name"]}
+    return bool(known & set(filters["volume"]))
+
+
 LIST_FILTERS = {
     "name":      _stays_name,
     "id":        lambda c, filters: filter_prefix(filters, "id", c.id),
@@ -22983,7 +23832,7 @@ LIST_FILTERS = {
     "exited":    _stays_exited,
     "status":    lambda c, filters: filter_match(filters, "status", c.status),
     "health":    lambda c, filters: filter_exact(filters, "health", c.health or "none"),
-    "volume":    _stays_port,
+    "volume":    _stays_volume,
     "network":   _stays_network,
     "publish":   _stays_port,
     "expose":    _stays_port,
@@ -23169,6 +24018,293 @@ def _hides(lower: str, name: str) -> bool:
 
 
 # =============================================================================
+# storage -- the points of a container: made at its create, filled, ready at its start
+# =============================================================================
+# Runs in: api, cli; worker (role `populate`).
+# Refs: moby daemon/volumes.go, daemon/create_unix.go
+#
+# At create: points come from other containers (VolumesFrom), Binds, Mounts and the image's VOLUME,
+# each later kind in the place of an earlier one; volumes that are missing are made; what the image
+# has at a volume's destination is copied into the volume while that is empty, with owners, modes,
+# times, links and extended attributes. A worker copies: it puts the image's layers together as a
+# read-only overlay that nobody else sees, and follows links inside that root only. One fills a
+# volume at a time (a lock on its directory). A volume that nobody has yet is filled beside and
+# renamed into its place; of another what was copied is removed again when it fails.
+# At start: missing sources of -v become directories, volumes with options are mounted. The rest is
+# the monitor's (points_clones) and the init's.
+
+_POPULATE_SAFE = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
+
+
+# ---- create ----
+
+class Points:
+    """The points of a container that is being made, by destination, in the order of their making.
+
+    `undo` is told how to get rid of volumes without a name.
+    """
+
+    __slots__ = ("_bound", "_host", "_store", "_undo", "by_target")
+
+    def __init__(self, store: Store, host: dict, undo: undo_on_error) -> None:
+        self._store = store
+        self._host = host
+        self._undo = undo
+        self._bound: set = set()
+        self.by_target: dict = {}
+
+    def inherit(self, find: Callable[[str], Container]) -> None:
+        """VolumesFrom; `find` finds a container or raises NotFound."""
+        for text in self._host["VolumesFrom"] or ():
+            ref, is_writable = volumes_from_parse(text)
+            try:
+                other = find(ref)
+            except NotFound as gone:
+                raise InvalidParameter(str(gone)) from None
+            for point in points_of(other.document):
+                self.by_target[point["Destination"]] = {
+                    **point, "RW": point["RW"] and is_writable, "Mode": "", "copy": False}
+
+    def given(self, image: Callable[[str], dict]) -> None:
+        """Binds and Mounts; `image` tells {"id", "layers"} of one that is to be mounted."""
+        for text in self._host["Binds"] or ():
+            point = bind_point(text, self._host["VolumeDriver"])
+            if point["Destination"] in (self._host["Tmpfs"] or {}):
+                raise _duplicate(point["Destination"])
+            self._add(point, point["Destination"])
+        for mount in self._host["Mounts"] or ():
+            point = mount_point(mount)
+            if point["Type"] == "image":
+                found = image(point["Name"])
+                point.update(layers=found["layers"], image=found["id"],
+                             Source=self._store.path(*found["layers"][:1]))
+            self._add(point, mount["Target"])
+
+    def _add(self, point: dict, shown: str) -> None:
+        daemon_root_check(point, self._store.data)
+        if point["Destination"] in self._bound:
+            raise _duplicate(shown)
+        if point["Type"] == "volume":
+            self._volume(point)
+            point["Mode"] = point["Mode"] or "z"
+        self._bound.add(point["Destination"])
+        self.by_target[point["Destination"]] = point
+
+    def declared(self, paths: Iterable[str]) -> None:
+        """The image's VOLUME and `-v /path`: where nothing else is, a volume without a name."""
+        for path in paths:
+            point = point_new("volume", path, own=True, copy=True, declared=True,
+                              driver=self._host["VolumeDriver"])
+            target = point["Destination"]
+            if target not in self.by_target and target not in (self._host["Tmpfs"] or {}):
+                self._volume(point)
+                self.by_target[target] = point
+
+    def _volume(self, point: dict) -> None:
+        v = volume_ensure(self._store, point["Name"], driver=point["driver"],
+                          options=point["options"], labels=point["labels"])
+        if point["own"]:
+            self._undo.callback(volumes_forget, self._store, [v.name])
+        point.update(Name=v.name, Driver=VOLUME_DRIVER, Source=volume_path(self._store, v.name))
+
+
+def _duplicate(target: str) -> InvalidParameter:
+    return InvalidParameter("Duplicate mount point: " + target)
+
+
+def storage_fill(store: Store, points: list, layers: list) -> None:
+    """Copy what the image has at the volumes' destinations into those that are empty.
+
+    `layers` are directories relative to the data root, topmost first. EngineError when it cannot.
+    """
+    wanted = [point for point in points if point["Type"] == "volume" and point["copy"]]
+    if not wanted or not layers:
+        return
+    used = volume_counts(store)
+    items = []
+    for point in wanted:
+        v = volume_find(store, point["Name"])
+        options = v.options if volume_is_mounted(v) else None
+        if options is None and not point["subpath"] and os.listdir(point["Source"]):
+            continue
+        items.append({
+            "target": point["Destination"], "path": point["Source"], "subpath": point["subpath"],
+            "options": options, "declared": point.get("declared", False),
+            "beside": not (v.name in used or point["subpath"] or options)})
+    if items:
+        launcher_ask(store, "populate", {"layers": layers, "items": items})[0].close()
+
+
+@role("populate")
+def worker_populate(request: dict, conn: Any, fds: list) -> None:
+    """Fill volumes from an image's layers; see storage_fill."""
+    sys_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    ns_unshare(CLONE_NEWNS)
+    mount_propagation("/", MS_SLAVE | MS_REC)
+    at = request["run"] + "/locks"          # some directory that there is
+    layers = [f"{request['data']}/{name}" for name in request["layers"]]
+    try:
+        base = overlay_mount(layers)
+        mount_attach(base, AT_FDCWD, at)
+        os.close(base)
+    except NeedsLegacyMount:
+        directory = os.path.commonpath(layers)
+        names = [os.path.relpath(layer, directory) for layer in layers]
+        overlay_mount_legacy(directory, names, None, None, target=at)
+    root = os.open(at, O_DIR)
+    mount_attrs(root, set=_POPULATE_SAFE, propagation=MS_PRIVATE)
+    for item in request["items"]:
+        try:
+            _fill_one(root, item)
+        except OSError as refused:
+            raise EngineError(f"failed to populate volume: failed to copy files: {item['path']}:"
+                              f" {(refused.strerror or str(refused)).lower()}") from None
+    answer_send(conn, {})
+
+
+def _fill_one(root: int, item: dict) -> None:
+    try:
+        source = open_in_root(root, item["target"], os.O_PATH)
+    except (FileNotFoundError, NotADirectoryError):
+        return                              # the image has nothing there
+    if os.fstat(source).st_mode & S_IFMT == S_IFDIR:
+        above, source = source, os.open(".", O_DIR, dir_fd=source)
+        os.close(above)
+    else:
+        raise EngineError(
+            f"cannot mount volume over existing file, file exists {item['target']}"
+            if item["declared"] else f"source {item['target']} is not directory")
+    import fcntl
+    volume = os.open(os.path.dirname(item["path"]), O_DIR)
+    fcntl.flock(volume, fcntl.LOCK_EX)
+    try:
+        if item["options"]:
+            options_mount(item["path"], item["options"])    # where only this process sees it
+        target = subpath_open(item["path"], item["subpath"])
+    except NotFound:
+        return                              # the start will tell
+    except EngineError as refused:
+        raise type(refused)(f"failed to populate volume: {refused}") from None
+    if not os.listdir(f"/proc/self/fd/{target}"):
+        if item["beside"]:
+            _fill_beside(source, volume)
+        else:
+            _fill_here(source, target)
+    for fd in (source, target, volume):
+        os.close(fd)
+
+
+def _fill_beside(source: int, volume: int) -> None:
+    """A whole copy takes the place of the empty directory."""
+    beside = f"_fill-{os.urandom(6).hex()}"
+    os.mkdir(beside, 0o755, dir_fd=volume)
+    copy = os.open(beside, O_DIR, dir_fd=volume)
+    try:
+        _copy_tree(source, copy)
+        os.rename(beside, "_data", src_dir_fd=volume, dst_dir_fd=volume)
+    except BaseException:
+        tree_remove(f"/proc/self/fd/{volume}/{beside}")
+        raise
+    finally:
+        os.close(copy)
+
+
+def _fill_here(source: int, target: int) -> None:
+    try:
+        _copy_tree(source, target)
+    except BaseException:
+        here = f"/proc/self/fd/{target}"
+        for name in os.listdir(here):
+            tree_remove(f"{here}/{name}")
+        raise
+
+
+def _copy_tree(source: int, target: int) -> None:
+    """Everything below one directory into another, and what the directory itself is like."""
+    copy = os.open(".", O_DIR, dir_fd=target)
+    tree_receive(copy, _reader(tree_pack(source)), Reception("/"))
+    info = os.fstat(source)
+    for name in xattr_list(source):
+        try:
+            xattr_set(copy, name, xattr_get(source, name))
+        except OSError as refused:
+            if refused.errno not in (errno.ENOTSUP, errno.EPERM, errno.ENODATA):
+                raise
+    os.fchown(copy, info.st_uid, info.st_gid)
+    os.fchmod(copy, info.st_mode & 0o7777)
+    os.utime(copy, ns=(info.st_atime_ns, info.st_mtime_ns))
+    os.close(copy)
+
+
+def _reader(pieces: Iterator[bytes]) -> Callable:
+    """read(size) over pieces of bytes."""
+    rest = b""
+
+    def read(size: int) -> bytes:
+        nonlocal rest
+        rest = rest or next(pieces, b"")
+        part, rest = rest[:size], rest[size:]
+        return part
+    return read
+
+
+# ---- start ----
+
+def storage_begin(store: Store, c: Container) -> dict:
+    """Make ready what a container mounts: {"clones", "volumes", "own"} for its monitor's plan."""
+    if not points_of(c.document):
+        return {}
+    points = [point for point in points_of(c.document)
+              if point["Destination"] not in (c.host["Tmpfs"] or {})]
+    for point in points:
+        if point["Type"] == "bind" and point["make"]:
+            _source_make(point["Source"])
+        elif point["Type"] == "volume":
+            v = volume_find(store, point["Name"])
+            if volume_is_mounted(v):
+                volume_mount(store, v)
+            event_emit(store, "volume", "mount", v.name, {
+                "container": c.id, "destination": point["Destination"], "driver": VOLUME_DRIVER,
+                "propagation": point["Propagation"],
+                "read/write": "true" if point["RW"] else "false"})
+    clones = points_clones(points_of(c.document))
+    for clone in clones:
+        if clone["layers"]:
+            clone["layers"] = [store.path(name) for name in clone["layers"]]
+    return {"clones": clones, "volumes": _volumes_of(store, points),
+            "own": storage_own(c) if c.auto_remove else []}
+
+
+def storage_end(store: Store, c: Container) -> None:
+    """A container has ended, or has not started after all."""
+    if points_of(c.document):
+        volumes_leave(store, c.id, {"volumes": _volumes_of(store, points_of(c.document))})
+
+
+def storage_own(c: Container) -> list:
+    """Names of the volumes without a name of a container, which may go with it."""
+    return [point["Name"] for point in points_of(c.document)
+            if point["Type"] == "volume" and point["own"]]
+
+
+def _volumes_of(store: Store, points: list) -> list:
+    """[[name, whether it is mounted on the host]] of the volumes of these points."""
+    found = {point["Name"]: volume_get(store, point["Name"])
+             for point in points if point["Type"] == "volume"}
+    return [[name, volume_is_mounted(v)] for name, v in found.items() if v]
+
+
+def _source_make(path: str) -> None:
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        pass                                # a file: fine, or the mount will tell
+    except OSError as refused:
+        raise EngineError(f"error while creating mount source path '{path}': mkdir"
+                          f" {refused.filename}: {refused.strerror.lower()}") from None
+
+
+# =============================================================================
 # containers -- create, start, stop, kill, pause, remove, rename, prune, list, top, diff
 # =============================================================================
 # Runs in: api, cli.   Refs: moby daemon/create.go, start.go, stop.go, kill.go, delete.go, rename.go
@@ -23192,6 +24328,7 @@ INIT_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/res
 INIT_LINKS = (("etc/mtab", "/proc/mounts"),)
 INIT_LAYER = "init/diff"                # not below layers/: it is no image's
 KILL_PATIENCE = 10.0                    # s; moby waits as long for the end after SIGKILL
+VOLUME_TRIES = 5                        # when a prune takes volumes from under a create
 START_PATIENCE = 10.0                   # s that a command waits while another starts its container
 REMOVE_FILTERS = ("label", "label!", "until")
 
@@ -23314,22 +24451,14 @@ class Containers:
                        health=CHECKED if health_words(config) else "", document={
             "Path": words[0], "Args": words[1:], "Platform": image["os"],
             "Layers": [INIT_LAYER, *image["layers"]]})
-        directory = self._store.path("containers", id)
-        with undo_on_error() as undo:
-            undo.callback(tree_remove, directory)
-            dir_ensure(directory, 0o710)
-            for name in ("/upper", "/work"):
-                dir_ensure(directory + name, 0o755)
-            _root_fill(self._store, c, directory + "/upper")
-            record_insert(self._store, c, endpoints)
+        _insert(self, self._engine.images, self._store, c, endpoints)
         container_event(self._store, c, "create")
-        if config["Volumes"]:
-            warnings.append("volumes are not supported by this engine yet: what is written to"
-                            f" {', '.join(sorted(config['Volumes']))} stays in the container")
         return {"Id": id, "Warnings": warnings}
 
-    def remove(self, ref: str, *, force: bool = False, link: bool = False) -> None:
-        """Remove a container; with `force` also one that runs."""
+    def remove(self, ref: str, *, force: bool = False, link: bool = False,
+               volumes: bool = False) -> None:
+        """Remove a container; with `force` also one that runs, with `volumes` those without a name.
+        """
         c = self.find(ref)
         if link:
             raise EngineError("Conflict, cannot remove the default link name of the container")
@@ -23344,7 +24473,7 @@ class Containers:
         for _ in range(2):
             if record_move(self._store, c.id, ("created", "exited", "dead"), "removing",
                            owner=owner_self()):
-                container_dispose(self._store, c)
+                container_dispose(self._store, c, storage_own(c) if volumes else ())
                 return
             now = record_get(self._store, c.id)
             if now is None:
@@ -23441,7 +24570,7 @@ class Containers:
             return
         if c.auto_remove:
             try:
-                self.remove(c.id, force=True)
+                self.remove(c.id, force=True, volumes=True)
             except EngineError:
                 pass                    # the start's own failure is what the user must hear
 
@@ -23582,6 +24711,39 @@ class Containers:
         return container_changes(self._store, c) or None
 
 
+def _insert(containers: Containers, images: Images, store: Store, c: Container,
+            endpoints: list) -> None:
+    """The directories, volumes, networks and row of a new container."""
+    for left in range(VOLUME_TRIES, 0, -1):
+        try:
+            _insert_once(containers, images, store, c, endpoints)
+            return
+        except VolumeGone:
+            if left == 1:
+                raise
+
+
+def _insert_once(containers: Containers, images: Images, store: Store, c: Container,
+                 endpoints: list) -> None:
+    config, host, directory = c.config, c.host, store.path("containers", c.id)
+    with undo_on_error() as undo:
+        undo.callback(tree_remove, directory)
+        dir_ensure(directory, 0o710)
+        for name in ("/upper", "/work"):
+            dir_ensure(directory + name, 0o755)
+        _root_fill(store, c, directory + "/upper")
+        if any((host["Binds"], host["Mounts"], host["VolumesFrom"], config["Volumes"])):
+            points = Points(store, host, undo)
+            points.inherit(containers.find)
+            points.given(images.for_container)
+            points.declared(config["Volumes"] or ())
+            c.document["Mounts"] = list(points.by_target.values())
+            init_layer_make(store)
+            storage_fill(store, c.document["Mounts"], [f"containers/{c.id}/upper"]
+                         if c.is_copied else c.document["Layers"])
+        record_insert(store, c, endpoints)
+
+
 def _executed_await(pid: int) -> None:
     """Sleep while a process that was just started still is our own program, some ms at most.
 
@@ -23665,11 +24827,13 @@ def _launch(containers: Containers, store: Store, c: Container, again: int,
 
     # A container that shares another's namespace starts only while that one holds it.
     try:
+        plan.update(storage_begin(store, c))
         monitor_start(store, c.id, plan, again, ready)
     except BaseException:
         if attached:
             ports_stop(store, c.id)
             names_remove(store, c.id)
+        storage_end(store, c)
         raise
 
 
@@ -28977,12 +30141,6 @@ NOT_THERE = (
     ("POST",   "/build",                     "building images"),
     ("POST",   "/build/prune",               "building images"),
     ("POST",   "/build/cancel",              "building images"),
-    ("GET",    "/volumes",                   "volumes"),
-    ("GET",    "/volumes/{name}",            "volumes"),
-    ("PUT",    "/volumes/{name}",            "volumes"),
-    ("DELETE", "/volumes/{name}",            "volumes"),
-    ("POST",   "/volumes/create",            "volumes"),
-    ("POST",   "/volumes/prune",             "volumes"),
     ("POST",   "/swarm/init",                "swarm mode"),
     ("POST",   "/swarm/join",                "swarm mode"),
     ("POST",   "/plugins/create",            "plugins"),
@@ -29544,7 +30702,7 @@ def get_container(engine: Engine, request: Request) -> dict:
 def delete_container(engine: Engine, request: Request) -> None:
     """Remove a container."""
     engine.containers.remove(request.params["id"], force=request.flag("force"),
-                             link=request.flag("link"))
+                             link=request.flag("link"), volumes=request.flag("v"))
 
 
 @route("GET", "/containers/{id}/top")
@@ -29911,12 +31069,89 @@ def get_system_df(engine: Engine, request: Request) -> dict:
             store, {}, lambda: images_in_use(store), shared_size=True)]
     if usage["Containers"] is not None:
         usage["Containers"] = engine.containers.list(everything=True, size=True)
+    if usage["Volumes"] is not None:
+        usage["Volumes"] = _volumes_usage(store)
     return usage
+
+
+def _volumes_usage(store: Store) -> list:
+    """The volumes with their sizes, but for those whose bytes may be elsewhere (moby service.go).
+    """
+    counts = volume_counts(store)
+    return [{**volume_show(store, v), "UsageData": {
+        "RefCount": counts.get(v.name, 0), "Size": tree_size(volume_path(store, v.name))}}
+        for v in volumes_list(store, {}) if not v.options]
 
 
 def _image_usage(image: dict, version: tuple) -> dict:
     """As a list of that version shows it, but for the count of its containers, always told here."""
     return {**image_for_version(image, version), "Containers": image["Containers"]}
+
+
+# =============================================================================
+# api_volumes -- Docker Engine API endpoints: volumes
+# =============================================================================
+# Runs in: api, cli.   Refs: Docker Engine API 1.51; moby router/volume/volume_routes.go
+#
+# What Docker has beside these, cluster volumes, needs a swarm: what asks for one is answered as a
+# dockerd outside of a swarm answers.
+
+VOLUME_CREATE = {
+    "ClusterVolumeSpec": ("object", None, True),
+    "Driver":            ("string", "", True),
+    "DriverOpts":        ("map", None, True),
+    "Labels":            ("map", None, True),
+    "Name":              ("string", "", True),
+}
+
+
+@route("GET", "/volumes")
+def get_volumes(engine: Engine, request: Request) -> dict:
+    """The list of volumes."""
+    try:
+        filters = request.filters()
+    except InvalidParameter as wrong:
+        raise InvalidParameter(f"error reading volume filters: {wrong}") from None
+    found = volumes_list(engine.store, filters)
+    return {"Volumes": [volume_show(engine.store, v) for v in found], "Warnings": None}
+
+
+@route("GET", "/volumes/{name}")
+def get_volume(engine: Engine, request: Request) -> dict:
+    """Everything about one volume."""
+    return volume_show(engine.store, volume_find(engine.store, request.params["name"]))
+
+
+@route("POST", "/volumes/create")
+def post_volumes_create(engine: Engine, request: Request) -> Response:
+    """Make a volume, or find the one that has the name: 201."""
+    asked = fields_check(request.json(), VOLUME_CREATE, "CreateOptions")
+    if asked["ClusterVolumeSpec"] is not None and version_tuple(request.version) >= (1, 42):
+        raise Unavailable(NO_SWARM)
+    made = volume_ensure(engine.store, asked["Name"], driver=asked["Driver"],
+                         options=asked["DriverOpts"], labels=asked["Labels"])
+    return Response(201, value=volume_show(engine.store, made))
+
+
+@route("PUT", "/volumes/{name}")
+def put_volume(engine: Engine, request: Request) -> None:
+    """Only a swarm has volumes that can be changed."""
+    raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
+
+
+@route("DELETE", "/volumes/{name}")
+def delete_volume(engine: Engine, request: Request) -> None:
+    """Remove a volume."""
+    volume_remove(engine.store, request.params["name"], request.flag("force"))
+
+
+@route("POST", "/volumes/prune")
+def post_volumes_prune(engine: Engine, request: Request) -> dict:
+    """Remove volumes that nobody has; before API 1.42 also those with a name."""
+    filters = request.filters()
+    if version_tuple(request.version) < (1, 42):
+        filters = {**filters, "all": ["true"]}
+    return volumes_prune(engine.store, filters, tree_size)
 
 
 # =============================================================================
@@ -37602,6 +38837,134 @@ def _pruned_line(row: Any) -> str:
     word, name = ("untagged", row["Untagged"]) if row.get("Untagged") else (
         "deleted", row["Deleted"])
     return f"{word}: {name}\n"
+
+
+# =============================================================================
+# cli_volumes -- commands on volumes
+# =============================================================================
+# Runs in: cli.   Refs: docker/cli command/volume
+#
+# Each command makes one request of its flags and shows what comes back. Flags of `create` that are
+# about cluster volumes are passed on, for the engine to refuse.
+
+VOLUME_CREATE_FLAGS = (
+    Flag("--availability", "string", "active", hidden=True, help="Of a cluster volume"),
+    Flag("-d --driver", "string", "local", help="Driver of the volume"),
+    Flag("--group", "string", hidden=True, help="Of a cluster volume"),
+    Flag("--label", "list:label", help="Label (key=value)"),
+    Flag("--limit-bytes", "bytes", hidden=True, help="Of a cluster volume"),
+    Flag("--name", "string", hidden=True, help="Name of the volume"),
+    Flag("-o --opt", "map", help="Option of the driver (key=value)"),
+    Flag("--required-bytes", "bytes", hidden=True, help="Of a cluster volume"),
+    Flag("--scope", "string", "single", hidden=True, help="Of a cluster volume"),
+    Flag("--secret", "map", hidden=True, help="Of a cluster volume"),
+    Flag("--sharing", "string", "none", hidden=True, help="Of a cluster volume"),
+    Flag("--topology-preferred", "list", hidden=True, help="Of a cluster volume"),
+    Flag("--topology-required", "list", hidden=True, help="Of a cluster volume"),
+    Flag("--type", "string", "block", hidden=True, help="Of a cluster volume"),
+)
+#: those that make it a cluster volume
+VOLUME_CLUSTER_FLAGS = ("availability", "group", "limit-bytes", "required-bytes", "scope",
+                        "sharing", "type")
+VOLUME_PRUNE_QUESTION = ("WARNING! This will remove {} volumes not used by at least one container."
+                         "\nAre you sure you want to continue?")
+
+
+@command("volume create", usage="[OPTIONS] [VOLUME]", flags=VOLUME_CREATE_FLAGS, nargs=(0, 1),
+         help="Make a volume")
+def cmd_volume_create(client: ApiClient, args: Args) -> int:
+    """Prints the name."""
+    name = args.name
+    if args.rest:
+        if name:
+            raise InvalidParameter("conflicting options: cannot specify a volume-name through both"
+                                   " --name and as a positional arg")
+        name = args.rest[0]
+    body: dict = {"Driver": args.driver, "Name": name, "DriverOpts": args.opt or None,
+                  "Labels": key_values(args.label) or None}
+    if any(args.given(name) for name in VOLUME_CLUSTER_FLAGS):
+        body["ClusterVolumeSpec"] = {"Group": args.group, "Availability": args.availability}
+    made = client.post("/volumes/create", body={key: value for key, value in body.items() if value})
+    output_write(made["Name"] + "\n")
+    return 0
+
+
+@command("volume inspect", usage="[OPTIONS] VOLUME [VOLUME...]", nargs=(1, None),
+         flags=(Flag("-f --format", "string", help=HELP_FORMAT),), help="Show all about volumes")
+def cmd_volume_inspect(client: ApiClient, args: Args) -> int:
+    """Prints a JSON array, or the template's lines."""
+    errors = inspect_show(args.rest, lambda name: client.get(f"/volumes/{name}"), args.format)
+    for error in errors:
+        print_error(error_line(error))
+    return 1 if errors else 0
+
+
+@command("volume ls", aliases=("volume list",), usage="[OPTIONS]", nargs=(0, 0), flags=(
+             Flag("--cluster", hidden=True, help="Only cluster volumes"),
+             Flag("-f --filter", "filter", help="Only what fits a condition (key=value)"),
+             Flag("--format", "string", help=HELP_FORMAT_LIST),
+             Flag("-q --quiet", help="Print names only")), help="List volumes")
+def cmd_volume_ls(client: ApiClient, args: Args) -> int:
+    """Prints a table, sorted by name."""
+    filters = {key: list(values) for key, values in args.filter.items()}
+    found = client.get("/volumes", {"filters": filters or None})["Volumes"] or []
+    format = args.format
+    table: tuple = ("Driver", "Name")
+    if args.cluster:
+        found = [v for v in found if v.get("ClusterVolume")]
+        format, table = "", ("Name", "Group", "Driver", "Availability", "Status")
+    raw: tuple = (("name", "Name"), ("driver", "Driver"))
+    if args.quiet and format in ("", "table"):
+        format = "{{.Name}}"
+    elif args.quiet and format == "raw":
+        format = "name: {{.Name}}"
+    listing = Listing(VOLUME_COLUMNS, table, "*formatter.volumeContext", raw=raw)
+    found.sort(key=lambda v: natural_key(v["Name"]))
+    output_write(listing.text(found, show=Show(), format=format))
+    return 0
+
+
+@command("volume rm", aliases=("volume remove",), usage="[OPTIONS] VOLUME [VOLUME...]",
+         nargs=(1, None), help="Remove volumes",
+         flags=(Flag("-f --force", help="What does not exist is no error"),))
+def cmd_volume_rm(client: ApiClient, args: Args) -> int:
+    """Prints the names."""
+    def remove(name: str) -> bool:
+        client.delete(f"/volumes/{name}", {"force": args.force or None})
+        return True
+    return for_each(args.rest, remove)
+
+
+@command("volume prune", usage="[OPTIONS]", nargs=(0, 0), help="Remove volumes that nobody uses",
+         flags=(Flag("-a --all", help="Also those that have a name"),
+                Flag("--filter", "filter", help='Only what fits a condition ("label=...")'),
+                Flag("-f --force", help="Do not ask")))
+def cmd_volume_prune(client: ApiClient, args: Args) -> int:
+    """Removes after a question; prints what went and how much space it freed."""
+    filters = {key: list(values) for key, values in args.filter.items()}
+    if args.all:
+        if "all" in filters:
+            raise InvalidParameter("conflicting options: cannot specify both --all and --filter"
+                                   " all=1")
+        filters["all"] = ["true"]
+    if not args.force and not confirm(VOLUME_PRUNE_QUESTION.format(
+            "all local" if args.all else "anonymous local")):
+        raise EngineError("volume prune has been cancelled")
+    report = client.post("/volumes/prune", {"filters": filters or None})
+    if report["VolumesDeleted"]:
+        output_write("Deleted Volumes:\n" + "".join(
+            name + "\n" for name in report["VolumesDeleted"]) + "\n")
+    output_write(f"Total reclaimed space: {size_human(report['SpaceReclaimed'])}\n")
+    return 0
+
+
+@command("volume update", usage="[OPTIONS] [VOLUME]", nargs=(1, 1), hidden=True,
+         flags=(Flag("--availability", "string", "active", help="Of a cluster volume"),),
+         help="Change a cluster volume")
+def cmd_volume_update(client: ApiClient, args: Args) -> int:
+    """Only a swarm has volumes that can be changed."""
+    client.get(f"/volumes/{args.rest[0]}")
+    raise EngineError("can only update cluster volumes")
 
 
 # =============================================================================

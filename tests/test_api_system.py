@@ -129,7 +129,6 @@ def test_events_refuse_a_time_as_dockerd_does():
         ("GET", "/distribution/library/busybox/json"),
         ("POST", "/build"),
         ("POST", "/images/a/b/push"),
-        ("POST", "/volumes/create"),
         ("GET", "/images/search"),
     ],
 )

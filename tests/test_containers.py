@@ -63,14 +63,6 @@ def test_a_name_that_is_taken_leaves_nothing(bare_box):  # noqa: F811
     assert len(os.listdir(bare_box.store.path("containers"))) == 1
 
 
-def test_volumes_of_the_image_are_told(bare_box, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(
-        bare_box.engine._images, "config", {"Cmd": ["sh"], "Volumes": {"/data": {}}}, raising=False
-    )
-    made = bare_box.client.post("/containers/create", {}, bare_box.body("sh"))
-    assert len(made["Warnings"]) == 1 and "/data" in made["Warnings"][0]
-
-
 def test_remove_rename_prune_of_what_never_ran(bare_box):  # noqa: F811
     one = bare_box.create("sh", name="one", Labels={"keep": "1"})
     bare_box.create("sh", name="two")

@@ -528,7 +528,6 @@ def test_dockers_command_line_on_system_commands(start, cli, image):
                  f" Docker Root Dir: {cli.roots.data}"):  # fmt: skip
         assert line in text.splitlines()
     errors = {
-        ("volume", "ls"): "volumes: not supported by this engine",
         ("node", "ls"): engine.NO_SWARM,
         ("service", "ls"): engine.NO_SWARM,
         ("swarm", "leave"): "This node is not part of a swarm",

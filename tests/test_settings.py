@@ -188,7 +188,6 @@ def test_older_clients(version, host, field, value):
             {},
             "failed to initialize logging driver: invalid size: 'x'",
         ),
-        ({"Binds": ["/a:/b"]}, {}, "--volume is not supported by this engine yet"),
         ({"Privileged": True}, {}, "--privileged is not supported by this engine yet"),
     ],
 )
