@@ -26374,8 +26374,9 @@ class Networks:
                 try:
                     self._join(c, network)
                 except BaseException:
-                    endpoint_drop(self._store, c.id, network.id)
-                    raise
+                    if self._runs(c):
+                        endpoint_drop(self._store, c.id, network.id)
+                        raise
         if network and c.is_running:
             self._emit(network, "connect", container=c.id)
 
@@ -26445,13 +26446,20 @@ class Networks:
                 attached = [one for one in attached_list(self._store, c)
                             if one["network"] != network.id]
                 routes_choose(attached)
-                link_work(self._store, c, {"remove": place.ifname,
-                                           "routes": routes_plan(attached)})
+                try:
+                    link_work(self._store, c, {"remove": place.ifname,
+                                               "routes": routes_plan(attached)})
+                except Conflict:
+                    pass
             endpoint_drop(self._store, c.id, place.network)
-            if network and c.is_running:
+            if network and self._runs(c):
                 self._changed(c, attached_list(self._store, c))
         if network and c.is_running:
             self._emit(network, "disconnect", container=c.id)
+
+    def _runs(self, c: Container) -> bool:
+        """Whether the process still is that was there when the container was looked for."""
+        return c.is_running and os.path.exists(f"/proc/{c.pid}/exe")
 
     def _changed(self, c: Container, attached: list) -> None:
         """Tell what depends on a running container's networks: ports, resolver, /etc/hosts."""
@@ -26510,7 +26518,10 @@ def link_work(store: Store, c: Container, work: dict) -> None:
 @role("link")
 def link_main(request: dict, conn: _socket.socket, fds: list) -> None:
     """Enter a container's network namespace: make or remove an interface, set the routes."""
-    fd = ns_open(request["pid"], "network")
+    try:
+        fd = ns_open(request["pid"], "network")
+    except FileNotFoundError:
+        raise Conflict("the container has just ended") from None
     outside = netlink_open()
     ns_join(fd, "network")
     inside = netlink_open()
