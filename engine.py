@@ -18774,7 +18774,7 @@ def _kept_subnet(db: Any, width: int) -> Prefix | None:
     """The subnet that was chosen for the default bridge before, unless one was asked for since."""
     row = db.execute("SELECT document FROM networks WHERE name = 'bridge'").fetchone()
     for pool in json_parse(row[0])["pools"] if row else ():
-        if pool["is_chosen"] and prefix_parse(pool["subnet"]).width == width:
+        if pool.get("is_chosen") and prefix_parse(pool["subnet"]).width == width:
             return prefix_parse(pool["subnet"])
     return None
 
@@ -25048,7 +25048,7 @@ EXEC_START = {
 WAIT_CONDITIONS = ("not-running", "next-exit", "removed")
 END_REMEMBERED = 2_000_000_000  # ns that a wait may come after the end of a container that has gone
 END_REMOVED = 100_000_000       # ns between the end and the removal, where no user removes it
-END_TOLD_LATE = 20_000_000      # ns by which the journal may have it later than the store
+END_TOLD_LATE = 100_000_000     # ns by which the journal may have it later than the store
 
 
 def exec_create(engine: Engine, ref: str, body: Any) -> str:
