@@ -22,7 +22,7 @@ KERNEL      Linux as Python; has never heard of containers
     paths           paths that cannot leave a root, and watching a directory
     namespaces      clone, unshare, setns, pinned namespace descriptors
     mounts          mount options, the mount API, overlay, pivot_root(2), mountinfo
-    devices         device rules of a cgroup: v1's lists, v2's BPF program
+    devices         the host's device nodes; device rules of a cgroup: v1's lists, v2's BPF
     cgroups         one interface over v1, v2 and hybrid: create, limit, read, freeze, kill
     confine         capabilities, resource limits, no_new_privs
     seccomp         system call filters: profiles, tables of numbers, programs
@@ -68,6 +68,7 @@ OBJECTS     the things users name
     resolver        a container's name server: names of its networks, the rest is forwarded
     health          a container's health check: when to run it, and what its results mean
     restarts        when a container that ended starts again: policies and back-off
+    exhaustion      memory of a container that runs out: who hears of it, and what is told
     monitor         one watcher process per container: stdio, exec, wait, exit
     processes       what `top` shows: ps without a ps, from /proc
     repair          what a process that died left half done, put in order by the next one
@@ -4123,10 +4124,10 @@ def unix_listen(directory: str, name: str, kind: int = _socket.SOCK_SEQPACKET,
 # the file, which ends with the process however that ends. Without a daemon the values below hold.
 
 CONFIGURATION: dict[str, Any] = {
-    "bip": "", "bip6": "", "bridge": "",
-    "debug": False, "default-address-pools": [], "default-cgroupns-mode": "private",
-    "default-gateway": "", "default-gateway-v6": "", "default-ipc-mode": "private",
-    "default-network-opts": {},
+    "bip": "", "bip6": "", "bridge": "", "cgroup-parent": "", "cpu-rt-period": 0,
+    "cpu-rt-runtime": 0, "debug": False, "default-address-pools": [],
+    "default-cgroupns-mode": "private", "default-gateway": "", "default-gateway-v6": "",
+    "default-ipc-mode": "private", "default-network-opts": {},
     "default-shm-size": 64 << 20,       # moby config.DefaultShmSize
     "default-ulimits": [], "dns": [], "dns-opts": [], "dns-search": [],
     "features": {}, "fixed-cidr": "", "fixed-cidr-v6": "", "host-gateway-ips": [], "hosts": [],
@@ -5334,9 +5335,12 @@ def _unescape(word: bytes) -> str:
 
 
 # =============================================================================
-# devices -- device rules of a cgroup: v1's lists, v2's BPF program
+# devices -- the host's device nodes; device rules of a cgroup: v1's lists, v2's BPF
 # =============================================================================
-# Runs in: monitor.   Refs: cgroup-v1/devices.rst, cgroup-v2.rst (device controller), bpf(2)
+# Runs in: api (nodes), monitor (rules).   Refs: cgroup-v1/devices.rst, cgroup-v2.rst, bpf(2)
+#
+# A container is given nodes of the host by path, a node or a directory of them, or all there are;
+# what it may do with them is another matter.
 #
 # Which device nodes the processes of a cgroup may make, read and write, as OCI rules in order. In
 # v1 each rule is a line written to devices.allow or devices.deny. v2 has no files for it: a BPF
@@ -5347,9 +5351,84 @@ def _unescape(word: bytes) -> str:
 _DEVICE_TYPES = {"b": 1, "c": 2}                    # BPF_DEVCG_DEV_*
 _DEVICE_ACCESS = {"m": 1, "r": 2, "w": 4}           # BPF_DEVCG_ACC_*
 
+_DEVICE_KINDS = {0o060000: "b", 0o020000: "c", 0o010000: "p"}                 # inode(7)
+#: What of the host's /dev is never a container's (containerd pkg/oci HostDevices, runc ptmx).
+_DEV_DIRS_SKIPPED = frozenset((
+    "pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"))
+_DEV_SKIPPED = frozenset(("/dev/console", "/dev/ptmx"))
+
 _PROG_LOAD, _PROG_ATTACH = 5, 8                     # bpf(2), linux/bpf.h
 _PROG_TYPE_CGROUP_DEVICE, _CGROUP_DEVICE, _F_ALLOW_MULTI = 15, 6, 2
 _ATTR_SIZE = 128
+
+
+def device_find(path: str, inside: str) -> dict | None:
+    """A node as OCI `linux.devices` has it, its path inside being `inside`; None: it is no node."""
+    found = os.lstat(path)
+    kind = _DEVICE_KINDS.get(found.st_mode & 0o170000)
+    if kind is None:
+        return None
+    return {"path": inside, "type": kind, "major": os.major(found.st_rdev),
+            "minor": os.minor(found.st_rdev), "fileMode": found.st_mode & 0o7777,
+            "uid": found.st_uid, "gid": found.st_gid}
+
+
+def devices_below(path: str, inside: str, skip: frozenset = frozenset()) -> list:
+    """The nodes in a directory and in those below it."""
+    found = []
+    try:
+        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+    except OSError:
+        return []
+    for entry in entries:
+        try:
+            if not entry.is_dir(follow_symlinks=False):
+                found.append(device_find(entry.path, f"{inside}/{entry.name}"))
+            elif entry.name not in skip:
+                found += devices_below(entry.path, f"{inside}/{entry.name}", skip)
+        except FileNotFoundError:
+            continue                    # it went away while we looked
+    return [device for device in found if device]
+
+
+def devices_at(path: str, inside: str) -> list:
+    """The nodes that --device means: one, or all in a directory; EngineError when there is none."""
+    real = os.path.realpath(path)
+    try:
+        device = device_find(real, inside)
+        if device is None and os.path.isdir(real):
+            found = devices_below(real, inside.rstrip("/"))
+        else:
+            found = [device] if device else []
+        why = "not a device node"
+    except OSError as refused:
+        found, why = [], os.strerror(refused.errno).lower()
+    if not found:
+        raise EngineError("error gathering device information while adding custom device"
+                          f' "{path}": {why}')
+    return found
+
+
+def devices_all() -> list:
+    """The nodes of a privileged container: all of the host's /dev that are no part of its own."""
+    return [device for device in devices_below("/dev", "/dev", _DEV_DIRS_SKIPPED)
+            if device["type"] != "p" and device["path"] not in _DEV_SKIPPED]
+
+
+def device_rule_parse(text: str) -> dict:
+    """A rule of --device-cgroup-rule, "c 1:3 rwm", as OCI has it; EngineError with Docker's text.
+    """
+    words = text.split(" ")
+    place = words[1].split(":") if len(words) == 3 else []
+    if not (len(place) == 2 and words[0] in ("a", "b", "c") and 1 <= len(words[2]) <= 3
+            and not set(words[2]) - set("rwm")
+            and all(word == "*" or word.isascii() and word.isdigit() for word in place)):
+        raise EngineError(f"invalid device cgroup rule format: '{text}'")
+    numbers = {key: int(word) for key, word in zip(("major", "minor"), place) if word != "*"}
+    for key, number in numbers.items():
+        if number >= 1 << 63:
+            raise EngineError(f"invalid {key} value in device cgroup rule format: '{text}'")
+    return {"allow": True, "type": words[0], "access": words[2], **numbers}
 
 
 def device_rule_text(rule: dict) -> str:
@@ -5518,13 +5597,12 @@ RESOURCES = (
     ("memory.disableOOMKiller", "memory", "memory.oom_control", _flag_text, None, None),
     ("cpu.shares", "cpu", "cpu.shares", _number_text, "cpu.weight", _weight_text),
     ("cpu.idle", "cpu", "cpu.idle", _number_text, "cpu.idle", _number_text),
-    ("cpu.realtimePeriod", "cpu", "cpu.rt_period_us", _number_text, None, None),
-    ("cpu.realtimeRuntime", "cpu", "cpu.rt_runtime_us", _number_text, None, None),
     ("cpu.cpus", "cpuset", "cpuset.cpus", str, "cpuset.cpus", str),
     ("cpu.mems", "cpuset", "cpuset.mems", str, "cpuset.mems", str),
     ("pids.limit", "pids", "pids.max", _pids, "pids.max", _pids),
 )
 
+_REALTIME = (("realtimePeriod", "cpu.rt_period_us"), ("realtimeRuntime", "cpu.rt_runtime_us"))
 _THROTTLES = (  # (OCI name, v1 file, word in v2's io.max)
     ("throttleReadBpsDevice",   "blkio.throttle.read_bps_device",   "rbps"),
     ("throttleWriteBpsDevice",  "blkio.throttle.write_bps_device",  "wbps"),
@@ -5681,6 +5759,18 @@ class Cgroup:
             step(self, resources, warnings)
         return warnings
 
+    def realtime_share(self, cpu: dict) -> None:
+        """Give its parents the real-time share of OCI `linux.resources.cpu`, the outermost first.
+
+        In v1 a cgroup has none to give before it was given some.
+        """
+        path = self.hierarchies.v1.get("cpu")
+        for name in self.name.split("/")[:-1] if path else ():
+            path = f"{path}/{name}"
+            for key, file in _REALTIME:
+                if cpu.get(key):
+                    _write(f"{path}/{file}", str(cpu[key]))
+
     def put(self, controller: str, v1_file: str | None, v2_file: str | None, texts: tuple) -> bool:
         """Write (v1 text, v2 text) where the controller is.
 
@@ -5817,7 +5907,8 @@ def _write(path: str, text: str) -> None:
     try:
         os.write(fd, text.encode())
     except OSError as refused:
-        raise OSError(refused.errno, f"write {text!r}: {refused.strerror}", path) from None
+        raise OSError(refused.errno, f"failed to write {quote(text)}: write {path}:"
+                      f" {refused.strerror.lower()}") from None
     finally:
         os.close(fd)
 
@@ -5867,9 +5958,17 @@ def _cgroup_make(path: str, name: str, *, fresh: bool, cpuset: bool) -> None:
             _cgroup_make(path[:len(path) - len(name) + len(parent)], parent,
                          fresh=False, cpuset=cpuset)
     if cpuset:
-        for file in ("/cpuset.cpus", "/cpuset.mems"):
-            if not _read(path + file).strip():
-                _write(path + file, _read(os.path.dirname(path) + file).strip())
+        _cpuset_fill(path)
+
+
+def _cpuset_fill(path: str) -> None:
+    """What a cgroup of v1's cpuset was not told it has of its parent; the top has all."""
+    for file in ("/cpuset.cpus", "/cpuset.mems"):
+        if not _read(path + file).strip():
+            parent = os.path.dirname(path)
+            if not _read(parent + file).strip() and os.path.exists(parent + file):
+                _cpuset_fill(parent)
+            _write(path + file, _read(parent + file).strip())
 
 
 def _cgroup_remove(path: str, deadline: float) -> None:
@@ -5990,7 +6089,15 @@ def _limit_memory(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
             writes.append((v1 + "/memory.memsw.limit_in_bytes", str(swap)))
         elif swap > 0:
             warnings.append(_ignored("memory.swap"))
-        _write_either_way(writes)
+        try:
+            _write_either_way(writes)
+        except OSError as refused:
+            if refused.errno != errno.EBUSY:
+                raise
+            used, most = (_read_number(f"{v1}/memory.{name}usage_in_bytes")
+                          for name in ("", "max_"))
+            raise EngineError(f"unable to set memory limit to {limit} (current usage: {used},"
+                              f" peak usage: {most})") from None
         return
     if swap:
         alone = swap - limit if swap > 0 and limit > 0 else swap
@@ -6035,6 +6142,17 @@ def _limit_cpu(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
         warnings.append(_ignored("cpu.burst"))
 
 
+def _limit_realtime(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
+    """Time of real-time processes: v1, where the kernel has RT_GROUP_SCHED."""
+    cpu = resources.get("cpu") or {}
+    asked = [(file, cpu[key]) for key, file in _REALTIME if cpu.get(key)]
+    v1 = cgroup.v1("cpu")
+    if asked and not (v1 and os.path.exists(v1 + "/cpu.rt_runtime_us")):
+        warnings.append(_ignored("cpu.realtimeRuntime"))
+    elif asked:
+        _write_either_way([(f"{v1}/{file}", str(value)) for file, value in asked])
+
+
 def _limit_block(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
     """Weights and rates of block devices."""
     block = resources.get("blockIO") or {}
@@ -6049,8 +6167,8 @@ def _limit_block(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
             warnings.append(_ignored("blockIO.weight"))
     for device in block.get("weightDevice") or ():
         place = f"{device['major']}:{device['minor']} {device['weight']}"
-        if not cgroup.put("blkio", "blkio.bfq.weight_device",
-                          "io.bfq.weight", (place, place)):
+        if not any(cgroup.put("blkio", file, "io.bfq.weight", (place, place))
+                   for file in ("blkio.bfq.weight_device", "blkio.weight_device")):
             warnings.append(_ignored("blockIO.weightDevice"))
     for name, v1_file, word in _THROTTLES:
         for device in block.get(name) or ():
@@ -6081,6 +6199,7 @@ def _limit_unified(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None
             _write(f"{cgroup.v2}/{name}", line)
 
 
+DEVICES_ALL = [{"allow": True, "type": "a", "access": "rwm"}]
 DEVICES_FREE = "this kernel cannot restrict devices by cgroup"
 
 
@@ -6090,6 +6209,8 @@ def _limit_devices(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None
     if not rules:
         return
     v1 = cgroup.v1("devices")
+    if rules == DEVICES_ALL and not v1:
+        return                                      # a new cgroup of v2 allows everything
     if v1 and os.path.isdir(v1):
         for rule in rules:
             _write(
@@ -6108,8 +6229,8 @@ def _limit_devices(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None
 
 
 LIMIT_STEPS = (
-    _limit_memory, _limit_cpu, _limit_rows, _limit_block, _limit_huge_pages, _limit_unified,
-    _limit_devices)
+    _limit_memory, _limit_cpu, _limit_realtime, _limit_rows, _limit_block, _limit_huge_pages,
+    _limit_unified, _limit_devices)
 
 
 # ---- figures
@@ -8163,61 +8284,82 @@ def _events_read(directory: str, number: int, offset: int) -> tuple:
 # only when a limit was asked for.
 
 MEMORY_MIN = 6 << 20                    # moby linuxMinMemory
+CPUS_MAX = 8192                         # moby defaultMaxCPUs: nobody has more (CVE-2018-20699)
 _UNSUPPORTED = "Your kernel does not support "
-#: (field, controller, file of that controller that must exist or "", what is told, value then).
-RESOURCE_NEEDS = (
-    ("Memory", "memory", "", _UNSUPPORTED + "memory limit capabilities or the cgroup is not"
-     " mounted. Limitation discarded.", 0),
-    ("MemoryReservation", "memory", "", _UNSUPPORTED + "memory soft limit capabilities or the"
-     " cgroup is not mounted. Limitation discarded.", 0),
-    ("MemorySwappiness", "memory", "memory.swappiness", _UNSUPPORTED + "memory swappiness"
-     " capabilities or the cgroup is not mounted. Memory swappiness discarded.", None),
-    ("OomKillDisable", "memory", "memory.oom_control", _UNSUPPORTED + "OomKillDisable."
-     " OomKillDisable discarded.", None),
-    ("PidsLimit", "pids", "", _UNSUPPORTED + "PIDs limit capabilities or the cgroup is not mounted."
-     " PIDs limit discarded.", None),
-    ("CpuShares", "cpu", "", _UNSUPPORTED + "CPU shares or the cgroup is not mounted."
-     " Shares discarded.", 0),
-    ("CpuPeriod", "cpu", "", _UNSUPPORTED + "CPU CFS scheduler. CPU period/quota discarded.", 0),
-    ("CpuQuota", "cpu", "", _UNSUPPORTED + "CPU CFS scheduler. CPU period/quota discarded.", 0),
-    ("CpusetCpus", "cpuset", "", _UNSUPPORTED + "cpuset or the cgroup is not mounted."
-     " Cpuset discarded.", ""),
-    ("CpusetMems", "cpuset", "", _UNSUPPORTED + "cpuset or the cgroup is not mounted."
-     " Cpuset discarded.", ""),
-    ("BlkioWeight", "blkio", "", _UNSUPPORTED + "Block I/O weight or the cgroup is not mounted."
-     " Weight discarded.", 0),
+_UNMOUNTED = " or the cgroup is not mounted. "
+_MEMORY_GONE = " capabilities" + _UNMOUNTED + "Limitation discarded."
+#: (controller, file of v1 that must exist or "", kept by v2 too) of what a HostConfig may ask for.
+RESOURCE_NEEDS = {
+    "Memory":               ("memory", "", True),
+    "MemorySwap":           ("memory", "memory.memsw.limit_in_bytes", True),
+    "MemoryReservation":    ("memory", "memory.soft_limit_in_bytes", True),
+    "MemorySwappiness":     ("memory", "memory.swappiness", False),
+    "KernelMemory":         ("memory", "memory.kmem.limit_in_bytes", False),
+    "OomKillDisable":       ("memory", "memory.oom_control", False),
+    "PidsLimit":            ("pids", "", True),
+    "NanoCpus":             ("cpu", "cpu.cfs_quota_us", True),
+    "CpuShares":            ("cpu", "cpu.shares", True),
+    "CpuPeriod":            ("cpu", "cpu.cfs_quota_us", True),
+    "CpuQuota":             ("cpu", "cpu.cfs_quota_us", True),
+    "CpusetCpus":           ("cpuset", "", True),
+    "CpusetMems":           ("cpuset", "", True),
+    "BlkioWeight":          ("blkio", "blkio.weight", True),
+    "BlkioWeightDevice":    ("blkio", "blkio.weight_device", True),
+    "BlkioDeviceReadBps":   ("blkio", "blkio.throttle.read_bps_device", True),
+    "BlkioDeviceWriteBps":  ("blkio", "blkio.throttle.write_bps_device", True),
+    "BlkioDeviceReadIOps":  ("blkio", "blkio.throttle.read_iops_device", True),
+    "BlkioDeviceWriteIOps": ("blkio", "blkio.throttle.write_iops_device", True),
+}
+_BLOCK_TEXTS = (
+    ("BlkioWeightDevice", "Block I/O weight_device", "Weight-device"),
+    ("BlkioDeviceReadBps", "BPS Block I/O read limit", "Block I/O BPS read limit"),
+    ("BlkioDeviceWriteBps", "BPS Block I/O write limit", "Block I/O BPS write limit"),
+    ("BlkioDeviceReadIOps", "IOPS Block read limit", "Block I/O IOPS read limit"),
+    ("BlkioDeviceWriteIOps", "IOPS Block write limit", "Block I/O IOPS write limit"),
 )
 
 
-def resources_verify(host: dict) -> list:
-    """Check the limits as Docker does; what this host cannot keep is dropped with a warning."""
+def resources_verify(host: dict, update: bool = False) -> list:
+    """Check the limits as Docker does; what this host cannot keep is dropped with a warning.
+
+    An `update` may raise the swap alone.
+    """
     if host["MemorySwappiness"] == -1:
         host["MemorySwappiness"] = None
-    _memory_verify(host)
-    _cpu_verify(host)
-    if host["BlkioWeight"] and not 10 <= host["BlkioWeight"] <= 1000:
-        raise InvalidParameter("Range of blkio weight is from 10 to 1000")
-    asked = [row for row in RESOURCE_NEEDS if host[row[0]]]
-    if host["NanoCpus"] or asked:
-        have = controllers_find()
-    warnings = []
-    for field, controller, file, text, value in asked:
-        if controller not in have or file and not os.path.exists(f"{have[controller]}/{file}"):
-            if text not in warnings:
-                warnings.append(text)
-            host[field] = value
-            if field == "Memory":
-                host["MemorySwap"] = -1
-    if host["NanoCpus"] and "cpu" not in have:
-        raise InvalidParameter("NanoCPUs can not be set, as your kernel does not support CPU CFS"
-                               " scheduler or the cgroup is not mounted")
-    if host["CpuPercent"]:
-        warnings.append("linux does not support CPU percent. Percent discarded.")
-        host["CpuPercent"] = 0
-    if host["OomKillDisable"] and not host["Memory"]:
-        warnings.append("OOM killer is disabled for the container, but no memory limit is set, this"
-                        " can result in the system running out of resources.")
+    warnings: list[str] = []
+    _memory_verify(host, warnings, update)
+    if host["PidsLimit"]:
+        _keep(host, warnings, "PidsLimit", _UNSUPPORTED + "PIDs limit capabilities" + _UNMOUNTED
+              + "PIDs limit discarded.", None)
+    _cpu_verify(host, warnings)
+    _cpusets_verify(host, warnings)
+    _block_verify(host, warnings)
     return warnings
+
+
+def limit_is_kept(field: str) -> bool:
+    """This host's cgroups can keep the limit that a field of a HostConfig asks for."""
+    controller, file, newer = RESOURCE_NEEDS[field]
+    have, found = controllers_find(), cgroup_probe()
+    if controller in found.v1:
+        return not file or os.path.exists(f"{found.v1[controller]}/{file}")
+    return newer and controller in have and (field != "MemorySwap" or _swap_is_counted(found.v2))
+
+
+def _swap_is_counted(v2: str | None) -> bool:
+    """v2 shows it below the top only; without a group there, nothing tells that it is not."""
+    groups = [entry.path for entry in os.scandir(v2) if entry.is_dir()] if v2 else []
+    groups = [path for path in groups if os.path.exists(path + "/memory.max")]
+    return not groups or any(os.path.exists(path + "/memory.swap.max") for path in groups)
+
+
+def _keep(host: dict, warnings: list, field: str, text: str, instead: Any) -> bool:
+    """False when the limit was dropped, and the warning noted."""
+    if limit_is_kept(field):
+        return True
+    warnings.append(text)
+    host[field] = instead
+    return False
 
 
 def controllers_find() -> dict:
@@ -8235,69 +8377,130 @@ def controllers_find() -> dict:
     return have
 
 
-def _memory_verify(host: dict) -> None:
-    memory, swap = host["Memory"], host["MemorySwap"]
-    reservation = host["MemoryReservation"]
-    swappiness = host["MemorySwappiness"]
-    checks = (
-        (memory and memory < MEMORY_MIN, "Minimum memory limit allowed is 6MB"),
-        (memory > 0 and 0 < swap < memory,
-         "Minimum memoryswap limit should be larger than memory limit, see usage"),
-        (memory == 0 and swap > 0,
-         "You should always set the Memory limit when using Memoryswap limit, see usage"),
-        (swappiness is not None and not 0 <= swappiness <= 100,
-         f"Invalid value: {swappiness}, valid memory swappiness range is 0-100"),
-        (0 < reservation < MEMORY_MIN, "Minimum memory reservation allowed is 6MB"),
-        (0 < memory < reservation,
-         "Minimum memory limit can not be less than memory reservation limit, see usage"),
-    )
-    for wrong, text in checks:
-        if wrong:
-            raise InvalidParameter(text)
-
-
-def _cpu_verify(host: dict) -> None:
-    nano, period, quota = host["NanoCpus"], host["CpuPeriod"], host["CpuQuota"]
-    if nano > 0 and period > 0:
+def _memory_verify(host: dict, warnings: list, update: bool) -> None:
+    if host["Memory"] and host["Memory"] < MEMORY_MIN:
+        raise InvalidParameter("Minimum memory limit allowed is 6MB")
+    if host["Memory"] > 0 and not _keep(host, warnings, "Memory", _UNSUPPORTED + "memory limit"
+                                        + _MEMORY_GONE, 0):
+        host["MemorySwap"] = -1
+    if host["Memory"] > 0 and host["MemorySwap"] != -1:
+        _keep(host, warnings, "MemorySwap", _UNSUPPORTED + "swap limit capabilities" + _UNMOUNTED
+              + "Memory limited without swap.", -1)
+    if host["Memory"] > 0 and 0 < host["MemorySwap"] < host["Memory"]:
         raise InvalidParameter(
-            "Conflicting options: Nano CPUs and CPU Period cannot both be set")
-    if nano > 0 and quota > 0:
-        raise InvalidParameter("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+            "Minimum memoryswap limit should be larger than memory limit, see usage")
+    if host["Memory"] == 0 and host["MemorySwap"] > 0 and not update:
+        raise InvalidParameter(
+            "You should always set the Memory limit when using Memoryswap limit, see usage")
+    swappiness = host["MemorySwappiness"]
+    if swappiness is not None and _keep(
+            host, warnings, "MemorySwappiness", _UNSUPPORTED + "memory swappiness capabilities"
+            + _UNMOUNTED + "Memory swappiness discarded.", None) and not 0 <= swappiness <= 100:
+        raise InvalidParameter(
+            f"Invalid value: {swappiness}, valid memory swappiness range is 0-100")
+    if host["MemoryReservation"] > 0:
+        _keep(host, warnings, "MemoryReservation", _UNSUPPORTED + "memory soft limit"
+              + _MEMORY_GONE, 0)
+    if 0 < host["MemoryReservation"] < MEMORY_MIN:
+        raise InvalidParameter("Minimum memory reservation allowed is 6MB")
+    if 0 < host["Memory"] < host["MemoryReservation"]:
+        raise InvalidParameter(
+            "Minimum memory limit can not be less than memory reservation limit, see usage")
+    _kernel_memory_verify(host, warnings)
+
+
+def _kernel_memory_verify(host: dict, warnings: list) -> None:
+    if host["KernelMemory"] > 0:
+        _keep(host, warnings, "KernelMemory", _UNSUPPORTED + "kernel memory limit" + _MEMORY_GONE,
+              0)
+    if 0 < host["KernelMemory"] < MEMORY_MIN:
+        raise InvalidParameter("Minimum kernel memory limit allowed is 6MB")
+    if host["OomKillDisable"] and _keep(
+            host, warnings, "OomKillDisable", _UNSUPPORTED + "OomKillDisable. OomKillDisable"
+            " discarded.", None) and not host["Memory"]:
+        warnings.append("OOM killer is disabled for the container, but no memory limit is set, this"
+                        " can result in the system running out of resources.")
+
+
+def _cpu_verify(host: dict, warnings: list) -> None:
+    nano = host["NanoCpus"]
+    if nano > 0:
+        for field, what in (("CpuPeriod", "CPU Period"), ("CpuQuota", "CPU Quota")):
+            if host[field] > 0:
+                raise InvalidParameter(
+                    f"Conflicting options: Nano CPUs and {what} cannot both be set")
+        if not limit_is_kept("NanoCpus"):
+            raise InvalidParameter("NanoCPUs can not be set, as your kernel does not support CPU"
+                                   " CFS scheduler or the cgroup is not mounted")
     count = os.cpu_count() or 1
     if nano < 0 or nano > count * 1000000000:
         raise InvalidParameter(f"range of CPUs is from 0.01 to {count}.00, as there are only"
                                f" {count} CPUs available")
-    if period and not 1000 <= period <= 1000000:
+    if host["CpuShares"] > 0:
+        _keep(host, warnings, "CpuShares", _UNSUPPORTED + "CPU shares" + _UNMOUNTED
+              + "Shares discarded.", 0)
+    if (host["CpuPeriod"] or host["CpuQuota"]) and not _keep(
+            host, warnings, "CpuPeriod", _UNSUPPORTED
+            + "CPU CFS scheduler. CPU period/quota discarded.", 0):
+        host["CpuQuota"] = 0
+    if host["CpuPeriod"] and not 1000 <= host["CpuPeriod"] <= 1000000:
         raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than"
                                " 1s (i.e. 1000000)")
-    if 0 < quota < 1000:
+    if 0 < host["CpuQuota"] < 1000:
         raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    for field, kind, what, file in (
+    if host["CpuPercent"] > 0:
+        warnings.append("linux does not support CPU percent. Percent discarded.")
+        host["CpuPercent"] = 0
+
+
+def _cpusets_verify(host: dict, warnings: list) -> None:
+    if not (host["CpusetCpus"] or host["CpusetMems"]):
+        return
+    if not _keep(host, warnings, "CpusetCpus", _UNSUPPORTED + "cpuset" + _UNMOUNTED
+                 + "Cpuset discarded.", ""):
+        host["CpusetMems"] = ""
+    for field, kind, what, files in (
             ("CpusetCpus", "cpus", "CPUs", "/sys/devices/system/cpu/online"),
             ("CpusetMems", "mems", "memory nodes", "/sys/devices/system/node/online")):
         if host[field]:
-            _cpuset_verify(host[field], kind, what, file)
+            _cpuset_verify(host[field], kind, what, files)
 
 
 def _cpuset_verify(asked: str, kind: str, what: str, file: str) -> None:
     try:
-        wanted = cpuset_parse(asked)
-    except ValueError:
-        raise InvalidParameter(f"Invalid value {asked} for cpuset {kind}: failed to parse"
-                               f" {kind}") from None
+        wanted = cpuset_parse(asked, CPUS_MAX)
+    except ValueError as wrong:
+        raise InvalidParameter(f"Invalid value {asked} for cpuset {kind}: {wrong}") from None
     online = file_read(file).decode().strip() if os.path.exists(file) else "0"
     if not wanted <= cpuset_parse(online):
         raise InvalidParameter(f"Requested {what} are not available - requested {asked},"
                                f" available: {online}")
 
 
-def cpuset_parse(text: str) -> set:
-    """The numbers in a list like "0-2,7"; ValueError when it is none."""
+def cpuset_parse(text: str, most: int = 0) -> set:
+    """The numbers in a list like "0-2,7"; ValueError, as moby words it, when it is none."""
     out = set()
     for part in text.split(","):
         low, dash, high = part.partition("-")
-        out.update(range(int(low), int(high if dash else low) + 1))
+        first, last = go_int(low), go_int(high if dash else low)
+        if first is None or last is None or first > last or first < 0:
+            raise ValueError(f"invalid format: {text}")
+        if most and last > most:
+            raise ValueError(f"value of out range, maximum is {most}")
+        out.update(range(first, last + 1))
     return out
+
+
+def _block_verify(host: dict, warnings: list) -> None:
+    if host["BlkioWeight"]:
+        _keep(host, warnings, "BlkioWeight", _UNSUPPORTED + "Block I/O weight" + _UNMOUNTED
+              + "Weight discarded.", 0)
+    if host["BlkioWeight"] and not 10 <= host["BlkioWeight"] <= 1000:
+        raise InvalidParameter("Range of blkio weight is from 10 to 1000")
+    for field, what, gone in _BLOCK_TEXTS:
+        if host[field]:
+            _keep(host, warnings, field, _UNSUPPORTED + what + _UNMOUNTED + gone + " discarded.",
+                  [])
 
 
 # =============================================================================
@@ -8783,24 +8986,22 @@ HOST_CONFIG = {
 
 #: Fields that a later issue brings, and the flag that sets each.
 NOT_YET = {
-    "Privileged": "--privileged",
-    "Devices": "--device", "DeviceRequests": "--gpus", "DeviceCgroupRules": "--device-cgroup-rule",
-    "CgroupParent": "--cgroup-parent", "StorageOpt": "--storage-opt",
+    "StorageOpt": "--storage-opt",
 }
 
 HOST_GATEWAY = "host-gateway"           # --add-host: the address of the default bridge
-#: What an update may change but the restart policy, and the flag that asks for it.
-UPDATE_LATER = {
-    "BlkioWeight": "--blkio-weight", "BlkioWeightDevice": "--blkio-weight-device",
-    "BlkioDeviceReadBps": "--device-read-bps", "BlkioDeviceReadIOps": "--device-read-iops",
-    "BlkioDeviceWriteBps": "--device-write-bps", "BlkioDeviceWriteIOps": "--device-write-iops",
-    "CpuPeriod": "--cpu-period", "CpuQuota": "--cpu-quota", "CpuRealtimePeriod": "--cpu-rt-period",
-    "CpuRealtimeRuntime": "--cpu-rt-runtime", "CpuShares": "--cpu-shares", "CpusetCpus":
-    "--cpuset-cpus", "CpusetMems": "--cpuset-mems", "KernelMemory": "--kernel-memory",
-    "Memory": "--memory", "MemoryReservation": "--memory-reservation",
-    "MemorySwap": "--memory-swap", "NanoCpus": "--cpus", "PidsLimit": "--pids-limit",
-}
-UPDATE_CONFIG = {name: HOST_CONFIG[name] for name in (*UPDATE_LATER, "RestartPolicy")}
+#: What an update may change beside the restart policy (moby container_unix.go UpdateContainer).
+UPDATE_FIELDS = (
+    "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpuShares",
+    "CpusetCpus", "CpusetMems", "KernelMemory", "Memory", "MemoryReservation", "MemorySwap",
+    "NanoCpus", "PidsLimit")
+#: What its body may hold too, but only empty.
+UPDATE_NEVER = (
+    "BlkioDeviceReadBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteBps", "BlkioDeviceWriteIOps",
+    "BlkioWeightDevice", "CgroupParent", "CpuPercent", "DeviceCgroupRules", "DeviceRequests",
+    "Devices", "MemorySwappiness", "OomKillDisable", "Ulimits")
+UPDATE_CONFIG = {name: HOST_CONFIG[name]
+                 for name in (*UPDATE_FIELDS, *UPDATE_NEVER, "RestartPolicy")}
 
 SHM_SIZE = 64 << 20                     # moby config.DefaultShmSize
 RUNTIME = "runc"                        # the name clients expect of the built-in runtime
@@ -9103,16 +9304,41 @@ def _config_verify(config: dict) -> None:
         raise InvalidParameter("Retries in Healthcheck cannot be negative")
 
 
-def update_check(body: Any) -> dict:
-    """The restart policy of an update body, its name "" for none; InvalidParameter for the rest."""
+def update_check(body: Any, version: str = API_VERSION) -> tuple:
+    """(what an update body asks for, with every key of UPDATE_CONFIG; warnings).
+
+    InvalidParameter for what Docker refuses, and for what no update can change.
+    """
     asked = fields_check(body, UPDATE_CONFIG, "UpdateConfig")
-    for name, flag in UPDATE_LATER.items():
+    for name in UPDATE_NEVER:
         if asked[name]:
-            raise InvalidParameter(f"update {flag} is not supported by this engine yet")
+            raise InvalidParameter(f"{name} cannot be changed by an update")
+    known = tuple(int(part) for part in version.split(".")[:2])
+    if known < (1, 40):
+        asked["PidsLimit"] = None
+    if known >= (1, 42):
+        asked["KernelMemory"] = 0
+    if asked["PidsLimit"] is not None:
+        asked["PidsLimit"] = max(asked["PidsLimit"], 0)
     policy = asked["RestartPolicy"]
     if policy["Name"]:
         restart_verify({"RestartPolicy": policy, "AutoRemove": False})
-    return policy
+    return asked, resources_verify(asked, update=True)
+
+
+def update_merge(host: dict, asked: dict) -> dict:
+    """{field: value} of what of an update differs from nothing; Conflict with what `host` has."""
+    for new, old, what in (("NanoCpus", "CpuPeriod", "Nano CPUs cannot be updated as CPU Period"),
+                           ("NanoCpus", "CpuQuota", "Nano CPUs cannot be updated as CPU Quota"),
+                           ("CpuPeriod", "NanoCpus", "CPU Period cannot be updated as NanoCPUs"),
+                           ("CpuQuota", "NanoCpus", "CPU Quota cannot be updated as NanoCPUs")):
+        if asked[new] > 0 and host[old] > 0:
+            raise Conflict(f"Conflicting options: {what} has already been set")
+    if asked["Memory"] > host["MemorySwap"] and not asked["MemorySwap"] and asked["Memory"]:
+        raise Conflict("Memory limit should be smaller than already set memoryswap limit, update"
+                       " the memoryswap at the same time")
+    return {name: asked[name] for name in UPDATE_FIELDS
+            if asked[name] or name == "PidsLimit" and asked[name] == 0}
 
 
 def restart_verify(host: dict) -> None:
@@ -9190,10 +9416,13 @@ def _host_fill(host: dict) -> None:
     host["Runtime"] = host["Runtime"] or RUNTIME
     if host["OomKillDisable"] is None:
         host["OomKillDisable"] = False
-    if host["MaskedPaths"] is None:
+    if host["MaskedPaths"] is None and not host["Privileged"]:
         host["MaskedPaths"] = list(MASKED_PATHS) + _thermal_paths()
-    if host["ReadonlyPaths"] is None:
+    if host["ReadonlyPaths"] is None and not host["Privileged"]:
         host["ReadonlyPaths"] = list(READONLY_PATHS)
+    if (host["Privileged"] or "host" in (host["IpcMode"], host["PidMode"])) and not any(
+            option.partition("=")[0] == "label" for option in host["SecurityOpt"] or ()):
+        host["SecurityOpt"] = [*(host["SecurityOpt"] or ()), "label=disable"]
     host["LogConfig"]["Type"] = host["LogConfig"]["Type"] or "json-file"
     host["LogConfig"]["Config"] = host["LogConfig"]["Config"] or {}
 
@@ -9208,12 +9437,14 @@ def _thermal_paths() -> list:
 
 
 def security_parse(options: list | None) -> dict:
-    """--security-opt as {"no_new_privileges": bool, "writable_cgroups": bool, "seccomp": ...}.
+    """--security-opt as {"no_new_privileges": bool, "writable_cgroups": bool or None, "apparmor":
+    profile, "seccomp": ...}.
 
-    "seccomp" is "default", "unconfined" or a profile (Docker's JSON format). Raises
-    InvalidParameter with Docker's text.
+    "seccomp" is "", "default", "unconfined" or a profile (Docker's JSON format). Raises
+    InvalidParameter with Docker's text. A label is taken and has no effect, as in a dockerd without
+    --selinux-enabled.
     """
-    out = {"no_new_privileges": False, "seccomp": "default", "writable_cgroups": False}
+    out = {"no_new_privileges": False, "seccomp": "", "writable_cgroups": None, "apparmor": ""}
     for option in options or ():
         key, separator, value = option.partition("=" if "=" in option else ":")
         name = key.replace("-", "_")
@@ -9228,9 +9459,7 @@ def security_parse(options: list | None) -> dict:
         elif key == "seccomp":
             out["seccomp"] = _seccomp_parse(value)
         elif key == "apparmor":
-            if value not in ("", "unconfined"):
-                raise InvalidParameter(f"AppArmor profile {value} is not supported by this engine"
-                                       " yet")
+            out["apparmor"] = value
         elif key != "label":
             raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
     return out
@@ -9430,6 +9659,9 @@ def host_defaults(host: dict, made: dict) -> None:
         log["Config"] = {**made["log-opts"], **(log["Config"] or {})}
     host["ShmSize"] = host["ShmSize"] or made["default-shm-size"]
     host["IpcMode"] = host["IpcMode"] or made["default-ipc-mode"]
+    host["CgroupParent"] = host["CgroupParent"] or made["cgroup-parent"]
+    if host["Privileged"] and not host["CgroupnsMode"] and cgroup_probe().mode != "v2":
+        host["CgroupnsMode"] = "host"       # it manages the cgroups of v1, as in moby
     host["CgroupnsMode"] = host["CgroupnsMode"] or made["default-cgroupns-mode"]
 
 
@@ -9446,7 +9678,7 @@ def host_complete(host: dict, made: dict) -> None:
     names = {option.partition("=")[0].partition(":")[0].replace("_", "-") for option in options}
     if made["no-new-privileges"] and "no-new-privileges" not in names:
         options = [*options, "no-new-privileges"]
-    if made["seccomp-profile"] != "builtin" and "seccomp" not in names:
+    if made["seccomp-profile"] != "builtin" and "seccomp" not in names and not host["Privileged"]:
         options = [*options, "seccomp=" + (made["seccomp"] or "unconfined")]
     host["SecurityOpt"] = options
 
@@ -9514,6 +9746,8 @@ SPEC_FIELDS = (
     ("PidsLimit",          "pids",    "limit"),
     ("BlkioWeight",        "blockIO", "weight"),
 )
+APPARMOR_DEFAULT = "docker-default"     # moby defaultAppArmorProfile
+APPARMOR_PROFILES = "/sys/kernel/security/apparmor/policy/profiles"     # one directory each
 THROTTLES = (
     ("BlkioDeviceReadBps",   "throttleReadBpsDevice"),
     ("BlkioDeviceWriteBps",  "throttleWriteBpsDevice"),
@@ -9565,7 +9799,8 @@ def _spec_process(spec: dict, c: Container, given: dict) -> None:
         c, [c.document["Path"], *c.document["Args"]], tty=config["Tty"], user=config["User"],
         env=environment_build(config, given["hostname"], given["environment"]),
         directory=config["WorkingDir"])
-    spec["process"]["init"] = bool(c.host["Init"])
+    # Another's pid namespace, or the host's, has an init already.
+    spec["process"]["init"] = bool(c.host["Init"]) and not c.host["PidMode"]
 
 
 def _spec_root(spec: dict, c: Container, given: dict) -> None:
@@ -9599,10 +9834,12 @@ def _spec_mounts(spec: dict, c: Container, given: dict) -> None:
         for target, kind, source, options in MOUNTS
         if target not in taken and not ("/dev" in taken and target.startswith("/dev/"))
     ] + mounts_sorted(mounts)
-    if security_parse(host["SecurityOpt"])["writable_cgroups"]:
-        for mount in spec["mounts"]:
-            if mount["type"] == "cgroup":
-                mount["options"] = [word for word in mount["options"] if word != "ro"]
+    writable = security_parse(host["SecurityOpt"])["writable_cgroups"]
+    own = {"sysfs": host["Privileged"],
+           "cgroup": host["Privileged"] if writable is None else writable}
+    for mount in spec["mounts"]:
+        if own.get(mount["type"]):
+            mount["options"] = [word for word in mount["options"] if word != "ro"]
 
 
 def _shm_mounts(host: dict, given: dict) -> list:
@@ -9638,16 +9875,74 @@ def _spec_linux(spec: dict, c: Container, given: dict) -> None:
     linux["resources"] = resources_build(host)
     linux["maskedPaths"] = host["MaskedPaths"] or []
     linux["readonlyPaths"] = host["ReadonlyPaths"] or []
-    linux["devices"] = []
+    linux["devices"] = devices_build(host)
     sysctl = {}
     if host["NetworkMode"] != "host" and "network" not in given["join"]:
         # What Docker sets since 20.10, so that ping and low ports need no capability.
         sysctl = {"net.ipv4.ip_unprivileged_port_start": "0",
                   "net.ipv4.ping_group_range": "0 2147483647"}
     linux["sysctl"] = {**sysctl, **(host["Sysctls"] or {})}
-    seccomp = security_parse(host["SecurityOpt"])["seccomp"]
-    if seccomp != "unconfined" and not host["Privileged"]:
-        linux["seccomp"] = seccomp
+    linux.update(walls_build(host))
+
+
+def apparmor_is_on() -> bool:
+    """This kernel has AppArmor, and shows its profiles."""
+    try:
+        return file_read("/sys/module/apparmor/parameters/enabled")[:1] == b"Y" and os.path.isdir(
+            APPARMOR_PROFILES)
+    except FileNotFoundError:
+        return False
+
+
+def _apparmor_build(asked: str, privileged: bool) -> str:
+    """The profile of a container; Docker's own one holds where somebody has loaded it."""
+    if not apparmor_is_on():
+        return ""
+    if asked or privileged:
+        return asked or "unconfined"
+    own = APPARMOR_DEFAULT + "."
+    return APPARMOR_DEFAULT if any(
+        name.startswith(own) for name in os.listdir(APPARMOR_PROFILES)) else ""
+
+
+def walls_build(host: dict) -> dict:
+    """The filter and the profile that hold a container's processes, of a second one's too."""
+    options = security_parse(host["SecurityOpt"])
+    seccomp = options["seccomp"] or ("unconfined" if host["Privileged"] else "default")
+    apparmor = _apparmor_build(options["apparmor"], host["Privileged"])
+    return {**({} if seccomp == "unconfined" else {"seccomp": seccomp}),
+            **({} if apparmor == "" else {"apparmor": apparmor})}
+
+
+def devices_build(host: dict) -> list:
+    """OCI linux.devices of a HostConfig: what of the host's /dev is made in the container's."""
+    found = devices_all() if host["Privileged"] else []
+    for row in host["Devices"] or ():
+        path, inside = row["PathOnHost"], row["PathInContainer"]
+        if not (host["Privileged"] and path == inside):
+            found += devices_at(path, inside)
+    for request in host["DeviceRequests"] or ():
+        # Drivers of GPUs are programs of their vendors.
+        raise InvalidParameter("could not select device driver"
+                               f" {quote(request.get('Driver') or '')} with capabilities:"
+                               f" {go_text(request.get('Capabilities') or [])}")
+    return found
+
+
+def _device_rules(host: dict) -> list:
+    """The device cgroup: Docker's own rules, then those of the user's devices and of the user."""
+    if host["Privileged"]:
+        return DEVICES_ALL
+    rules = [{"allow": allow, "type": kind, "access": access,
+              **({"major": major} if major >= 0 else {}),
+              **({"minor": minor} if minor >= 0 else {})}
+             for allow, kind, major, minor, access in DEVICE_RULES]
+    for row in host["Devices"] or ():
+        rules += [{"allow": True, "type": device["type"], "access": row["CgroupPermissions"],
+                   "major": device["major"], "minor": device["minor"]}
+                  for device in devices_at(row["PathOnHost"], row["PathInContainer"])
+                  if device["type"] != "p"]
+    return rules + [device_rule_parse(text) for text in host["DeviceCgroupRules"] or ()]
 
 
 SPEC_STEPS = (_spec_process, _spec_root, _spec_mounts, _spec_namespaces, _spec_linux)
@@ -9672,12 +9967,18 @@ def spec_build(c: Container, *, hostname: str, files: dict, join: dict,
 
 
 def cgroup_name(c: Container) -> str:
-    """The container's cgroup, relative to every hierarchy."""
-    return "engine/" + c.id
+    """The container's cgroup, relative to every hierarchy, whose top no name can leave."""
+    parent = os.path.normpath("/" + (c.host["CgroupParent"] or "engine")).strip("/")
+    return f"{parent}/{c.id}" if parent else c.id
 
 
 def resources_build(host: dict) -> dict:
     """OCI linux.resources of a HostConfig: {"memory": {...}, "cpu": {...}, "devices": [...]}."""
+    return {**limits_build(host), "devices": _device_rules(host)}
+
+
+def limits_build(host: dict) -> dict:
+    """The same without what is about device nodes."""
     out: dict = {}
     for field, part, name in SPEC_FIELDS:
         value = host[field]
@@ -9693,18 +9994,26 @@ def resources_build(host: dict) -> dict:
         out.setdefault("blockIO", {})["weightDevice"] = [
             {**_device_number(row["Path"]), "weight": row["Weight"]}
             for row in host["BlkioWeightDevice"]]
-    out["devices"] = [
-        {"allow": allow, "type": kind, "access": access,
-         **({"major": major} if major >= 0 else {}), **({"minor": minor} if minor >= 0 else {})}
-        for allow, kind, major, minor, access in DEVICE_RULES]
+    if host["PidsLimit"] == 0:              # an update took the limit away
+        out["pids"] = {"limit": -1}
     return out
+
+
+def limits_changed(host: dict, changed: dict) -> dict:
+    """The OCI resources to set when these fields have changed: the whole of each part, as the
+    kernel checks some values against others."""
+    parts = {part for field, part, _ in SPEC_FIELDS if field in changed}
+    parts |= {"cpu"} if "NanoCpus" in changed else set()
+    built = limits_build({**host, "BlkioWeightDevice": None,
+                          **{field: None for field, _ in THROTTLES}})
+    return {part: built[part] for part in built if part in parts}
 
 
 def _device_number(path: str) -> dict:
     try:
         number = os.stat(path).st_rdev
     except OSError as gone:
-        raise InvalidParameter(f"no such device {path}: {gone.strerror}") from None
+        raise EngineError(f"stat {path}: {gone.strerror.lower()}") from None
     return {"major": os.major(number), "minor": os.minor(number)}
 
 
@@ -10777,7 +11086,8 @@ def _mount_put(birth: Birth, mount: dict) -> None:
         if kind in ("proc", "sysfs"):
             _mount_plain(root, mount)
         if kind == "cgroup":
-            _cgroup_put(target, options)
+            _cgroup_put(target, options, "" if "cgroup" in birth.names else
+                        birth.spec["linux"]["cgroupsPath"])
         else:
             fd = mount_new(kind, [*options, "source=" + mount["source"]])
             mount_attach(fd, target)
@@ -10866,8 +11176,10 @@ def _attrs_settle(fd: int, parsed: MountOptions) -> bool:
         return False
 
 
-def _cgroup_put(target: int, options: list) -> None:
+def _cgroup_put(target: int, options: list, own: str) -> None:
     """/sys/fs/cgroup as the cgroup namespace shows it: the v2 tree, or a tmpfs of v1 hierarchies.
+
+    In the host's namespace only the container's `own` cgroup is shown of a hierarchy of v1.
     """
     hierarchies = cgroup_probe()
     flags = [word for word in options if word in MOUNT_OPTIONS]
@@ -10884,21 +11196,30 @@ def _cgroup_put(target: int, options: list) -> None:
         names = [name for name, at in hierarchies.v1.items() if at == point]
         directory = os.path.basename(point)
         _hierarchy_put(tmpfs, directory, "cgroup", flags + (
-            ["none", *names] if names[0].startswith("name=") else names))
+            ["none", *names] if names[0].startswith("name=") else names), own and f"{point}/{own}")
         for name in names:
             if name != directory and "=" not in name:
                 os.symlink(directory, name, dir_fd=tmpfs)
     if hierarchies.v2:
-        _hierarchy_put(tmpfs, os.path.basename(hierarchies.v2), "cgroup2", flags)
+        _hierarchy_put(tmpfs, os.path.basename(hierarchies.v2), "cgroup2", flags,
+                       own and f"{hierarchies.v2}/{own}")
     if "ro" in options:
         mount_readonly(tmpfs)
     os.close(tmpfs)
 
 
-def _hierarchy_put(tmpfs: int, directory: str, fstype: str, options: list) -> None:
+def _hierarchy_put(tmpfs: int, directory: str, fstype: str, options: list, own: str) -> None:
     os.mkdir(directory, 0o755, dir_fd=tmpfs)
-    fd = mount_new(fstype, options)
-    mount_attach(fd, tmpfs, directory)
+    if not own or not os.path.isdir(own):
+        fd = mount_new(fstype, options)
+        mount_attach(fd, tmpfs, directory)
+    else:
+        fd = mount_clone(own, False)
+        parsed = mount_options_parse([word for word in options if word in MOUNT_OPTIONS])
+        late = not _attrs_settle(fd, parsed)
+        mount_attach(fd, tmpfs, directory)
+        if late:
+            _attrs_settle(fd, parsed)
     os.close(fd)
 
 
@@ -10910,7 +11231,7 @@ def init_devices(birth: Birth) -> None:
         for name, major, minor in DEVICES_DEFAULT:
             _node_make(dev, name, 0o020666, os.makedev(major, minor), (0, 0))
         for device in birth.spec["linux"].get("devices", ()):
-            kind = 0o060000 if device["type"] == "b" else 0o020000
+            kind = {"b": 0o060000, "p": 0o010000}.get(device["type"], 0o020000)
             parent, name = os.path.split(device["path"])
             at = path_make(birth.root, parent)
             _node_make(at, name, kind | device.get("fileMode", 0o666) & 0o7777,
@@ -11315,6 +11636,23 @@ def init_oom_score(birth: Birth) -> None:
         _warn(birth, f"oom_score_adj {score}: {refused.strerror}")
 
 
+def init_apparmor(birth: Birth) -> None:
+    """The AppArmor profile that execve(2) will put the program under, by the host's /proc."""
+    profile = birth.spec["linux"].get("apparmor")
+    if not profile:
+        return
+    path = "/proc/self/attr/apparmor/exec"              # since Linux 5.8, beside other modules
+    if not os.path.exists(path):
+        path = "/proc/self/attr/exec"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        os.write(fd, f"exec {profile}".encode())
+        os.close(fd)
+    except OSError as refused:
+        raise init_refuse("unable to apply apparmor profile: apparmor failed to apply profile:"
+                          f" write {path}: {refused.strerror.lower()}", 125) from None
+
+
 def init_limits(birth: Birth) -> None:
     """Resource limits; going above the hard limit may not be ours to do."""
     for warning in rlimits_apply(birth.process.get("rlimits", ())):
@@ -11354,11 +11692,13 @@ def init_confine(birth: Birth) -> None:
                 for kind, names in caps.items()}
     quiet = process.get("noNewPrivileges")
     seccomp = birth.spec["linux"].get("seccomp")
+    # An exec with --privileged has more capabilities, and the container's filter all the same.
+    known = birth.spec["linux"].get("seccompCaps", caps["bounding"])
     if quiet:
         no_new_privs()
     caps_bound(caps["bounding"])
     if seccomp is not None and not quiet:
-        seccomp_enter(seccomp, caps["bounding"])
+        seccomp_enter(seccomp, known)
     caps_keep(True)
     sys_setgroups(len(birth.groups), struct.pack(f"={len(birth.groups)}I", *birth.groups))
     os.setresgid(birth.gid, birth.gid, birth.gid)
@@ -11368,7 +11708,7 @@ def init_confine(birth: Birth) -> None:
     caps_set(effective=mine["effective"], permitted=mine["permitted"],
              inheritable=caps.get("inheritable", ()), ambient=caps.get("ambient", ()))
     if seccomp is not None and quiet:
-        seccomp_enter(seccomp, caps["bounding"])
+        seccomp_enter(seccomp, known)
 
 
 def init_cwd(birth: Birth) -> None:
@@ -11508,6 +11848,7 @@ INIT_STEPS = (
     init_read,
     init_title,
     init_oom_score,         # while /proc is the host's
+    init_apparmor,          # too
     init_network,
     init_hostname,
     init_root_attach,
@@ -11593,6 +11934,7 @@ EXEC_STEPS = (
     init_cgroup,
     exec_read,
     init_oom_score,         # while /proc is the host's
+    init_apparmor,          # too
     exec_join,
     init_terminal,
     exec_descriptors,       # nothing of the host goes on from here
@@ -11669,7 +12011,7 @@ def runtime_start(plan: dict) -> Born:
     held: list = []
     try:
         cgroup = cgroup_paths(plan["cgroup"])
-        warnings = cgroup.create() + cgroup.limit(plan["resources"])
+        warnings = cgroup.create() + _limits_set(cgroup, plan)
         birth.nodev = DEVICES_FREE in warnings
         birth.tasks = cgroup.tasks_fds()
         birth.cgroup = cgroup.v2_fd()
@@ -11757,6 +12099,19 @@ def runtime_rehearse(cgroup: Cgroup) -> Born:
 def _rehearsed(birth: Birth) -> NoReturn:
     os.write(birth.stdio[1], b"line\n")
     os._exit(0)
+
+
+def _limits_set(cgroup: Cgroup, plan: dict) -> list[str]:
+    """Warnings; what the kernel refuses is told as runc tells it."""
+    try:
+        cgroup.realtime_share(plan.get("realtime") or {})
+        return cgroup.limit(plan["resources"])
+    except (OSError, EngineError) as refused:
+        why = refused.strerror if isinstance(refused, OSError) else refused
+        raise EngineError("failed to create task for container: failed to create shim task: OCI"
+                          " runtime create failed: runc create failed: unable to start container"
+                          " process: error during container init: error setting cgroup config for"
+                          f" procHooks process: {why}: unknown", 125) from None
 
 
 def _root_prepare(birth: Birth, plan: dict) -> None:
@@ -21375,6 +21730,67 @@ def restarts_adopt(monitor: Monitor, delay: float) -> Restarts | None:
 
 
 # =============================================================================
+# exhaustion -- memory of a container that runs out: who hears of it, and what is told
+# =============================================================================
+# Runs in: monitor.   Refs: cgroup-v1/memory.rst (9, 10), cgroup-v2.rst (memory.events), moby
+#          daemon/monitor.go EventOOM
+#
+# The kernel kills a process of a container that has no memory left, which need not be the first
+# one. Docker tells each time (event `oom`) and remembers it (state OOMKilled). The kernel is
+# listened to only where there is a limit; what it killed otherwise is counted at the end.
+
+MEMORY_SQL = {                      # a monitor's, as MONITOR_SQL: only added to
+    "oom": "UPDATE containers SET oom_killed=1 WHERE id=? AND state IN ('running','paused')",
+}
+
+
+class MemoryWatch:
+    """Tells whenever the memory of a monitor's container ran out, from its start to `end`."""
+
+    __slots__ = ("_cgroup", "_count", "_fd", "_monitor")
+
+    def __init__(self, monitor: Any, resources: dict) -> None:
+        self._monitor, self._cgroup = monitor, monitor.cgroup
+        self._fd = -1
+        self._count = 0
+        self.begin(resources)
+
+    def begin(self, resources: dict) -> None:
+        """Listen, if among these OCI resources there is a limit of memory."""
+        if self._fd < 0 and resources.get("memory", {}).get("limit"):
+            fd = self._cgroup.oom_watch()
+            if fd is not None:
+                self._fd = fd
+                self._monitor.watch(fd, EPOLLIN, self._ready)
+
+    def _ready(self, events: int) -> None:
+        try:
+            os.read(self._fd, 4096)
+        except BlockingIOError:
+            return
+        # v2's file tells of more than deaths; v1 tells before there is one.
+        if self._cgroup.v1("memory") or self._cgroup.oom_count() > self._count:
+            self._told()
+
+    def _told(self) -> None:
+        self._count += 1
+        monitor = self._monitor
+        with monitor.store.write(durable=False) as db:
+            db.execute(MEMORY_SQL["oom"], (monitor.id,))
+        monitor.emit("oom", monitor.main)
+
+    def end(self) -> bool:
+        """Stop listening; whether memory ran out. A death at the very end is told now."""
+        if self._fd >= 0:
+            self._monitor.unwatch(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+        if not self._count and self._cgroup.oom_count():
+            self._told()
+        return self._count > 0
+
+
+# =============================================================================
 # monitor -- one watcher process per container: stdio, exec, wait, exit
 # =============================================================================
 # Runs in: monitor, and who talks to it.
@@ -21522,7 +21938,7 @@ class Monitor(Loop):
 
     __slots__ = ("_born", "_conns", "_is_expected", "_listener", "_starter", "_stops",
                  "_trash", "_waiters", "_wake", "actor", "cgroup", "execs", "health", "id", "main",
-                 "paused", "plan", "ports", "resolver", "restarts", "store", "user_stopped")
+                 "memory", "paused", "plan", "ports", "resolver", "restarts", "store", "user_stopped")
 
     def __init__(self, store: Store, request: dict, conn: _socket.socket | None) -> None:
         super().__init__()
@@ -21541,6 +21957,7 @@ class Monitor(Loop):
         self.main = Stdio(self, "", tty=request["tty"], takes_input=request["stdin"],
                           stdin_once=request["stdin_once"])
         self.paused = self.user_stopped = False
+        self.memory: MemoryWatch | None = None
         self.restarts: Restarts | None = None
         self.health: Health | None = None
         self.ports: Forwarder | None = None
@@ -21687,6 +22104,7 @@ class Monitor(Loop):
             self.main.dismiss()
             raise
         self._born, self._starter, self._is_expected = born, starter, False
+        self.memory = MemoryWatch(self, plan["resources"])
         self.user_stopped = self.paused = False
         self.main.log = log_open(plan["log"], ns_fork)
         self.main.started = time.time_ns()
@@ -21717,7 +22135,7 @@ class Monitor(Loop):
         self.main.end()
         for stdio in list(self.execs.values()):
             self._exec_ended(stdio, 137)
-        oom = self.cgroup.oom_count() > 0
+        oom = self.memory.end()
         now = time.time_ns()
         _network_end(self)
         self._born = None
@@ -21727,8 +22145,6 @@ class Monitor(Loop):
         if again and not again.ended(code, (now - self.main.started) / 1e9, self.user_stopped):
             again = None
         self._end_record(code, oom, now, again)
-        if oom:
-            self.emit("oom", self.main)
         seconds = (now - self.main.started) // 1000000000
         self.emit("die", self.main, exitCode=str(code), execDuration=str(seconds))
         networks_event(self.store, "disconnect", self.id, plan["networks"])
@@ -22106,6 +22522,17 @@ def verb_rename(monitor: Monitor, message: dict, fds: list, sock: _socket.socket
     return {"ok": True}
 
 
+def verb_limit(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
+    """Set other limits: message["resources"], OCI's: {"ok", "warnings"}."""
+    _runs_or_refuse(monitor)
+    try:
+        warnings = monitor.cgroup.limit(message["resources"])
+    except OSError as refused:
+        raise EngineError(refused.strerror) from None
+    monitor.memory.begin(message["resources"])
+    return {"ok": True, "warnings": warnings}
+
+
 def verb_update(monitor: Monitor, message: dict, fds: list, sock: _socket.socket) -> dict:
     """Take note of another restart policy."""
     if monitor.restarts:
@@ -22122,6 +22549,7 @@ MONITOR_VERBS = {
     "exec_resize": verb_exec_resize,
     "go": verb_go,
     "hello": verb_hello,
+    "limit": verb_limit,
     "kill": verb_kill,
     "networks": verb_networks,
     "pause": verb_pause,
@@ -24795,7 +25223,8 @@ def until_parse(filters: dict) -> int:
 
 def _launch(containers: Containers, store: Store, c: Container, again: int,
             record: Callable[[dict], None]) -> None:
-    host_complete(c.host, configuration_read(store.run))
+    made = configuration_read(store.run)
+    host_complete(c.host, made)
     directory = store.path("containers", c.id)
     bundle = dir_ensure(store.run_path("containers", c.id), 0o700)
     join, shm, donor = _namespaces_resolve(containers, c)
@@ -24818,6 +25247,8 @@ def _launch(containers: Containers, store: Store, c: Container, again: int,
                       health=health_plan(c, bundle))
     with files_guard(store, c.id):
         pass                        # a copy into it has an overlay of its own on its files
+    plan["realtime"] = {"realtimePeriod": made["cpu-rt-period"],
+                        "realtimeRuntime": made["cpu-rt-runtime"]}
     plan.update(names, networks=networks_named(attached))
     plan["ports"] = ports_start(store, c, attached) if attached else {}
 
@@ -25070,7 +25501,6 @@ def exec_create(engine: Engine, ref: str, body: Any) -> str:
     process = process_build(
         c, asked["Cmd"], tty=asked["Tty"], user=user, env=env_merge(env, asked["Env"] or ()),
         directory=asked["WorkingDir"] or config["WorkingDir"], privileged=asked["Privileged"])
-    seccomp = security_parse(c.host["SecurityOpt"])["seccomp"]
     record = {
         "ID": id_new(), "Running": False, "ExitCode": None,
         "ProcessConfig": {"tty": asked["Tty"], "entrypoint": asked["Cmd"][0],
@@ -25080,7 +25510,8 @@ def exec_create(engine: Engine, ref: str, body: Any) -> str:
         "OpenStdout": asked["AttachStdout"], "CanRemove": False, "ContainerID": c.id,
         "DetachKeys": "", "Pid": 0,
         "detach_keys": asked["DetachKeys"], "size": asked["ConsoleSize"], "process": process,
-        "linux": {} if seccomp == "unconfined" else {"seccomp": seccomp}}
+        "linux": {**walls_build(c.host), "seccompCaps": capabilities_resolve(
+            c.host["CapAdd"], c.host["CapDrop"], c.host["Privileged"])}}
     directory = dir_ensure(exec_dir(engine.store, c.id), 0o700)
     _execs_sweep(directory)
     file_write(f"{directory}/{record['ID']}.json",
@@ -26875,25 +27306,40 @@ class Engine:
 # by a reboot; no other command does, so nothing comes back by itself on a host without a daemon,
 # and `ps` after a reboot only shows what has ended.
 
-def container_update(engine: Engine, ref: str, body: Any) -> dict:
-    """Change the restart policy of a container, running or not: {"Warnings": None}."""
-    policy = update_check(body)
+def container_update(engine: Engine, ref: str, body: Any, version: str = API_VERSION) -> dict:
+    """Change the restart policy and the limits of a container, running or not: {"Warnings": list}.
+    """
+    asked, warnings = update_check(body, version)
     store, c = engine.store, engine.containers.find(ref)
-    if policy["Name"]:
-        why = f"Cannot update container {c.id}: "
+    policy, before = asked["RestartPolicy"], dict(c.host)
+    try:
         if c.state in ("removing", "dead"):
-            raise EngineError(why + 'container is marked for removal and cannot be "update"')
-        if c.auto_remove and policy["Name"] != "no":
-            raise Conflict(why + "Restart policy cannot be updated because AutoRemove is enabled"
-                           " for the container")
-        c.host["RestartPolicy"] = policy
-        record_host(store, c.id, c.host)
-        try:
+            raise EngineError('container is marked for removal and cannot be "update"')
+        changed = update_merge(c.host, asked)
+        if policy["Name"]:
+            if c.auto_remove and policy["Name"] != "no":
+                raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for"
+                               " the container")
+            changed["RestartPolicy"] = policy
+    except EngineError as refused:
+        raise type(refused)(f"Cannot update container {c.id}: {refused}") from None
+    c.host.update(changed)
+    record_host(store, c.id, c.host)
+    try:
+        if policy["Name"]:
             monitor_call(store, c.id, {"verb": "update", "restart": policy})
-        except NoMonitor:
-            pass                            # it reads the row when there is one
+        if c.is_running and changed.keys() - {"RestartPolicy"}:
+            warnings += monitor_call(store, c.id, {
+                "verb": "limit", "resources": limits_changed(c.host, changed)})["warnings"]
+    except NoMonitor:
+        pass                                # it reads the row when there is one
+    except EngineError as refused:
+        record_host(store, c.id, before)
+        container_event(store, c, "update")
+        raise EngineError(f"Cannot update container {c.id}: runc did not terminate successfully:"
+                          f" exit status 1: {refused}: unknown") from None
     container_event(store, c, "update")
-    return {"Warnings": None}
+    return {"Warnings": warnings or None}
 
 
 @role("restart")
@@ -30785,7 +31231,7 @@ def post_container_rename(engine: Engine, request: Request) -> None:
 @route("POST", "/containers/{id}/update")
 def post_container_update(engine: Engine, request: Request) -> dict:
     """Change a container's restart policy."""
-    return container_update(engine, request.params["id"], request.json())
+    return container_update(engine, request.params["id"], request.json(), request.version)
 
 
 @route("GET", "/containers/{id}/stats")
@@ -39359,14 +39805,14 @@ DAEMON_OPTIONS = (
     ("--bip6", "string", "", "", "", "IPv6 address of the default bridge"),
     ("-b --bridge", "string", "", "", "", "Bridge to attach containers to"),
     ("--cdi-spec-dir", "list", "cdi-spec-dirs", [], "it has no devices yet", "Directories of CDI"),
-    ("--cgroup-parent", "string", "", "", "containers are below engine/", "Parent of all cgroups"),
+    ("--cgroup-parent", "string", "", "", "", "Cgroup that those of containers are in"),
     ("--config-file", "string", "", DAEMON_FILE, "", "File with the configuration"),
     ("--containerd", "string", "", "", IGNORED, "Address of containerd; there is none here"),
     ("--containerd-namespace", "string", "", "moby", IGNORED, "Namespace in containerd"),
     ("--containerd-plugins-namespace", "string", "", "plugins.moby", IGNORED,
      "Namespace of plugins in containerd"),
-    ("--cpu-rt-period", "int", "", 0, "containers have no common limits", "Real-time period"),
-    ("--cpu-rt-runtime", "int", "", 0, "containers have no common limits", "Real-time share"),
+    ("--cpu-rt-period", "int", "", 0, "", "Real-time period of all containers, in microseconds"),
+    ("--cpu-rt-runtime", "int", "", 0, "", "Real-time run time of all, in microseconds"),
     ("--cri-containerd", "bool", "", False, "it has no containerd", "Start containerd with CRI"),
     ("--data-root", "string", "", "", "", "Directory of images, containers and their data"),
     ("-D --debug", "bool", "", False, "", "Log more"),

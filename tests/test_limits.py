@@ -55,11 +55,12 @@ class Found:
         ({"BlkioWeight": 5}, "Range of blkio weight is from 10 to 1000"),
         (
             {"CpusetCpus": "x"},
-            "Invalid value x for cpuset cpus: failed to parse cpus",
+            "Invalid value x for cpuset cpus: invalid format: x",
         ),
     ],
 )
-def test_refused(fields, text):
+def test_refused(fields, text, monkeypatch):
+    monkeypatch.setattr(engine, "limit_is_kept", lambda field: True)
     with pytest.raises(engine.InvalidParameter) as caught:
         engine.resources_verify(host(**fields))
     assert str(caught.value) == text
@@ -94,6 +95,8 @@ def test_no_limit_looks_at_no_cgroup(monkeypatch):
 
 def test_cpuset():
     assert engine.cpuset_parse("0-2,7") == {0, 1, 2, 7}
+    with pytest.raises(ValueError, match="value of out range, maximum is 8192"):
+        engine.cpuset_parse("1-9223372036854775807", 8192)
     for wrong in ("", "a", "1-", "-"):
         with pytest.raises(ValueError):
             engine.cpuset_parse(wrong)

@@ -1,8 +1,9 @@
-"""policies: updates of a restart policy, and what a daemon starts at its start."""
+"""policies: updates of limits and of a restart policy, and what a daemon starts at its start."""
 
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import threading
 
@@ -12,6 +13,8 @@ import pytest
 from container_help import bare_box, box  # noqa: F401
 from test_containers import LOOP
 from test_restarts import NAMES, monitor_pid, policy, started, state
+
+MIB = 1 << 20
 
 
 def test_the_restart_policy(bare_box):  # noqa: F811
@@ -37,14 +40,85 @@ def test_what_is_refused(bare_box):  # noqa: F811
         ("InvalidParameter", {"RestartPolicy": {"Name": "odd"}},
          "invalid restart policy: unknown policy 'odd'; use one of 'no', 'always', 'on-failure',"
          " or 'unless-stopped'"),
-        ("InvalidParameter", {"Memory": 5}, "update --memory is not supported by this engine yet"),
-        ("InvalidParameter", {"NanoCpus": 5}, "update --cpus is not supported by this engine yet"),
+        ("InvalidParameter", {"Memory": 5}, "Minimum memory limit allowed is 6MB"),
+        ("InvalidParameter", {"OomKillDisable": True},
+         "OomKillDisable cannot be changed by an update"),
     ):
         with pytest.raises(getattr(engine, kind)) as refused:
             bare_box.client.post("/containers/web/update", {}, body)
         assert str(refused.value) == text
     with pytest.raises(engine.NotFound, match="No such container: none"):
         bare_box.client.post("/containers/none/update", {}, {"RestartPolicy": {"Name": "no"}})
+
+
+def test_limits_of_one_that_does_not_run(bare_box, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(engine, "limit_is_kept", lambda field: True)
+    id = bare_box.create("true", name="web", host={"Memory": 64 * MIB})
+    update = "/containers/web/update"
+    body = {"Memory": 100 * MIB, "CpuShares": 512, "PidsLimit": 7, "NanoCpus": 500000000}
+    assert bare_box.client.post(update, {}, body) == {"Warnings": None}
+    host = bare_box.inspect(id)["HostConfig"]
+    assert {**host, **body} == host and host["MemorySwap"] == 128 * MIB
+    for body, text in (
+        ({"Memory": 200 * MIB}, "Memory limit should be smaller than already set memoryswap limit,"
+         " update the memoryswap at the same time"),
+        ({"CpuQuota": 5000}, "Conflicting options: CPU Quota cannot be updated as NanoCPUs has"
+         " already been set"),
+    ):
+        with pytest.raises(engine.Conflict) as refused:
+            bare_box.client.post(update, {}, body)
+        assert str(refused.value) == f"Cannot update container {id}: {text}"
+    assert bare_box.inspect(id)["HostConfig"] == host
+    bare_box.client.post(update, {}, {"PidsLimit": -1})
+    assert bare_box.inspect(id)["HostConfig"]["PidsLimit"] == 0
+
+
+@pytest.mark.root
+def test_limits_of_one_that_runs(box):  # noqa: F811
+    have = engine.controllers_find()
+    if not {"cpu", "memory", "pids"} <= set(have):
+        pytest.skip("controllers are missing")
+    id = box.create("sleep", "60", name="web", host={"Memory": 64 * MIB})
+    box.containers.start(id)
+    group = engine.cgroup_paths(f"engine/{id}")
+
+    def shown():
+        files = (("memory.limit_in_bytes", "cpu.cfs_quota_us", "pids.max", "cpu.shares")
+                 if group.v1("memory") else ("memory.max", "cpu.max", "pids.max", "cpu.weight"))
+        paths = (group.v1(name) or group.v2 for name in ("memory", "cpu", "pids", "cpu"))
+        return [pathlib.Path(path, file).read_text().split()[0]
+                for path, file in zip(paths, files)]
+
+    weights = ("1024", "512") if group.v1("cpu") else ("100", "59")
+    free = "-1" if group.v1("cpu") else "max"
+    assert shown() == [str(64 * MIB), free, "max", weights[0]]
+    body = {"Memory": 100 * MIB, "CpuShares": 512, "PidsLimit": 7, "NanoCpus": 500000000}
+    box.client.post("/containers/web/update", {}, body)
+    assert shown() == [str(100 * MIB), "50000", "7", weights[1]]
+    box.client.post("/containers/web/pause")
+    box.client.post("/containers/web/update", {}, {"PidsLimit": 0})
+    assert shown()[2] == "max"
+    box.client.post("/containers/web/unpause")
+    box.client.post("/containers/web/restart", {"t": 0})
+    assert shown() == [str(100 * MIB), "50000", "max", weights[1]]
+    assert box.actions().count("update") == 2
+
+
+@pytest.mark.root
+def test_what_the_kernel_refuses_is_undone(box):  # noqa: F811
+    if engine.cgroup_paths("engine").v1("memory") is None:
+        pytest.skip("v2 kills instead")
+    script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; echo; sleep 60"
+    id = box.create("sh", "-c", script, name="web", host={"Memory": 64 * MIB})
+    box.containers.start(id)
+    conftest.wait_for(lambda: box.logs(id))
+    path = pathlib.Path(engine.cgroup_paths(f"engine/{id}").v1("memory"), "memory.usage_in_bytes")
+    conftest.wait_for(lambda: int(path.read_text()) > 20 * MIB)
+    # Without swap nothing of a tmpfs can be given back.
+    with pytest.raises(engine.EngineError, match="unable to set memory limit to 7340032") as told:
+        box.client.post("/containers/web/update", {}, {"Memory": 7 * MIB, "MemorySwap": 7 * MIB})
+    assert str(told.value).startswith(f"Cannot update container {id}: runc did not terminate")
+    assert box.inspect(id)["HostConfig"]["Memory"] == 64 * MIB
 
 
 @pytest.mark.root

@@ -188,7 +188,6 @@ def test_older_clients(version, host, field, value):
             {},
             "failed to initialize logging driver: invalid size: 'x'",
         ),
-        ({"Privileged": True}, {}, "--privileged is not supported by this engine yet"),
     ],
 )
 def test_docker_refuses(host, config, text):
@@ -295,7 +294,12 @@ def test_shown_without_what_is_empty():
 
 def test_security_options():
     parse = engine.security_parse
-    assert parse(None)["seccomp"] == "default"
+    assert parse(None) == {
+        "no_new_privileges": False,
+        "seccomp": "",
+        "writable_cgroups": None,
+        "apparmor": "",
+    }
     assert parse(["seccomp=unconfined"])["seccomp"] == "unconfined"
     assert parse(['seccomp={"defaultAction": "SCMP_ACT_ALLOW"}'])["seccomp"] == {
         "defaultAction": "SCMP_ACT_ALLOW"
