@@ -21938,7 +21938,8 @@ class Monitor(Loop):
 
     __slots__ = ("_born", "_conns", "_is_expected", "_listener", "_starter", "_stops",
                  "_trash", "_waiters", "_wake", "actor", "cgroup", "execs", "health", "id", "main",
-                 "memory", "paused", "plan", "ports", "resolver", "restarts", "store", "user_stopped")
+                 "memory", "paused", "plan", "ports", "resolver", "restarts", "store",
+                 "user_stopped")
 
     def __init__(self, store: Store, request: dict, conn: _socket.socket | None) -> None:
         super().__init__()
