@@ -8985,9 +8985,7 @@ HOST_CONFIG = {
 }
 
 #: Fields that a later issue brings, and the flag that sets each.
-NOT_YET = {
-    "StorageOpt": "--storage-opt",
-}
+NOT_YET = {"StorageOpt": "--storage-opt"}
 
 HOST_GATEWAY = "host-gateway"           # --add-host: the address of the default bridge
 #: What an update may change beside the restart policy (moby container_unix.go UpdateContainer).
@@ -21936,10 +21934,9 @@ def _monitor_ask(store: Store, id: str, message: dict, fds: list[int] | tuple,
 class Monitor(Loop):
     """The state of one container's monitor and its loop; see the banner."""
 
-    __slots__ = ("_born", "_conns", "_is_expected", "_listener", "_starter", "_stops",
-                 "_trash", "_waiters", "_wake", "actor", "cgroup", "execs", "health", "id", "main",
-                 "memory", "paused", "plan", "ports", "resolver", "restarts", "store",
-                 "user_stopped")
+    __slots__ = ("_born", "_conns", "_is_expected", "_listener", "_starter", "_stops", "_trash",
+                 "_waiters", "_wake", "actor", "cgroup", "execs", "health", "id", "main", "memory",
+                 "paused", "plan", "ports", "resolver", "restarts", "store", "user_stopped")
 
     def __init__(self, store: Store, request: dict, conn: _socket.socket | None) -> None:
         super().__init__()
