@@ -35447,7 +35447,10 @@ def _run(words: list) -> int:
     if top.version:
         print(f"Docker version {DOCKER_VERSION}, build engine-{VERSION}")
         return 0
-    if top.help or not top.rest:
+    if not top.help and not top.rest:
+        os.write(2, _help_root().encode())
+        return 0
+    if top.help:
         print(_help_root(), end="")
         return 0
     if top.rest[0] == "help":
