@@ -23729,6 +23729,7 @@ NETWORK_CREATE = {
     "Labels":     ("map", None, False),
 }
 NETWORK_DRIVERS = ("bridge", "macvlan", "ipvlan")
+NETWORK_PLUGINS = ["bridge", "host", "ipvlan", "macvlan", "null"]
 #: Options of the driver bridge that are true or false, below OPTION_BRIDGE.
 BRIDGE_SWITCHES = ("enable_icc", "enable_ip_masquerade", "inhibit_ipv4", "default_bridge")
 GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
@@ -23939,6 +23940,7 @@ def network_build(db: Any, asked: dict, made: dict, taken: list) -> Network:
         if router:
             pool["router"] = router
         pools.append(pool)
+    configs = sorted(configs, key=lambda one: prefix_parse(one["Subnet"]).width)
     shown = [{name: value for name, value in one.items() if value} for one in configs] or [
         {"Subnet": pool["subnet"], **({"Gateway": pool["gateway"]} if pool["gateway"] else {})}
         for pool in pools]
@@ -25884,6 +25886,7 @@ STATS_BLOCK = (
     "io_service_bytes_recursive", "io_serviced_recursive", "io_queue_recursive",
     "io_service_time_recursive", "io_wait_time_recursive", "io_merged_recursive",
     "io_time_recursive", "sectors_recursive")
+STATS_LINK = ("bytes", "packets", "errors", "dropped")
 STATS_CPU = {
     "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
     "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0}}
@@ -25954,7 +25957,27 @@ def stats_sample(c: Container) -> dict:
         cpu_stats={"cpu_usage": usage, "system_cpu_usage": system, "online_cpus": count,
                    "throttling_data": used["cpu_stats"]["throttling_data"]},
         memory_stats=_memory_show(used["memory_stats"], cgroup.v1("memory") is not None))
+    if c.host["NetworkMode"] != "host":
+        links = links_stats(c.pid)
+        if links:
+            sample["networks"] = links
     return sample
+
+
+def links_stats(pid: int) -> dict:
+    """{"eth0": {"rx_bytes": 1, ...}} of a process's network namespace, its loopback left out."""
+    try:
+        lines = file_read(f"/proc/{pid}/net/dev").decode().split("\n")[2:]
+    except OSError:                     # it has just ended
+        return {}
+    out = {}
+    for line in filter(None, lines):
+        name, _, rest = line.partition(":")
+        numbers = [int(word) for word in rest.split()]
+        if name.strip() != "lo" and (any(numbers) or name.strip().startswith("eth")):
+            out[name.strip()] = {f"{way}_{what}": numbers[at + start] for start, way in (
+                (0, "rx"), (8, "tx")) for at, what in enumerate(STATS_LINK)}
+    return out
 
 
 def _without_zeros(values: dict) -> dict:
@@ -27053,7 +27076,7 @@ def _fixed_show() -> dict:
     """What is so in every engine of this build: parts that are built in, or not there."""
     commit = {"ID": "N/A"}
     return {
-        "Plugins": {"Volume": ["local"], "Network": ["host", "null"], "Authorization": None,
+        "Plugins": {"Volume": ["local"], "Network": NETWORK_PLUGINS, "Authorization": None,
                     "Log": ["json-file", "local"]},
         "ServerVersion": DOCKER_VERSION, "CgroupDriver": "cgroupfs", "ExperimentalBuild": False,
         "Runtimes": {RUNTIME: {"path": RUNTIME}}, "DefaultRuntime": RUNTIME, "Isolation": "",
