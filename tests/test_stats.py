@@ -122,3 +122,11 @@ def test_a_stream(box, monkeypatch):  # noqa: F811
     box.containers.remove(id, force=True)
     rest = list(stream)
     assert len(rest) <= 2
+
+
+def test_traffic_of_interfaces_without_the_loopback():
+    found = engine.links_stats(os.getpid())
+    assert "lo" not in found
+    for row in found.values():
+        assert set(row) == {f"{way}_{what}" for way in ("rx", "tx") for what in engine.STATS_LINK}
+    assert engine.links_stats(1 << 30) == {}

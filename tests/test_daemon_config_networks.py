@@ -1,0 +1,71 @@
+"""daemon_config: flags about networks, and what a daemon makes of the default bridge."""
+
+import pytest
+
+
+def made(engine, **given):
+    asked = {key.replace("_", "-"): value for key, value in given.items()}
+    return {**engine.CONFIGURATION, **asked}
+
+
+@pytest.mark.parametrize("given, text", [
+    ({"bip": "10.0.0.1"}, "parse bip failed: invalid CIDR address: 10.0.0.1"),
+    ({"bip": "fd00::1/64"}, "parse bip failed"),
+    ({"fixed-cidr-v6": "10.0.0.0/24"}, "parse fixed-cidr-v6 failed"),
+    ({"bridge": "br9", "bip": "10.0.0.1/24"}, "You specified -b & --bip, mutually exclusive"),
+    ({"bridge": "none"}, "without the network bridge is not supported"),
+    ({"mtu": -1}, "invalid default MTU: -1"),
+    ({"default-gateway": "fd00::1"}, "default-gateway: fd00::1 is not an ip address"),
+    ({"host-gateway-ips": ["x"]}, "x is not an ip address"),
+])
+def test_refusals(engine, given, text):
+    with pytest.raises(engine.EngineError, match=text.replace("(", ".")):
+        engine._networks_check(made(engine, **given))
+
+
+@pytest.mark.parametrize("pool, text", [
+    ({"base": "x", "size": 24}, 'invalid base prefix "x"'), ({}, 'invalid base prefix ""'),
+    ({"base": "10.0.0.0/16", "size": 8}, "invalid pools size: 8"),
+    ({"base": "10.0.0.0/16", "size": 33}, "invalid pools size: 33")])
+def test_pools(engine, pool, text):
+    with pytest.raises(engine.InvalidParameter, match=text):
+        engine._pools_check(made(engine, **{"default-address-pools": [pool]}))
+
+
+def test_pools_and_options_on_the_command_line(engine):
+    pools, options = [], {}
+    engine._add_pool(pools, "base=10.0.0.0/16, size=24")
+    assert pools == [{"base": "10.0.0.0/16", "size": 24}]
+    for text in ("10.0.0.0/16", "size=x", "what=1"):
+        with pytest.raises(ValueError):
+            engine._add_pool(pools, text)
+    engine._add_network_opt(options, "bridge=com.docker.network.driver.mtu=1400")
+    assert options == {"bridge": {"com.docker.network.driver.mtu": "1400"}}
+    with pytest.raises(ValueError):
+        engine._add_network_opt(options, "bridge=mtu")
+
+
+def test_the_default_bridge_is_what_the_daemon_says_until_it_is_used(engine, roots, monkeypatch):
+    monkeypatch.setattr(engine, "host_prefixes", lambda store: [])
+    store = engine.Store(roots.data, roots.run)
+
+    def pool():
+        return engine.network_find(store, "bridge").pool(32)
+
+    first = pool()
+    assert engine.bridge_settle(store, made(engine)) and pool() == first
+    assert engine.bridge_settle(store, made(engine, bip="10.9.0.1/24", fixed_cidr="10.9.0.64/26",
+                                            default_gateway="10.9.0.7", icc=False))
+    assert (pool()["subnet"], pool()["range"]) == ("10.9.0.0/24", "10.9.0.64/26")
+    assert (pool()["gateway"], pool()["router"]) == ("10.9.0.1", "10.9.0.7")
+    network = engine.network_find(store, "bridge")
+    assert network.options["com.docker.network.bridge.enable_icc"] == "false"
+    with store.write() as db:
+        db.execute("INSERT INTO endpoints(container, network, position, config, id)"
+                   " VALUES('c', ?, 0, '{}', 'e')", (network.id,))
+    assert not engine.bridge_settle(store, made(engine))
+    with store.write() as db:
+        db.execute("DELETE FROM endpoints")
+    assert engine.bridge_settle(store, made(engine, ipv6=True))
+    assert pool()["subnet"] == "172.17.0.0/16"
+    assert engine.network_find(store, "bridge").pool(128)["subnet"].startswith("fd")
