@@ -25300,7 +25300,8 @@ def _namespaces_resolve(containers: Containers, c: Container) -> tuple:
                                   " IPC (hint: use IpcMode:shareable for the donor container)")
             shm = {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
                    "root": f"/proc/{other.pid}/root", "options": ["rbind", "rprivate"]}
-        elif "CAP_SYS_PTRACE" in capabilities_resolve(other.host["CapAdd"], other.host["CapDrop"]):
+        elif "CAP_SYS_PTRACE" in capabilities_resolve(
+                other.host["CapAdd"], other.host["CapDrop"], other.host["Privileged"]):
             # It could look into the new container's init while that still is the host's.
             raise Unsupported(f"joining the PID namespace of container {ref}, which has SYS_PTRACE,"
                               " is not supported by this engine yet")
@@ -27845,6 +27846,7 @@ TOO_OLD = ("client version {} is too old. Minimum supported API version is " + A
 FALSE_WORDS = frozenset(("", "0", "no", "false", "none"))   # moby httputils.BoolValue
 BODY_LIMIT = 16 * 1024 * 1024       # a JSON body; archives are read as streams and have no limit
 #: how Python's scanner begins to tell what is wrong -> how Go's ends
+JSON_MORE = "invalid character after top-level value"
 JSON_WORDS = (
     ("invalid JSON at",         "looking for beginning of value"),
     ("Expecting value",         "looking for beginning of value"),
@@ -27927,19 +27929,30 @@ def content_type_check(text: str) -> None:
 def _json_read(text: bytes) -> Any:
     """The value of a body; 400 with the words of Go's decoder for what is wrong."""
     try:
+        return json_read(text)
+    except InvalidParameter as wrong:
+        told = str(wrong)
+    if told == JSON_MORE:
+        raise InvalidParameter("unexpected content after JSON")
+    raise InvalidParameter(f"invalid JSON: {told}")
+
+
+def json_read(text: bytes) -> Any:
+    """The JSON value; InvalidParameter with the words of Go's decoder for what is wrong."""
+    try:
         return json_parse(text)
     except ValueError as exc:
         told = str(exc)
     if told == "invalid JSON":              # the scanner tells more once its errors' class is there
         import json.decoder  # noqa: F401
-        return _json_read(text)
+        return json_read(text)
     if "more text after" in told:
-        raise InvalidParameter("unexpected content after JSON")
+        raise InvalidParameter(JSON_MORE)
     at = told.rpartition("character ")[2] if "at character" in told else \
         told.rpartition("(char ")[2].rstrip(")")
     if at.isdigit():
         told = _json_trouble(text.decode("utf-8", "replace").strip(" \t\r\n"), int(at), told)
-    raise InvalidParameter(f"invalid JSON: {told}")
+    raise InvalidParameter(told)
 
 
 def _json_trouble(text: str, at: int, told: str) -> str:
@@ -37021,13 +37034,14 @@ def _body_devices(body: dict, args: Args) -> None:
 
 def _seccomp_text(path: str) -> str:
     try:
-        return json_text(json_parse(file_read(path)))
+        return json_text(json_read(file_read(path)))
     except OSError as exc:
         raise InvalidParameter(f"opening seccomp profile ({path}) failed: open {path}: "
                                f"{errno_text(exc)}") from None
-    except ValueError as exc:
+    except InvalidParameter as exc:
+        why = str(exc).replace("EOF", "end of JSON input")
         raise InvalidParameter(f"compacting json for seccomp profile ({path}) failed: "
-                               f"{exc}") from None
+                               f"{why}") from None
 
 
 def _body_security(body: dict, args: Args) -> None:
