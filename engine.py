@@ -19514,13 +19514,17 @@ def _refused_note(refused: OSError) -> None:
     print(f"engine: nf_tables: {refused.strerror}", file=sys.stderr)
 
 
-def firewall_missing() -> str:
-    """Why this host has no nf_tables for us; "" when it has."""
+def firewall_warnings() -> list:
+    """What of this host keeps networks from working as they should, for /info."""
     try:
-        nft_batch([nft_table("engine-probe"), nft_table_delete("engine-probe")])
+        found = nft_dropping(NFT_FORWARD)
+        legacy = [(0, "iptables-legacy filter", "FORWARD")] if xtables_drops(NFT_FORWARD) else []
     except OSError as refused:
-        return refused.strerror or "unknown"
-    return ""
+        return [f"WARNING: nf_tables cannot be used ({refused.strerror}): published ports are"
+                " forwarded by processes, and containers reach nothing outside this host"]
+    return [f"WARNING: the policy of chain {chain} of table {table} drops what is forwarded:"
+            " containers reach nothing outside this host, and published ports are forwarded by"
+            " processes" for _, table, chain in found + legacy]
 
 
 # ---- forwarding
@@ -19609,11 +19613,13 @@ def watch_main(request: dict, conn: _socket.socket, fds: list) -> None:
         except BlockingIOError:
             return                          # somebody else does it
         dropped = firewall_heal(store, dropped)
+        memory_return()
         while nft_news_wait(news, WATCH_REST):
             time.sleep(WATCH_SETTLE)        # a flush is news of many things
             while nft_news_wait(news, 0):
                 pass
             dropped = firewall_heal(store, dropped)
+        memory_return()
         if _is_used(store):
             held.__exit__()
             continue
@@ -20089,6 +20095,35 @@ def port_parse(text: str) -> tuple[int, int]:
     return int(ends[0]), int(ends[1])
 
 
+def ports_check(host: dict) -> None:
+    """Refuse PortBindings that are none; InvalidParameter, where Docker has words in its words."""
+    for name, bindings in (host["PortBindings"] or {}).items():
+        number, slash, protocol = name.partition("/")
+        good = number.isascii() and number.isdigit() and 0 < int(number) < 65536
+        if not good or slash and protocol not in _SOCKETS:
+            raise InvalidParameter("invalid port specification: "
+                                   + quote(name if good else number))
+        if not isinstance(bindings, (list, type(None))):
+            raise InvalidParameter("invalid JSON: json: cannot unmarshal"
+                                   f" {json_kind(bindings)} into Go struct field"
+                                   " HostConfig.PortBindings of type []nat.PortBinding")
+        for binding in bindings or ():
+            values = binding.values() if isinstance(binding, dict) else (0,)
+            if not all(isinstance(value, (str, type(None))) for value in values):
+                raise InvalidParameter("invalid JSON: json: cannot unmarshal"
+                                       f" {json_kind(next(iter(values), 0))} into Go value of type"
+                                       " nat.PortBinding")
+            try:
+                port_parse(binding.get("HostPort") or "")
+            except ValueError as wrong:
+                raise InvalidParameter(f"invalid port specification: {quote(str(wrong))}") from None
+            if binding.get("HostIp"):
+                try:
+                    ip_pack(binding["HostIp"])
+                except ValueError as wrong:
+                    raise InvalidParameter(str(wrong)) from None
+
+
 def ports_wanted(config: dict, host: dict) -> list:
     """What a container publishes: (protocol, port, address of the host or "", first, last).
 
@@ -20101,8 +20136,7 @@ def ports_wanted(config: dict, host: dict) -> list:
         asked = bindings.get(name) or ([{}] if host["PublishAllPorts"] else [])
         for binding in asked:
             first, last = port_parse(binding.get("HostPort") or "")
-            for port in range(port_parse(number)[0], port_parse(number)[1] + 1):
-                out.append((protocol or "tcp", port, binding.get("HostIp") or "", first, last))
+            out.append((protocol or "tcp", int(number), binding.get("HostIp") or "", first, last))
     return sorted(out, key=lambda wish: (wish[3] == 0, wish[3] != wish[4]))
 
 
@@ -24862,6 +24896,7 @@ class Containers:
                               " mode yet")
         name = name_check(name) if name else ""
         warnings = create_verify(config, host)
+        ports_check(host)
         if not (config["Image"] or config["Cmd"] or config["Entrypoint"]):
             raise InvalidParameter("no command specified")
         image = self._engine.images.for_container(config["Image"], platform)
@@ -27056,7 +27091,7 @@ def info_build(store: Store, id: str, counts: dict, listeners: int) -> dict:
     streams of events this process feeds."""
     made = configuration_read(store.run)
     limits, missing = _limits_show()
-    warnings = [*_hosts_warn(made), *missing]
+    warnings = [*_hosts_warn(made), *missing, *firewall_warnings()]
     if not _sysctl_on("net/ipv4/ip_forward"):
         warnings.append("WARNING: IPv4 forwarding is disabled")
     if made["seccomp-profile"] != "builtin":

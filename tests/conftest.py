@@ -249,11 +249,11 @@ def run_dirs():
         return set()
 
 
-def launchers_of(run=""):
+def launchers_of(run="", names=("engine:launcher",)):
     """The pids of launchers, of one run root if it is given."""
     found = []
     for pid, (name, *_) in descendants().items():
-        if name == "engine:launcher":
+        if name in names:
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as file:
                     if not run or run.encode() in file.read().split(b"\0"):
@@ -264,8 +264,8 @@ def launchers_of(run=""):
 
 
 def end_launchers(run=""):
-    """Idle launchers are told to go: they would stay for a minute."""
-    for pid in launchers_of(run):
+    """Idle launchers, and who watches the firewall, are told to go: they would stay a minute."""
+    for pid in launchers_of(run, ("engine:launcher", "engine:watch")):
         try:
             os.kill(pid, signal.SIGTERM)
         except ProcessLookupError:

@@ -56,6 +56,27 @@ def test_what_is_no_port(text):
         engine.port_parse(text)
 
 
+@pytest.mark.parametrize(("bindings", "text"), [
+    ({"x/tcp": []}, 'invalid port specification: "x"'),
+    ({"80-90/tcp": []}, 'invalid port specification: "80-90"'),
+    ({"0/tcp": None}, 'invalid port specification: "0"'),
+    ({"80/icmp": []}, 'invalid port specification: "80/icmp"'),
+    ({"80/tcp": [{"HostPort": "99999"}]}, 'invalid port specification: "99999"'),
+    ({"80/tcp": [{"HostPort": "9-1"}]}, 'invalid port specification: "9-1"'),
+    ({"80/tcp": [{"HostIp": "nowhere"}]}, "invalid IP address: nowhere"),
+    ({"80/tcp": {}}, "cannot unmarshal object into Go struct field HostConfig.PortBindings"),
+    ({"80/tcp": [{"HostPort": 80}]}, "cannot unmarshal number"), ({"80/tcp": [1]}, "unmarshal")])
+def test_bindings_that_are_none_are_refused(bindings, text):
+    with pytest.raises(engine.InvalidParameter, match=text):
+        engine.ports_check({"PortBindings": bindings})
+
+
+def test_bindings_that_are_good():
+    engine.ports_check({"PortBindings": None})
+    engine.ports_check({"PortBindings": {"80": None, "1/udp": [], "2/sctp": [{}], "80/tcp": [
+        {"HostIp": "::1", "HostPort": ""}, {"HostIp": "", "HostPort": "1-2"}]}})
+
+
 def test_what_is_wanted():
     assert wanted({"80/tcp": [binding("8080")]}) == [("tcp", 80, "", 8080, 8080)]
     assert wanted({"80/tcp": [binding()], "81/udp": [binding("9000-9010"), binding("81", "::1")]}) \
