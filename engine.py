@@ -108,6 +108,9 @@ DOORS       protocols coming in
     websocket       RFC 6455: a server's handshake and frames, and a copy to a plain socket
     listeners       sockets that are listened on: unix, tcp, TLS, and those of systemd
     server          the API's connections: a thread each, framing, limits, hijack
+    registry_store  what our own registry keeps: blobs, manifests, tags, uploads, as files
+    registry_users  who may enter our registry: htpasswd files, bcrypt and PBKDF2
+    registry_api    our registry's endpoints: the distribution specification
 HANDS       the user's side
     client          speaks the API: JSON, streams, hijack; in this process
     transport       the API over a connection: unix, tcp, TLS, ssh; keep-alive, bodies, hijack
@@ -130,6 +133,7 @@ HANDS       the user's side
     cli_system      version, info, events and the rest
     daemon_config   the daemon's flags and daemon.json: what works, what is refused, how they merge
     daemon          the API process: start, configuration, reload, drain
+    cli_registry_server  registry serve, user, ls, rm, gc
     cli_contexts    context commands, and the engine's API on stdin and stdout
     certificates    tls init: an authority, a server's and a client's certificate in one step
     main            one program, five roles: cli, launcher, monitor, init, worker
@@ -1007,7 +1011,7 @@ def reference_parse(text: str) -> Reference:
         raise InvalidParameter(f"{REFERENCE_INVALID}: repository name ({remote}) must be lowercase")
     name, at, digest = rest.partition("@")
     path, colon, tag = name.partition(":")
-    if not (_is_domain(domain) and all(map(_is_path_component, path.split("/")))
+    if not (_is_domain(domain) and all(map(is_path_component, path.split("/")))
             and (not colon or is_tag(tag)) and (not at or _is_digest_shape(digest))):
         raise InvalidParameter(REFERENCE_INVALID)
     if len(path) > 255:
@@ -1063,8 +1067,9 @@ def _is_host_label(text: str) -> bool:
             and text[0] != "-" and text[-1] != "-")
 
 
-def _is_path_component(text: str) -> bool:
-    """Lower-case letters and digits, held together by ".", "_", "__" or any number of "-"."""
+def is_path_component(text: str) -> bool:
+    """True for a part of a name: lower-case letters and digits, held together by ".", "_", "__" or
+    any number of "-"."""
     marks = text.translate(SEPARATORS)
     if marks[:1] != "0" or marks[-1] != "0":
         return False
@@ -28156,6 +28161,20 @@ class Stream:
         return b"".join(self.chunks)
 
 
+class FileReply:
+    """A reply whose body is a part of a file; the descriptor is closed after it."""
+
+    __slots__ = ("at", "fd", "headers", "size", "status")
+
+    def __init__(self, fd: int, at: int, size: int, *, status: int = 200,
+                 headers: dict | None = None) -> None:
+        self.fd = fd
+        self.at = at
+        self.size = size
+        self.status = status
+        self.headers = headers or {}
+
+
 def route(method: str, pattern: str) -> Callable:
     """Registers a handler: @route("GET", "/containers/{id}/json")."""
     words = tuple(pattern.strip("/").split("/"))
@@ -32516,6 +32535,8 @@ class Connection:
                 return None
             self.is_idle = False
             data = (data + more).lstrip(b"\r\n") if not data else data + more
+            if data[:1] < b"!" and data:    # TLS, say, whose client waits for an answer
+                raise InvalidParameter("malformed HTTP head")
             end = head_end(data)
         if until:
             self._times(CONNECTION_IDLE, SEND_STALL)
@@ -32531,7 +32552,7 @@ class Connection:
         self.close_connection = not head.keeps_alive
         if expects and expects.lower() != "100-continue":
             reply: Any = _refused(417, f"unsupported expectation {quote(expects[:40])}")
-        elif self.client_address.is_open and is_from_web(headers):
+        elif self.client_address.is_open and self.server.refuses_web and is_from_web(headers):
             reply = _refused(403, WEB_REFUSED)
         else:
             reply = self._dispatch(head)
@@ -32539,6 +32560,9 @@ class Connection:
             self.close_connection = True
             if reply is HIJACKED:
                 self._relay_run()
+        elif isinstance(reply, FileReply):
+            self._body_drop()
+            self._file(reply)
         elif isinstance(reply, Stream):
             if self._body is not None:
                 self._body.ask()        # it may be read while the reply is written, as load does
@@ -32555,9 +32579,9 @@ class Connection:
         except InvalidParameter as bad:
             return _refused(bad.status, str(bad))
         body = Body(reader=self._body, content_type=head.headers.get("content-type", ""))
-        reply = http_dispatch(self.server.engine, Request(
+        reply = self.server.dispatch(Request(
             head.method, path, query=query, headers=head.headers, body=body, connection=self))
-        self.server.engine.store.release()
+        self.server.release()
         return reply
 
     def _body_drop(self) -> None:
@@ -32611,7 +32635,27 @@ class Connection:
             self.close_connection = self.close_connection or not is_whole
             if hasattr(chunks, "close"):
                 chunks.close()
-            self.server.engine.store.release()
+            self.server.release()
+
+    def _file(self, reply: FileReply) -> None:
+        """The kernel copies: sendfile(2)."""
+        try:
+            headers = {"Content-Length": str(reply.size), **reply.headers}
+            self.send(self._head_bytes(reply.status, headers))
+            at, end = reply.at, reply.at + reply.size
+            if self.head is not None and self.head.method == "HEAD":
+                at = end
+            while at < end:
+                try:
+                    done = os.sendfile(self.request.fileno(), reply.fd, at, end - at)
+                except BlockingIOError:
+                    continue                # a client that is gone is another error
+                if not done:
+                    self.close_connection = True    # the file is shorter: the length tells
+                    return
+                at += done
+        finally:
+            os.close(reply.fd)
 
     def wake(self) -> None:
         """End a connection that waits for a request; harmless for any other."""
@@ -32743,7 +32787,17 @@ class Server:
         self._headers = (0, {})  # type: tuple[int, dict]
         self._poll: Any = None
         self._handler = _handler_class(self._open)
-        engine.containers.known = {}
+        self.refuses_web = True         #: what a web page could send is refused on open listeners
+        if engine is not None:
+            engine.containers.known = {}
+
+    def dispatch(self, request: Request) -> Any:
+        """The reply to a request."""
+        return http_dispatch(self.engine, request)
+
+    def release(self) -> None:
+        """A request is over: what it held is let go."""
+        self.engine.store.release()
 
     def serve(self, stop_fd: int) -> None:
         """Serve until stop_fd is readable."""
@@ -32904,6 +32958,924 @@ def _handler_class(register: set) -> type:
                 register.discard(self)
 
     return Handler
+
+
+# =============================================================================
+# registry_store -- what our own registry keeps: blobs, manifests, tags, uploads, as files
+# =============================================================================
+# Runs in: registry, cli.   Refs: distribution-spec v1.1, image-spec v1.1 "subject"
+#
+#   blobs/<algorithm>/<hex>                          bytes, shared by all repositories
+#   repositories/<name>/_blobs/<algorithm>/<hex>     empty: this repository has the blob
+#   repositories/<name>/_manifests/<algorithm>/<hex> its media type; the bytes are a blob
+#   repositories/<name>/_tags/<tag>                  a digest
+#   repositories/<name>/_referrers/<subject>/<hex>   descriptor of a manifest that is about another
+#   uploads/<id>                                     bytes so far; its repository stands in the id
+#
+# A part of a name never begins with "_", so no repository can be what belongs to another. All is
+# written beside, synced and renamed; what is linked is there. Who links (commits an upload, puts a
+# manifest, mounts) holds the lock shared, the sweep of a collection holds it alone: so nothing that
+# was just linked is swept. Blobs without a link, and uploads, get some time before they go.
+
+REGISTRY_MANIFEST_MAX = 4 << 20
+REGISTRY_GRACE = 3600           # seconds that a blob which nothing names is kept
+REGISTRY_UPLOAD_SECONDS = 86400  # after the last byte of an upload
+REGISTRY_PAGE_MAX = 10_000
+REGISTRY_ALGORITHMS = ("sha256", "sha512")
+
+
+class RegistryError(EngineError):
+    """An error of the distribution specification; `code` is a key of REGISTRY_ERRORS."""
+
+    def __init__(self, code: str, message: str = "", detail: Any = None) -> None:
+        status, text = REGISTRY_ERRORS[code]
+        super().__init__(message or text)
+        self.status, self.code, self.detail = status, code, detail
+
+
+def registry_name_check(name: str) -> str:
+    """The name of a repository itself; NAME_INVALID for what is none."""
+    if len(name) > 255 or not name or not all(map(is_path_component, name.split("/"))):
+        raise RegistryError("NAME_INVALID", detail={"name": name[:300]})
+    return name
+
+
+def registry_digest_check(text: str) -> str:
+    """The digest itself; DIGEST_INVALID for one that is malformed or of an unknown algorithm."""
+    try:
+        if digest_check(text).partition(":")[0] in REGISTRY_ALGORITHMS:
+            return text
+    except InvalidParameter:
+        pass
+    raise RegistryError("DIGEST_INVALID", "invalid digest", {"digest": text[:300]})
+
+
+class RegistryStore:
+    """The files of a registry below a directory. Digests and names that come in are checked."""
+
+    __slots__ = ("root",)
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def path(self, *parts: str) -> str:
+        """A path below the root."""
+        return "/".join((self.root, *parts))
+
+    def _repository(self, name: str, *parts: str) -> str:
+        return self.path("repositories", registry_name_check(name), *parts)
+
+    def lock(self, alone: bool = False) -> lock_file:
+        """The lock that who links holds shared, and a sweep alone."""
+        dir_ensure(self.root, 0o700)
+        return lock_file(self.path("lock"), True, not alone)
+
+    # -- blobs ------------------------------------------------------------------
+
+    def blob_path(self, digest: str) -> str:
+        """Where a blob is or would be."""
+        algorithm, _, encoded = registry_digest_check(digest).partition(":")
+        return self.path("blobs", algorithm, encoded)
+
+    def blob_open(self, name: str, digest: str) -> int:
+        """A descriptor of a blob that the repository has; BLOB_UNKNOWN."""
+        if not os.path.exists(self._link(name, "_blobs", digest)) and not os.path.exists(
+                self._link(name, "_manifests", digest)):
+            raise RegistryError("BLOB_UNKNOWN", detail={"digest": digest})
+        try:
+            return os.open(self.blob_path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise RegistryError("BLOB_UNKNOWN", detail={"digest": digest}) from None
+
+    def _link(self, name: str, kind: str, digest: str) -> str:
+        algorithm, _, encoded = registry_digest_check(digest).partition(":")
+        return self._repository(name, kind, algorithm, encoded)
+
+    def _link_make(self, path: str, text: bytes = b"") -> None:
+        """Several threads may make the same one: each writes a file of its own beside it."""
+        directory = dir_ensure(os.path.dirname(path), 0o700)
+        beside = f"{path}.{os.urandom(6).hex()}.tmp"
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, text)
+            os.fdatasync(fd)
+            os.rename(beside, path)
+        except BaseException:
+            os.unlink(beside)
+            raise
+        finally:
+            os.close(fd)
+        dir_sync(directory)
+
+    def blob_mount(self, name: str, digest: str, source: str) -> bool:
+        """Gives a blob of the repository `source` to another; False where that has none."""
+        with self.lock():
+            try:
+                os.close(self.blob_open(source, digest))
+            except RegistryError:
+                return False
+            self._link_make(self._link(name, "_blobs", digest))
+        return True
+
+    def blob_remove(self, name: str, digest: str) -> None:
+        """Takes a blob from a repository; its bytes go with a collection."""
+        try:
+            os.unlink(self._link(name, "_blobs", digest))
+        except FileNotFoundError:
+            raise RegistryError("BLOB_UNKNOWN", detail={"digest": digest}) from None
+
+    # -- uploads ----------------------------------------------------------------
+
+    def upload_start(self, name: str) -> str:
+        """The id of a new upload into a repository."""
+        registry_name_check(name)
+        dir_ensure(self.path("uploads"), 0o700)
+        upload = os.urandom(16).hex()
+        os.close(os.open(self._upload(name, upload),
+                         os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return upload
+
+    def _upload(self, name: str, upload: str) -> str:
+        if len(upload) != 32 or not is_hex(upload):
+            raise RegistryError("BLOB_UPLOAD_UNKNOWN")
+        return self.path("uploads", upload + "-" + digest_of(name.encode())[7:39])
+
+    def upload_open(self, name: str, upload: str) -> int:
+        """A descriptor of what has come of an upload, locked; BLOB_UPLOAD_UNKNOWN, or
+        BLOB_UPLOAD_INVALID while another request writes to it."""
+        import fcntl
+        try:
+            fd = os.open(self._upload(name, upload), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise RegistryError("BLOB_UPLOAD_INVALID", "another request writes to it") from None
+        return fd
+
+    def upload_commit(self, name: str, upload: str, fd: int, digest: str) -> None:
+        """Makes an upload the blob of that digest; DIGEST_INVALID when it is another, and then the
+        upload is gone."""
+        path = self._upload(name, upload)
+        if _file_digest(fd, digest) != digest:
+            os.unlink(path)
+            raise RegistryError("DIGEST_INVALID", detail={"digest": digest})
+        os.fdatasync(fd)
+        with self.lock():
+            blob = self.blob_path(digest)
+            dir_ensure(os.path.dirname(blob), 0o700)
+            os.rename(path, blob)
+            dir_sync(os.path.dirname(blob))
+            self._link_make(self._link(name, "_blobs", digest))
+
+    def upload_drop(self, name: str, upload: str) -> None:
+        """Forgets an upload."""
+        try:
+            os.unlink(self._upload(name, upload))
+        except FileNotFoundError:
+            raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
+
+    # -- manifests --------------------------------------------------------------
+
+    def resolve(self, name: str, ref: str) -> str:
+        """The digest that a tag or a digest means; MANIFEST_UNKNOWN, NAME_UNKNOWN."""
+        if ":" in ref:
+            return registry_digest_check(ref)
+        if not is_tag(ref):
+            raise RegistryError("MANIFEST_UNKNOWN", "invalid tag", {"tag": ref[:300]})
+        try:
+            return file_read(self._repository(name, "_tags", ref)).decode()
+        except FileNotFoundError:
+            raise RegistryError("MANIFEST_UNKNOWN", detail={"name": name, "tag": ref}) from None
+
+    def manifest(self, name: str, ref: str) -> tuple:
+        """(bytes, media type, digest) of a manifest or index; MANIFEST_UNKNOWN."""
+        digest = self.resolve(name, ref)
+        try:
+            media = file_read(self._link(name, "_manifests", digest)).decode()
+            return file_read(self.blob_path(digest)), media, digest
+        except FileNotFoundError:
+            raise RegistryError("MANIFEST_UNKNOWN", detail={"name": name, "digest": digest}
+                                ) from None
+
+    def manifest_put(self, name: str, ref: str, data: bytes, media: str, *,
+                     is_copy: bool = False) -> tuple:
+        """Stores a manifest under a tag or its digest; (digest, digest of its subject or "").
+
+        What it names must be there (MANIFEST_BLOB_UNKNOWN), unless it is a copy of what another
+        registry has.
+        """
+        algorithm = ref.partition(":")[0] if ":" in ref else "sha256"
+        digest = f"{algorithm}:{_hasher_of(algorithm, data).hexdigest()}"
+        if ":" in ref and registry_digest_check(ref) != digest:
+            raise RegistryError("DIGEST_INVALID", detail={"digest": ref})
+        if ":" not in ref and not is_tag(ref):
+            raise RegistryError("MANIFEST_INVALID", "invalid tag", {"tag": ref[:300]})
+        document = registry_manifest_parse(data, media)
+        with self.lock():
+            if not is_copy:
+                self._parts_check(name, document)
+            blob = self.blob_path(digest)
+            if not os.path.exists(blob):
+                self._link_make(blob, data)
+            self._link_make(self._link(name, "_manifests", digest), media.encode())
+            subject = self._refer(name, document, digest, media, len(data))
+            if ":" not in ref:
+                self._link_make(self._repository(name, "_tags", ref), digest.encode())
+        return digest, subject
+
+    def _parts_check(self, name: str, document: dict) -> None:
+        for part, kind in _manifest_parts(document):
+            if part.get("urls"):
+                continue                # kept elsewhere
+            if not os.path.exists(self._link(name, kind, part["digest"])):
+                raise RegistryError("MANIFEST_BLOB_UNKNOWN", detail={"digest": part["digest"]})
+
+    def _refer(self, name: str, document: dict, digest: str, media: str, size: int) -> str:
+        subject = document.get("subject")
+        if not subject:
+            return ""
+        config = document.get("config") or {}
+        kind = document.get("artifactType") or config.get("mediaType") or ""
+        descriptor = {"mediaType": media, "digest": digest, "size": size, "artifactType": kind}
+        if document.get("annotations"):
+            descriptor["annotations"] = document["annotations"]
+        about = registry_digest_check(subject["digest"])
+        self._link_make(self._repository(name, "_referrers", about.replace(":", "-"),
+                                         digest.replace(":", "-")),
+                        json_text(descriptor).encode())
+        return about
+
+    def referrers(self, name: str, digest: str) -> list:
+        """The descriptors of manifests that are about another one."""
+        directory = self._repository(name, "_referrers",
+                                     registry_digest_check(digest).replace(":", "-"))
+        return [json_parse(file_read(f"{directory}/{each}")) for each in _listed(directory)]
+
+    def manifest_remove(self, name: str, ref: str) -> None:
+        """Removes a tag; or a manifest by its digest, and the tags that mean it."""
+        if ":" not in ref:
+            self.resolve(name, ref)
+            os.unlink(self._repository(name, "_tags", ref))
+            return
+        try:
+            subject = json_parse(self.manifest(name, ref)[0]).get("subject")
+            os.unlink(self._link(name, "_manifests", ref))
+        except FileNotFoundError:
+            raise RegistryError("MANIFEST_UNKNOWN", detail={"digest": ref}) from None
+        if subject:
+            _unlink_quietly(self._repository(name, "_referrers", subject["digest"].replace(
+                ":", "-"), ref.replace(":", "-")))
+        for tag in self.tags(name):
+            if self.resolve(name, tag) == ref:
+                os.unlink(self._repository(name, "_tags", tag))
+
+    # -- lists ------------------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Whether anything was put into a repository."""
+        return os.path.isdir(self._repository(name, "_manifests"))
+
+    def tags(self, name: str) -> list:
+        """The tags of a repository, sorted; NAME_UNKNOWN."""
+        if not self.has(name):
+            raise RegistryError("NAME_UNKNOWN", detail={"name": name})
+        return _listed(self._repository(name, "_tags"))
+
+    def repositories(self) -> list:
+        """The names of all repositories, sorted."""
+        found, start = [], self.path("repositories")
+        for directory, below, _ in os.walk(start):
+            if "_manifests" in below:
+                found.append(directory[len(start) + 1:])
+            below[:] = [each for each in below if not each.startswith("_")]
+        return sorted(found)
+
+    def repository_remove(self, name: str) -> None:
+        """Removes a repository, not those whose names go on from its; NAME_UNKNOWN."""
+        self.tags(name)
+        for kind in ("_tags", "_referrers", "_manifests", "_blobs"):
+            tree_remove(self._repository(name, kind))
+
+    # -- collection -------------------------------------------------------------
+
+    def collect(self, grace: float = REGISTRY_GRACE, *, is_dry: bool = False) -> tuple:
+        """(blobs, bytes) that nothing named and that were removed, or would be; uploads that were
+        given up go too. A registry that is being served goes on meanwhile."""
+        before = time.time() - grace
+        for name in _listed(self.path("uploads")):
+            path = self.path("uploads", name)
+            if not is_dry and os.stat(path).st_mtime < time.time() - REGISTRY_UPLOAD_SECONDS:
+                _unlink_quietly(path)
+        with self.lock(alone=True):
+            named = self._named(before, is_dry)
+            count = size = 0
+            for algorithm in REGISTRY_ALGORITHMS:
+                for encoded in _listed(self.path("blobs", algorithm)):
+                    path = self.path("blobs", algorithm, encoded)
+                    found = os.stat(path)
+                    if f"{algorithm}:{encoded}" in named or found.st_mtime > before:
+                        continue
+                    count, size = count + 1, size + found.st_size
+                    if not is_dry:
+                        os.unlink(path)
+        return count, size
+
+    def _named(self, before: float, is_dry: bool) -> set:
+        """The digests that manifests are or name. Links to other blobs, when old, go."""
+        named: set = set()
+        for name in self.repositories():
+            own: set = set()
+            for digest in self._linked(name, "_manifests"):
+                own.add(digest)
+                try:
+                    document = json_parse(file_read(self.blob_path(digest)))
+                    own |= {part["digest"] for part, _ in _manifest_parts(document)}
+                except (FileNotFoundError, ValueError):
+                    continue            # damaged from outside: what it named cannot be told
+            for digest in self._linked(name, "_blobs"):
+                path = self._link(name, "_blobs", digest)
+                if digest in own or os.stat(path).st_mtime > before:
+                    named.add(digest)
+                elif not is_dry:
+                    os.unlink(path)
+            named |= own
+        return named
+
+    def _linked(self, name: str, kind: str) -> list:
+        return [f"{algorithm}:{encoded}" for algorithm in REGISTRY_ALGORITHMS
+                for encoded in _listed(self._repository(name, kind, algorithm))]
+
+
+def registry_manifest_parse(data: bytes, media: str) -> dict:
+    """The document of a manifest or index whose shape is right; MANIFEST_INVALID."""
+    try:
+        document = json_parse(data)
+        if not isinstance(document, dict) or document.get("schemaVersion") != 2:
+            raise TypeError
+        if document.get("mediaType") not in (None, media) or not media:
+            raise TypeError
+        parts = [part for part, _ in _manifest_parts(document)]
+        if document.get("subject"):
+            parts.append(document["subject"])
+        for part in parts:
+            registry_digest_check(part["digest"])
+            if type(part["size"]) is not int or part["size"] < 0 or not isinstance(
+                    part["mediaType"], str):
+                raise TypeError
+        if not isinstance(document.get("annotations") or {}, dict) or not isinstance(
+                document.get("artifactType") or "", str):
+            raise TypeError
+        return document
+    except (ValueError, TypeError, KeyError, AttributeError, RegistryError):
+        raise RegistryError("MANIFEST_INVALID") from None
+
+
+def _manifest_parts(document: dict) -> list:
+    """[(descriptor, kind of link)] of what a manifest or an index is made of."""
+    found = [(part, "_manifests") for part in document.get("manifests") or ()]
+    if document.get("config"):
+        found.append((document["config"], "_blobs"))
+    return found + [(part, "_blobs") for part in (
+        *(document.get("layers") or ()), *(document.get("blobs") or ()))]
+
+
+def _hasher_of(algorithm: str, data: bytes = b"") -> Any:
+    if algorithm == "sha256":
+        digester = hasher()
+        digester.update(data)
+        return digester
+    from hashlib import sha512
+    return sha512(data)
+
+
+def _file_digest(fd: int, like: str) -> str:
+    """The digest of a file, by the algorithm of another digest."""
+    algorithm = registry_digest_check(like).partition(":")[0]
+    digester, at = _hasher_of(algorithm), 0
+    while True:
+        data = os.pread(fd, STREAM_CHUNK, at)
+        if not data:
+            return f"{algorithm}:{digester.hexdigest()}"
+        digester.update(data)
+        at += len(data)
+
+
+def _listed(directory: str) -> list:
+    try:
+        return sorted(name for name in os.listdir(directory) if not name.endswith(".tmp"))
+    except FileNotFoundError:
+        return []
+
+
+def _unlink_quietly(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+# =============================================================================
+# registry_users -- who may enter our registry: htpasswd files, bcrypt and PBKDF2
+# =============================================================================
+# Runs in: registry, cli.   Refs: htpasswd(1), crypt(5), RFC 8018 section 5.2
+#
+# A line of the file is name:hash. Hashes are bcrypt ($2y$, as htpasswd -B and docker-registry
+# have them, checked by the system's libcrypt) or our own PBKDF2, which needs no library. Nothing
+# else is believed: the old kinds can be guessed. The file is read anew when it changes. What was
+# right is remembered for a while, so that a slow hash is not paid for at every request.
+
+PBKDF2_ROUNDS = 200_000
+PBKDF2_PREFIX = "$pbkdf2-sha256$"
+PASSWORD_SECONDS = 300          # a password that was right is not hashed again for so long
+PASSWORDS_MOST = 1000
+BCRYPT_PREFIXES = ("$2a$", "$2b$", "$2y$")
+
+
+def password_hash(password: str) -> str:
+    """A new hash of a password: "$pbkdf2-sha256$<rounds>$<salt>$<hash>", both in hex."""
+    salt = os.urandom(16)
+    return f"{PBKDF2_PREFIX}{PBKDF2_ROUNDS}${salt.hex()}${_pbkdf2(password, salt, PBKDF2_ROUNDS)}"
+
+
+def _pbkdf2(password: str, salt: bytes, rounds: int) -> str:
+    from hashlib import pbkdf2_hmac
+    return pbkdf2_hmac("sha256", password.encode("utf-8", "surrogateescape"), salt, rounds).hex()
+
+
+def password_check(password: str, hashed: str) -> bool:
+    """Whether a password has that hash; EngineError where nobody here can tell."""
+    from hmac import compare_digest
+    if hashed.startswith(PBKDF2_PREFIX):
+        rounds, _, rest = hashed[len(PBKDF2_PREFIX):].partition("$")
+        salt, _, wanted = rest.partition("$")
+        if not rounds.isdigit() or not 0 < int(rounds) <= 10_000_000 or not is_hex(salt):
+            return False
+        return compare_digest(_pbkdf2(password, bytes.fromhex(salt), int(rounds)), wanted)
+    if hashed.startswith(BCRYPT_PREFIXES):
+        return compare_digest(_bcrypt(password, hashed), hashed)
+    return False
+
+
+def _bcrypt(password: str, hashed: str) -> str:
+    import ctypes
+    for name in ("libcrypt.so.1", "libcrypt.so.2", "libc.so.6", "libc.musl-x86_64.so.1"):
+        try:
+            crypt = ctypes.CDLL(name).crypt
+        except (OSError, AttributeError):
+            continue
+        crypt.restype = ctypes.c_char_p
+        found = crypt(password.encode("utf-8", "surrogateescape"), hashed.encode())
+        if found and found.startswith(b"$2"):
+            return found.decode()
+    raise EngineError("bcrypt: this system has no libcrypt that knows it; `registry user add` makes"
+                      " hashes that need none")
+
+
+def users_parse(text: str) -> dict:
+    """{name: hash} of an htpasswd file; InvalidParameter for a line that is none, by number."""
+    found = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, colon, hashed = line.partition(":")
+        if not colon or not name or not hashed.startswith((PBKDF2_PREFIX, *BCRYPT_PREFIXES)):
+            raise InvalidParameter(f"line {number} of the users' file is no name with a hash of"
+                                   " bcrypt or PBKDF2")
+        found[name] = hashed
+    return found
+
+
+class RegistryUsers:
+    """The users of a file, read anew when that changes."""
+
+    __slots__ = ("_known", "_right", "_stamp", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._known: dict = {}
+        self._stamp: tuple = ()
+        self._right: dict = {}
+
+    def all(self) -> dict:
+        """{name: hash}."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return {}
+        stamp = found.st_mtime_ns, found.st_size, found.st_ino
+        if stamp != self._stamp:
+            self._known = users_parse(file_read(self.path).decode("utf-8", "surrogateescape"))
+            self._stamp, self._right = stamp, {}
+        return self._known
+
+    def is_right(self, name: str, password: str) -> bool:
+        """Whether a user has that password."""
+        hashed = self.all().get(name)
+        if not hashed:
+            return False
+        key = digest_of(f"{name}\0{hashed}\0{password}".encode("utf-8", "surrogateescape"))
+        if self._right.get(key, 0) > time.monotonic():
+            return True
+        if not password_check(password, hashed):
+            return False
+        if len(self._right) >= PASSWORDS_MOST:
+            self._right = {}
+        self._right[key] = time.monotonic() + PASSWORD_SECONDS
+        return True
+
+    def write(self, users: dict) -> None:
+        """Puts these users in place of all that are there."""
+        text = "".join(f"{name}:{users[name]}\n" for name in sorted(users))
+        file_write(self.path, text.encode("utf-8", "surrogateescape"), 0o600)
+
+
+# =============================================================================
+# registry_api -- our registry's endpoints: the distribution specification
+# =============================================================================
+# Runs in: registry.   Refs: distribution-spec v1.1 "API", distribution docs/spec/api.md
+#
+# The server section frames bytes and calls `dispatch` with a Request, as it does for the engine's
+# API. Here a path is matched against REGISTRY_ROUTES; who may do what is decided first: reading
+# where anybody may, all else for users. Errors are {"errors": [{"code", "message", "detail"}]}.
+# Blobs go out by sendfile(2).
+
+REGISTRY_VERSION = "registry/2.0"
+REGISTRY_UPLOAD_MAX = 0         # bytes of a blob, 0: as many as fit
+_BASIC_MAX = 4096
+_UNITS = 1 << 18
+
+
+class RegistryRules:
+    """How a registry is served: who may pull, who may push, how much."""
+
+    __slots__ = ("is_read_only", "proxy", "public", "upload_max", "users")
+
+    def __init__(self, *, users: RegistryUsers | None = None, public: tuple = (),
+                 is_read_only: bool = False, upload_max: int = REGISTRY_UPLOAD_MAX,
+                 proxy: str = "") -> None:
+        self.users = users
+        #: patterns of repositories that anybody may pull from ("*": all)
+        self.public = public
+        self.is_read_only = is_read_only
+        self.upload_max = upload_max
+        self.proxy = proxy
+
+    def allow(self, request: Request, name: str) -> None:
+        """UNAUTHORIZED unless whoever asks may do this to that repository ("" for none)."""
+        is_reading = request.method in ("GET", "HEAD")
+        if self.is_read_only and not is_reading:
+            raise RegistryError("UNSUPPORTED", "this registry is read-only")
+        if self.users is None:
+            return
+        user, password = _basic_parse(request.headers.get("authorization", ""))
+        if user and self.users.is_right(user, password):
+            return
+        from fnmatch import fnmatchcase
+        if user or not (is_reading and name and any(
+                fnmatchcase(name, each) for each in self.public)):
+            raise RegistryError("UNAUTHORIZED")
+
+
+def _basic_parse(text: str) -> tuple:
+    from binascii import a2b_base64
+    scheme, _, value = text.partition(" ")
+    if scheme.lower() != "basic" or len(value) > _BASIC_MAX:
+        return "", ""
+    try:
+        user, _, password = a2b_base64(value).decode("utf-8", "surrogateescape").partition(":")
+    except ValueError:
+        return "", ""
+    return user, password
+
+
+class RegistryServer(Server):
+    """Serves a RegistryStore by the rules."""
+
+    def __init__(self, store: RegistryStore, rules: RegistryRules, listeners: list,
+                 log: Callable = server_log, *, debug: bool = False) -> None:
+        super().__init__(None, listeners, log, debug=debug)
+        self.store = store
+        self.rules = rules
+        self.refuses_web = False
+
+    def headers(self) -> dict:
+        """The headers of every reply."""
+        return {"Docker-Distribution-Api-Version": REGISTRY_VERSION,
+                "Server": f"engine.pyz/{VERSION}", "Date": http_date(int(time.time())),
+                "X-Content-Type-Options": "nosniff"}
+
+    def release(self) -> None:
+        """A request is over; nothing is held."""
+
+    def dispatch(self, request: Request) -> Any:
+        """The reply to a request."""
+        try:
+            handler, parts = _registry_route(request)
+            self.rules.allow(request, parts[0] if parts else "")
+            with no_space("store it"):
+                return handler(self, request, *parts)
+        except RegistryError as refused:
+            return _registry_refused(refused)
+        except EngineError as refused:
+            return _error_reply(refused.status, "UNKNOWN", str(refused), None)
+        except OSError as failed:
+            self.log("error", f"{request.method} {request.path}: {error_text(failed)}")
+            return _error_reply(500, "UNKNOWN", error_text(failed), None)
+
+
+def _registry_refused(refused: RegistryError) -> Response:
+    reply = _error_reply(refused.status, refused.code, str(refused), refused.detail)
+    if refused.status == 401:
+        reply.headers["WWW-Authenticate"] = 'Basic realm="engine.pyz registry"'
+    return reply
+
+
+def _error_reply(status: int, code: str, text: str, detail: Any) -> Response:
+    return Response(status, value={"errors": [{"code": code, "message": text, "detail": detail}]})
+
+
+def _registry_route(request: Request) -> tuple:
+    """(handler, (repository, further parts)) of a path; NAME_UNKNOWN and UNSUPPORTED."""
+    path, others = request.path, False
+    for method, text, handler in REGISTRY_ROUTES:
+        match = pattern(text).fullmatch(path)
+        if match and (method == request.method or (method, request.method) == ("GET", "HEAD")):
+            return handler, match.groups()
+        others = others or bool(match)
+    if others:
+        raise RegistryError("UNSUPPORTED")
+    raise error_for(404, "page not found")
+
+
+def _blob_reply(server: RegistryServer, request: Request, name: str, digest: str) -> Any:
+    fd = server.store.blob_open(name, digest)
+    size = os.fstat(fd).st_size
+    headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest,
+               "Accept-Ranges": "bytes", "Etag": f'"{digest}"',
+               "Cache-Control": "max-age=31536000"}
+    start, end = _range_parse(request.headers.get("range", ""), size)
+    if start < 0:
+        os.close(fd)
+        return Response(416, {"Content-Range": f"bytes */{size}"})
+    status = 200
+    if (start, end) != (0, size):
+        status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{size}"
+    return FileReply(fd, start, end - start, headers=headers, status=status)
+
+
+def _range_parse(text: str, size: int) -> tuple:
+    """(start, end) of a Range header; all of it where it says nothing of use; (-1, -1) for 416."""
+    match = pattern(r"bytes=(\d*)-(\d*)").fullmatch(text.replace(" ", ""))
+    if not match or not (match[1] or match[2]) or len(text) > 60:
+        return 0, size
+    if not match[1]:
+        return (max(0, size - int(match[2])), size) if int(match[2]) else (-1, -1)
+    start = int(match[1])
+    end = min(int(match[2]) + 1, size) if match[2] else size
+    return (start, end) if start < end else (-1, -1)
+
+
+def _get_base(server: RegistryServer, request: Request) -> Response:
+    return Response(200, value={})
+
+
+def _get_blob(server: RegistryServer, request: Request, name: str, digest: str) -> Any:
+    try:
+        return _blob_reply(server, request, name, digest)
+    except RegistryError as missing:
+        if not server.rules.proxy or missing.code != "BLOB_UNKNOWN":
+            raise
+    registry_fetch_blob(server.store, server.rules.proxy, name, digest)
+    return _blob_reply(server, request, name, digest)
+
+
+def _get_manifest(server: RegistryServer, request: Request, name: str, ref: str) -> Response:
+    if server.rules.proxy:
+        registry_fetch_manifest(server.store, server.rules.proxy, name, ref)
+    data, media, digest = server.store.manifest(name, ref)
+    return Response(200, {"Content-Type": media, "Docker-Content-Digest": digest,
+                          "Etag": f'"{digest}"'}, data)
+
+
+def _put_manifest(server: RegistryServer, request: Request, name: str, ref: str) -> Response:
+    data = request.body.read(REGISTRY_MANIFEST_MAX + 1)
+    if len(data) > REGISTRY_MANIFEST_MAX:
+        raise error_for(413, "manifest is too large")
+    media = request.headers.get("content-type", "").partition(";")[0].strip()
+    digest, subject = server.store.manifest_put(name, ref, data, media)
+    headers = {"Location": f"/v2/{name}/manifests/{digest}", "Docker-Content-Digest": digest}
+    if subject:
+        headers["OCI-Subject"] = subject
+    return Response(201, headers)
+
+
+def _delete_manifest(server: RegistryServer, request: Request, name: str, ref: str) -> Response:
+    server.store.manifest_remove(name, ref)
+    return Response(202)
+
+
+def _delete_blob(server: RegistryServer, request: Request, name: str, digest: str) -> Response:
+    server.store.blob_remove(name, digest)
+    return Response(202)
+
+
+def _post_upload(server: RegistryServer, request: Request, name: str) -> Response:
+    store, mount = server.store, request.arg("mount")
+    if mount:
+        source = request.arg("from")
+        server.rules.allow(Request("GET", "", headers=request.headers), source)
+        if source and store.blob_mount(name, mount, source):
+            return _created(name, mount)
+    upload = store.upload_start(name)
+    if request.arg("digest"):
+        return _upload_finish(server, request, name, upload)
+    return _accepted(name, upload, 0)
+
+
+def _accepted(name: str, upload: str, size: int) -> Response:
+    return Response(202, {"Location": f"/v2/{name}/blobs/uploads/{upload}",
+                          "Range": f"0-{max(0, size - 1)}", "Docker-Upload-Uuid": upload})
+
+
+def _created(name: str, digest: str) -> Response:
+    return Response(201, {"Location": f"/v2/{name}/blobs/{digest}",
+                          "Docker-Content-Digest": digest})
+
+
+def _upload_append(server: RegistryServer, request: Request, fd: int) -> int:
+    """Writes the body behind what has come; the size then."""
+    size = os.fstat(fd).st_size
+    told = request.headers.get("content-range", "").removeprefix("bytes ").partition("/")[0]
+    if told and told.partition("-")[0] != str(size):
+        raise error_for(416, f"the upload goes on at {size}")
+    os.lseek(fd, size, os.SEEK_SET)
+    most = server.rules.upload_max
+    while True:
+        data = request.body.read(_UNITS)
+        if not data:
+            return size
+        size += len(data)
+        if most and size > most:
+            raise error_for(413, f"a blob may have at most {most} bytes here")
+        write_all(fd, data)
+
+
+def _patch_upload(server: RegistryServer, request: Request, name: str, upload: str) -> Response:
+    fd = server.store.upload_open(name, upload)
+    try:
+        return _accepted(name, upload, _upload_append(server, request, fd))
+    finally:
+        os.close(fd)
+
+
+def _put_upload(server: RegistryServer, request: Request, name: str, upload: str) -> Response:
+    if not request.arg("digest"):
+        raise RegistryError("DIGEST_INVALID", "the digest is missing")
+    return _upload_finish(server, request, name, upload)
+
+
+def _upload_finish(server: RegistryServer, request: Request, name: str, upload: str) -> Response:
+    digest = registry_digest_check(request.arg("digest"))
+    fd = server.store.upload_open(name, upload)
+    try:
+        _upload_append(server, request, fd)
+        server.store.upload_commit(name, upload, fd, digest)
+    finally:
+        os.close(fd)
+    return _created(name, digest)
+
+
+def _get_upload(server: RegistryServer, request: Request, name: str, upload: str) -> Response:
+    fd = server.store.upload_open(name, upload)
+    try:
+        reply = _accepted(name, upload, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+    reply.status = 204
+    return reply
+
+
+def _delete_upload(server: RegistryServer, request: Request, name: str, upload: str) -> Response:
+    server.store.upload_drop(name, upload)
+    return Response(204)
+
+
+def _page(request: Request, names: list, path: str) -> tuple:
+    """(names of the page asked for by `n` and `last`, headers with the link to the next)."""
+    text, last = request.arg("n"), request.arg("last")
+    if text and (not text.isdigit() or len(text) > 9):
+        raise error_for(400, f"n={text[:20]}: not a number of entries")
+    most = min(int(text), REGISTRY_PAGE_MAX) if text else REGISTRY_PAGE_MAX
+    after = [name for name in names if name > last]
+    page, headers = after[:most], {}
+    if page and len(after) > len(page):
+        headers["Link"] = f'<{path}?last={percent_encode(page[-1])}&n={most}>; rel="next"'
+    return page, headers
+
+
+def _get_tags(server: RegistryServer, request: Request, name: str) -> Response:
+    page, headers = _page(request, server.store.tags(name), f"/v2/{name}/tags/list")
+    return Response(200, headers, value={"name": name, "tags": page})
+
+
+def _get_catalog(server: RegistryServer, request: Request) -> Response:
+    page, headers = _page(request, server.store.repositories(), "/v2/_catalog")
+    return Response(200, headers, value={"repositories": page})
+
+
+def _get_referrers(server: RegistryServer, request: Request, name: str, digest: str) -> Response:
+    found, headers = server.store.referrers(name, digest), {"Content-Type": INDEX_TYPES[0]}
+    kind = request.arg("artifactType")
+    if kind:
+        found = [each for each in found if each.get("artifactType") == kind]
+        headers["OCI-Filters-Applied"] = "artifactType"
+    return Response(200, headers, value={
+        "schemaVersion": 2, "mediaType": INDEX_TYPES[0], "manifests": found})
+
+
+_NAME, _REF = "([^?]+?)", "([^/]+)"
+# fmt: off
+REGISTRY_ROUTES = (
+    ("GET",    "/v2/?",                                    _get_base),
+    ("GET",    "/v2/_catalog",                             _get_catalog),
+    ("POST",   f"/v2/{_NAME}/blobs/uploads/?",             _post_upload),
+    ("GET",    f"/v2/{_NAME}/blobs/uploads/{_REF}",        _get_upload),
+    ("PATCH",  f"/v2/{_NAME}/blobs/uploads/{_REF}",        _patch_upload),
+    ("PUT",    f"/v2/{_NAME}/blobs/uploads/{_REF}",        _put_upload),
+    ("DELETE", f"/v2/{_NAME}/blobs/uploads/{_REF}",        _delete_upload),
+    ("GET",    f"/v2/{_NAME}/blobs/{_REF}",                _get_blob),
+    ("DELETE", f"/v2/{_NAME}/blobs/{_REF}",                _delete_blob),
+    ("GET",    f"/v2/{_NAME}/manifests/{_REF}",            _get_manifest),
+    ("PUT",    f"/v2/{_NAME}/manifests/{_REF}",            _put_manifest),
+    ("DELETE", f"/v2/{_NAME}/manifests/{_REF}",            _delete_manifest),
+    ("GET",    f"/v2/{_NAME}/tags/list",                   _get_tags),
+    ("GET",    f"/v2/{_NAME}/referrers/{_REF}",            _get_referrers),
+)
+# fmt: on
+
+
+# -- pull-through -------------------------------------------------------------
+
+def _upstream(proxy: str, name: str) -> Repository:
+    domain = proxy.partition("://")[2].partition("/")[0]
+    made = {**CONFIGURATION, "insecure-registries": [domain]} if proxy[:5] == "http:" else (
+        CONFIGURATION)
+    endpoint = RegistryEndpoint(proxy, is_insecure=registry_is_insecure(domain, made))
+    return Repository(HttpClient(made), endpoint, Reference(domain, name), {})
+
+
+def registry_fetch_manifest(store: RegistryStore, proxy: str, name: str, ref: str) -> None:
+    """Takes over what the other registry has under a tag or digest; nothing where it cannot be
+    asked and the store has it."""
+    registry_name_check(name)
+    if ":" in ref and os.path.exists(store.blob_path(ref)):
+        return
+    there = _upstream(proxy, name)
+    try:
+        data, media, _ = there.manifest(ref)
+        store.manifest_put(name, ref, data, media, is_copy=True)
+    except EngineError as failed:
+        try:
+            store.manifest(name, ref)
+        except RegistryError:
+            raise _proxy_error(failed) from None
+    finally:
+        there.client.close()
+
+
+def registry_fetch_blob(store: RegistryStore, proxy: str, name: str, digest: str) -> None:
+    """Brings a blob from the other registry, verified."""
+    there = _upstream(proxy, name)
+    upload = store.upload_start(name)
+    fd = store.upload_open(name, upload)
+    try:
+        reply, _ = there.blob(digest)
+        while True:
+            data = reply.read()
+            if not data:
+                break
+            write_all(fd, data)
+        store.upload_commit(name, upload, fd, digest)
+    except EngineError as failed:
+        try:
+            store.upload_drop(name, upload)
+        except RegistryError:
+            pass                        # it was not what it should be, and is gone
+        raise _proxy_error(failed) from None
+    finally:
+        os.close(fd)
+        there.client.close()
+
+
+def _proxy_error(failed: EngineError) -> EngineError:
+    code = getattr(failed, "code", "")
+    if code in REGISTRY_ERRORS:
+        return RegistryError(code)
+    return error_for(502, f"the registry behind this one: {failed}")
 
 
 # =============================================================================
@@ -35203,6 +36175,7 @@ GROUPS = {
     "image":     "Work with images",
     "manifest":  "Look at manifests of registries",
     "network":   "Work with networks",
+    "registry":  "Serve a registry, and look after it",
     "system":    "Look after the engine itself",
     "tls":       "Make certificates",
     "volume":    "Work with volumes",
@@ -35412,6 +36385,9 @@ def _command_find(words: list) -> tuple:
         for at in range(1, len(words)):
             if words[at][:1] != "-":
                 name = f"{first} {words[at]}"
+                deeper = f"{name} {''.join(words[at + 1:at + 2])}"      # registry user add
+                if deeper in COMMANDS:
+                    return COMMANDS[deeper], deeper, words[1:at] + words[at + 2:]
                 if name in COMMANDS:
                     return COMMANDS[name], name, words[1:at] + words[at + 1:]
                 path = f"{program_name()} {first}"
@@ -40864,6 +41840,183 @@ def daemon_main(args: Args) -> int:
 def cmd_daemon(client: ApiClient, args: Args) -> int:
     """`daemon`: serve until a signal ends it."""
     return daemon_main(args)
+
+
+# =============================================================================
+# cli_registry_server -- registry serve, user, ls, rm, gc
+# =============================================================================
+# Runs in: cli, registry.   Refs: distribution docs/configuration.md
+#
+# `registry serve` is a process of its own, which needs neither the daemon nor root; the other
+# commands work on its files, also while it serves them.
+
+REGISTRY_LISTEN = "127.0.0.1:5000"
+REGISTRY_ROOT = "registry"      # below the data root
+USERS_FILE = "users"
+REGISTRY_DRAIN = 10             # seconds that requests have when it ends
+ROOT_FLAG = Flag("--root", "string", help="Directory of the registry (below the data root)")
+
+
+def _registry_open(args: Args) -> RegistryStore:
+    if args.root:
+        return RegistryStore(os.path.abspath(args.root))
+    data, _ = roots_find(args.top.data_root or None, args.top.run_root or None)
+    return RegistryStore(f"{data}/{REGISTRY_ROOT}")
+
+
+def _users_open(args: Args, store: RegistryStore) -> RegistryUsers:
+    return RegistryUsers(getattr(args, "htpasswd", "") or store.path(USERS_FILE))
+
+
+@command("registry serve", usage="[OPTIONS]", nargs=(0, 0), clientless=True, flags=(
+    Flag("--anonymous-pull", help="Let anybody pull, users push"),
+    Flag("--htpasswd", "string", help="File with users (bcrypt, or as `registry user` makes it)"),
+    Flag("-l --listen", "string", REGISTRY_LISTEN, help="Address to listen on"),
+    Flag("--max-upload", "bytes", help="Most bytes of a blob (0: any)"),
+    Flag("--proxy", "string", help="Registry to fetch from what is not here: a URL"),
+    Flag("--public", "list", help="Repositories that anybody may pull from (pattern)"),
+    Flag("--read-only", help="Take nothing"),
+    ROOT_FLAG,
+    Flag("--tlscert", "string", help="Certificate, with those that signed it"),
+    Flag("--tlskey", "string", help="Its key")),
+         help="Serve a registry")
+def cmd_registry_serve(client: Any, args: Args) -> int:
+    """Serves until SIGTERM or SIGINT."""
+    store = _registry_open(args)
+    users = _users_open(args, store)
+    has_users = bool(args.htpasswd) or bool(users.all())
+    if args.htpasswd and not os.path.exists(args.htpasswd):
+        raise InvalidParameter(f"--htpasswd {args.htpasswd}: no such file")
+    if (args.anonymous_pull or args.public) and not has_users:
+        raise InvalidParameter("--anonymous-pull and --public are for a registry with users: see"
+                               " `registry user add` and --htpasswd")
+    if args.proxy and not args.proxy.startswith(("http://", "https://")):
+        raise InvalidParameter(f"--proxy {quote(args.proxy)} is no URL of a registry")
+    rules = RegistryRules(
+        users=users if has_users else None, is_read_only=args.read_only or bool(args.proxy),
+        public=("*",) if args.anonymous_pull else tuple(args.public or ()),
+        upload_max=args.max_upload or 0, proxy=args.proxy.rstrip("/"))
+    listeners = listeners_open(["tcp://" + args.listen], tls=_registry_tls(args))
+    dir_ensure(store.root, 0o700)
+    return _registry_run(RegistryServer(store, rules, listeners), listeners)
+
+
+def _registry_tls(args: Args) -> Any:
+    if bool(args.tlscert) != bool(args.tlskey):
+        raise InvalidParameter("--tlscert and --tlskey go together")
+    return tls_server(args.tlscert, args.tlskey) if args.tlscert else None
+
+
+def _registry_run(server: RegistryServer, listeners: list) -> int:
+    import signal
+    stop, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.write(tell, b"x"))
+    for listener in listeners:
+        name = host_text("tcp", listener.sock.getsockname()[:2])[6:]
+        output_write(f"registry on {name}{' (TLS)' if listener.tls else ''}, files in"
+                     f" {server.store.root}\n")
+    sys.stdout.flush()
+    server.serve(stop)
+    for listener in listeners:
+        listener.close()
+    server.drain(REGISTRY_DRAIN)
+    return 0
+
+
+# -- users --------------------------------------------------------------------
+
+USER_FLAGS = (ROOT_FLAG, Flag("--htpasswd", "string", help="File with the users (below the root)"))
+
+
+@command("registry user add", usage="[OPTIONS] NAME", nargs=(1, 1), clientless=True, flags=(
+    *USER_FLAGS, Flag("--password-stdin", help="Take the password from stdin")),
+         help="Add a user of the registry, or give one a new password")
+def cmd_registry_user_add(client: Any, args: Args) -> int:
+    """Keeps a hash of the password."""
+    name = args.rest[0]
+    if ":" in name or not name.strip() or not name.isprintable():
+        raise InvalidParameter(f"{quote(name)} is no name of a user")
+    if args.password_stdin:
+        password = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+        password = password.removesuffix("\n").removesuffix("\r")
+    else:
+        if not os.isatty(0):
+            raise InvalidParameter("no terminal to ask for a password at: use --password-stdin")
+        from getpass import getpass
+        password = getpass("Password: ")
+    if not password:
+        raise InvalidParameter("password is empty")
+    store = _registry_open(args)
+    dir_ensure(store.root, 0o700)
+    users = _users_open(args, store)
+    users.write({**users.all(), name: password_hash(password)})
+    return 0
+
+
+@command("registry user rm", usage="[OPTIONS] NAME", nargs=(1, 1), clientless=True,
+         flags=USER_FLAGS, help="Remove a user of the registry")
+def cmd_registry_user_rm(client: Any, args: Args) -> int:
+    """Whoever it was may not enter any more."""
+    users = _users_open(args, _registry_open(args))
+    known = dict(users.all())
+    if known.pop(args.rest[0], None) is None:
+        raise NotFound(f"No such user: {args.rest[0]}")
+    users.write(known)
+    return 0
+
+
+@command("registry user ls", usage="[OPTIONS]", nargs=(0, 0), clientless=True, flags=USER_FLAGS,
+         help="List the users of the registry")
+def cmd_registry_user_ls(client: Any, args: Args) -> int:
+    """Prints their names."""
+    for name in sorted(_users_open(args, _registry_open(args)).all()):
+        output_write(name + "\n")
+    return 0
+
+
+# -- content ------------------------------------------------------------------
+
+@command("registry ls", usage="[OPTIONS] [REPOSITORY]", nargs=(0, 1), clientless=True,
+         flags=(ROOT_FLAG,), help="List repositories, or the tags of one")
+def cmd_registry_ls(client: Any, args: Args) -> int:
+    """Prints names, or tags with their digests."""
+    store = _registry_open(args)
+    if args.rest:
+        for tag in store.tags(args.rest[0]):
+            output_write(f"{tag}\t{store.resolve(args.rest[0], tag)}\n")
+        return 0
+    for name in store.repositories():
+        output_write(name + "\n")
+    return 0
+
+
+@command("registry rm", usage="[OPTIONS] REPOSITORY[:TAG|@DIGEST] [...]", nargs=(1, None),
+         clientless=True, flags=(ROOT_FLAG,), help="Remove repositories, tags or manifests")
+def cmd_registry_rm(client: Any, args: Args) -> int:
+    """What nothing names any more goes with `registry gc`."""
+    store = _registry_open(args)
+    for text in args.rest:
+        name, at, ref = text.partition("@")
+        if not at:
+            name, _, ref = text.partition(":")
+        if ref:
+            store.manifest_remove(name, ref)
+        else:
+            store.repository_remove(name)
+    return 0
+
+
+@command("registry gc", usage="[OPTIONS]", nargs=(0, 0), clientless=True, flags=(
+    Flag("--dry-run", help="Remove nothing, tell what would be"),
+    Flag("--grace", "duration", REGISTRY_GRACE * SECOND,
+         help="How long a blob that nothing names is kept, as it may be of a push under way"),
+    ROOT_FLAG), help="Remove blobs that nothing names, also while the registry is served")
+def cmd_registry_gc(client: Any, args: Args) -> int:
+    """Prints how much it was."""
+    count, size = _registry_open(args).collect(args.grace / SECOND, is_dry=args.dry_run)
+    output_write(f"{count} blobs, {size_human(size)}{' would be' if args.dry_run else ''} freed\n")
+    return 0
 
 
 # =============================================================================

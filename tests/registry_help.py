@@ -7,6 +7,7 @@ import contextlib
 import http.server
 import json
 import re
+import socket
 import ssl
 import threading
 import urllib.parse
@@ -228,6 +229,11 @@ def once(fault):
         return bool(left and fault(handler) and left.pop())
 
     return faulty
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()[1]
 
 
 @contextlib.contextmanager

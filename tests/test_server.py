@@ -599,3 +599,9 @@ def test_bodies_are_read_in_any_pieces(data, cuts, sizes, is_chunked):
         turn += 1
     assert b"".join(out) == data and reader.read(10) == b""
     assert sender.held == (b"NEXT" if is_chunked else b"")
+
+
+def test_a_client_that_speaks_tls_to_a_plain_port_is_not_kept_waiting(door):
+    client = door.raw()
+    client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+    assert client.reply().status == 400
