@@ -14156,6 +14156,7 @@ class _Unpacker:
         except FileExistsError:
             self.clear(at, leaf)
             os.symlink(entry.link, leaf, dir_fd=at)
+        self.size += len(entry.link)  # as moby counts, and lstat(2)
         self.attributes_at(entry, at, leaf)
 
     def node(self, _reader: TarReader, entry: TarEntry, at: int, leaf: bytes, _name: bytes) -> None:
@@ -14265,6 +14266,9 @@ class _Receiver(_Unpacker):
                 raise EngineError(f'cannot overwrite {there} "{self.rules.shown.rstrip("/")}/'
                                   f'{name_shown(leaf)}" with {new} "{self.rules.shown}"')
         super().clear(at, leaf)
+
+    def room(self) -> None:
+        """Where users copy to, they may fill all of it; the next write tells."""
 
     def directory_attributes(self, entry: TarEntry, fd: int, name: bytes) -> None:
         # "." is the directory that was there before; only "/" speaks of it (moby go-archive).

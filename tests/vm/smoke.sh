@@ -3,8 +3,8 @@
 # for each check and "N passed, N failed" at the end. Exit status 1 if something failed.
 #   ENGINE=path/to/engine.pyz sh smoke.sh
 # State is where the environment (ENGINE_DATA_ROOT, ENGINE_RUN_ROOT) or the defaults say; it should
-# be empty. A host that cannot run containers (no overlay, not root) must say so in one line, and
-# that is then what is checked.
+# be empty. A host that cannot run containers (who is not root) must say so in one line, and that
+# is then what is checked. Without overlayfs everything works by copies, and info tells it.
 : "${ENGINE:=./engine.pyz}"
 data=${ENGINE_DATA_ROOT:-/var/lib/engine}
 work=$(mktemp -d /tmp/smoke-XXXXXX)
@@ -98,7 +98,7 @@ P
 }
 
 images_make() {
-    programs="sh ls cat id sleep touch env pwd"
+    programs="sh ls cat id sleep touch env pwd mv chmod"
     # shellcheck disable=SC2086
     check from-host 0 "sha256:*" e image from-host -t tools $programs
     check images 0 "*tools*latest*" e images
@@ -252,7 +252,27 @@ P
 *60 layers" run many:1 sh -c 'cat /last; set -- /layers/*; echo "$# layers"'
     check "write over 60 layers" 0 "new" run many:1 sh -c 'echo new >/last; cat /last'
     check "60 layers, read-only" 0 59 run --read-only many:1 cat /last
+    renames
     check "rmi of 60 layers" 0 "Untagged: many:1*" e rmi many:1
+}
+
+renames() { # of a directory of the image, on kernels whose overlay would rather note than copy it
+    if [ -n "${VM_NAME:-}" ]; then
+        for option in redirect_dir metacopy; do
+            echo Y 2>/dev/null >"/sys/module/overlay/parameters/$option"
+        done
+    fi
+    check "mv of a directory" 0 "" e run --name moved $none many:1 \
+        sh -c 'mv /layers /moved && chmod 600 /last'
+    check "diff of a rename" 0 "C /last
+D /layers
+A /moved
+A /moved/*" e diff moved
+    check "commit of a rename" 0 "sha256:*" e commit moved many:2
+    check "run of a rename" 0 "59
+60 in it, /moved" run many:2 sh -c 'cat /last; set -- /moved/*; echo "$# in it, $(ls -d /layers /moved 2>/dev/null)"'
+    check "rm of a rename" 0 moved e rm moved
+    check "rmi of a rename" 0 "Untagged: many:2*" e rmi many:2
 }
 
 files() { # in and out of a container that never ran, runs, has stopped
@@ -323,12 +343,9 @@ main() {
     if [ "$(id -u)" != 0 ]; then
         images_make
         one_line "not root" 125 "*root*" run tools pwd
-    elif ! have_overlay; then
-        images_make
-        one_line "no overlay" 125 "*overlay*" run tools pwd
-        check "no overlay is told by info" 0 "*WARNING: *overlay*" e info
-        leftovers
     else
+        have_overlay || check "no overlay is told by info" 0 \
+            "*Storage Driver: vfs*WARNING: no overlayfs for *: this kernel has no overlayfs.*" e info
         images_make
         runs
         life
