@@ -11012,7 +11012,7 @@ def init_root_attach(birth: Birth) -> None:
     mount_propagation("/", MS_SLAVE | MS_REC)
     for number, clone in enumerate(birth.clones):
         if isinstance(clone, dict):
-            birth.clones[number] = _image_clone(birth.bundle, clone)
+            birth.clones[number] = image_clone(birth.bundle, clone)
     if birth.root >= 0:
         mount_attach(birth.root, AT_FDCWD, birth.bundle)
         if birth.upper:                 # a part of the host's: its flags are not the container's
@@ -11026,7 +11026,7 @@ def init_root_attach(birth: Birth) -> None:
         mount_attrs(birth.root, set=MOUNT_ATTR_NODEV)
 
 
-def _image_clone(at: str, clone: dict) -> int:
+def image_clone(at: str, clone: dict) -> int:
     """An image's layers, or a part of them, as a detached mount. It is attached for a moment where
     nobody sees it: a detached mount has no part that could be copied (open_tree(2)).
     """
@@ -12146,7 +12146,7 @@ def _clones_make(birth: Birth, clones: list | tuple) -> list:
     try:
         for clone in clones:
             if not clone["layers"]:
-                made.append(_clone_make(clone))
+                made.append(clone_make(clone))
             birth.clones.append(clone if clone["layers"] else made[-1])
         return made
     except BaseException as failure:
@@ -12157,7 +12157,8 @@ def _clones_make(birth: Birth, clones: list | tuple) -> list:
         raise
 
 
-def _clone_make(clone: dict) -> int:
+def clone_make(clone: dict) -> int:
+    """A detached mount of a point's source, or of a part of it: see points_clones."""
     if not clone["subpath"]:
         return mount_clone(clone["source"], clone["recursive"])
     part = subpath_open(clone["source"], clone["subpath"])
@@ -24746,6 +24747,16 @@ def storage_begin(store: Store, c: Container) -> dict:
             "own": storage_own(c) if c.auto_remove else []}
 
 
+def storage_mount(store: Store, c: Container) -> list:
+    """Mount the volumes of a container that is not up which have options: as volumes_leave wants
+    them, so that it unmounts them again."""
+    found = _volumes_of(store, points_of(c.document))
+    for name, is_mounted in found:
+        if is_mounted:
+            volume_mount(store, volume_find(store, name))
+    return found
+
+
 def storage_end(store: Store, c: Container) -> None:
     """A container has ended, or has not started after all."""
     if points_of(c.document):
@@ -26157,19 +26168,28 @@ def _root_enter(request: dict) -> int:
     """A descriptor of the container's root, mounted where only this process can see it."""
     ns_unshare(CLONE_NEWNS)
     mount_propagation("/", MS_SLAVE | MS_REC)
-    sources = [(mount_clone(source), target) for source, target in request["binds"]]
     at = request["run"] + "/locks"      # some directory that there is
+    sources = [(mount_clone(source), target, 0) for source, target in request["binds"]]
+    for point in request["points"]:
+        try:
+            source = image_clone(at, point) if point["layers"] else clone_make(point)
+        except FileNotFoundError:       # a bind's, gone meanwhile: there is what lies below it
+            continue
+        sources.append((source, point["target"], 0 if point["rw"] else MOUNT_ATTR_RDONLY))
     base = _root_make(request, at)
     if base >= 0:
         mount_attach(base, AT_FDCWD, at)
         os.close(base)
     root = os.open(at, O_DIR)
     mount_attrs(root, set=_MOUNT_SAFE, propagation=MS_PRIVATE)
-    for source, target in sources:
+    for source, target, attrs in sources:
         try:
-            point = open_in_root(root, target, os.O_PATH)
+            if request["makes"]:
+                point = path_make(root, target, os.fstat(source).st_mode & S_IFMT == S_IFDIR)
+            else:
+                point = open_in_root(root, target, os.O_PATH)
             mount_attach(source, point)
-            mount_attrs(source, set=_MOUNT_SAFE, propagation=MS_PRIVATE)
+            mount_attrs(source, set=_MOUNT_SAFE | attrs, propagation=MS_PRIVATE, recursive=True)
             os.close(point)
         except (FileNotFoundError, NotADirectoryError):
             pass                        # the container has no longer where to put it
@@ -26186,7 +26206,7 @@ def _root_make(request: dict, at: str) -> int:
         return _root_copy(request["owner"])
     layers = [f"{request['data']}/{name}" for name in request["layers"]]
     upper, work = request["upper"], request["work"]
-    if request["verb"] != "put":
+    if request["verb"] != "put" and not request["makes"]:
         layers, upper, work = [upper, *layers], None, None
     try:
         return overlay_mount(layers, upper, work)
@@ -26327,13 +26347,23 @@ def _verb_put(root: int, request: dict, conn: Any, fds: list) -> None:
     if os.fstat(target).st_mode & S_IFMT != S_IFDIR:
         raise InvalidParameter("extraction point is not a directory")
     shown = os.readlink(f"/proc/self/fd/{target}")[len(request["run"] + "/locks"):] or "/"
-    if request["readonly"]:
-        raise Forbidden("container rootfs is marked read-only")
+    _writable_check(shown, request)
     owner = _owner_find(root, request["user"]) if request["user"] else None
     answer_send(conn, {})
     read = decompressed(file_stream(fds[0]))[1]
     tree_receive(target, read, Reception(shown, owner=owner, strict=request["strict"], scope=root))
     answer_send(conn, {})
+
+
+def _writable_check(shown: str, request: dict) -> None:
+    """Forbidden in Docker's words where a container may not write to a path of its root."""
+    for point in reversed(request["points"]):
+        if (shown + "/").startswith(point["target"].rstrip("/") + "/"):
+            if not point["rw"]:
+                raise Forbidden("mounted volume is marked read-only")
+            return
+    if request["readonly"]:
+        raise Forbidden("container rootfs is marked read-only")
 
 
 def _owner_find(root: int, user: str) -> tuple:
@@ -26375,17 +26405,39 @@ def container_binds(store: Store, c: Container) -> list:
     return [[source, target] for source, target in found if os.path.exists(source)]
 
 
+def container_points(store: Store, c: Container) -> list:
+    """What else is mounted into a container's root, none of it below what comes later."""
+    points = [point for point in points_of(c.document) if point["Type"] != "tmpfs"
+              and point["Destination"] not in (c.host["Tmpfs"] or {})]
+    found = [{**clone, "rw": point["RW"], "layers": layer_paths(store, clone["layers"] or [])}
+             for clone, point in zip(points_clones(points), points)]
+    return sorted(found, key=lambda point: point["target"].count("/"))
+
+
 def files_ask(store: Store, c: Container, verb: str, fds: list | tuple = (), **more: Any) -> tuple:
     """(connection, first answer) of a worker for the container's files; errors as launcher_ask."""
     directory = store.path("containers", c.id)
     init_layer_make(store)              # the first start would make it
+    plain = verb in ("whole", "layer")
+    points = [] if plain else container_points(store, c)
+    makes = bool(points) and not c.started      # where the first start makes its mount points
     request = {
         "id": c.id, "verb": verb, "owner": c.owner if c.is_running else "", "path": "", "ref": c.id,
         "layers": [] if c.is_copied else c.document["Layers"],
         "below": layer_paths(store, c.document["Layers"]),
         "upper": directory + "/upper", "work": directory + "/work",
-        "binds": [] if verb in ("whole", "layer") else container_binds(store, c), **more}
-    return launcher_ask(store, "files", request, fds)
+        "binds": [] if plain else container_binds(store, c), "points": points, "makes": makes,
+        **more}
+    if not points or c.is_running:
+        return launcher_ask(store, "files", request, fds)
+    volumes = storage_mount(store, c)
+    try:
+        if not makes or verb == "put":
+            return launcher_ask(store, "files", request, fds)
+        with files_guard(store, c.id) as guard:
+            return launcher_ask(store, "files", request, [*fds, guard])
+    finally:                            # the worker has its own by now
+        volumes_leave(store, c.id, {"volumes": volumes})
 
 
 def files_read(store: Store, c: Container, verb: str, done: Callable | None = None,

@@ -285,3 +285,32 @@ def worker_of(runner):
     import conftest
 
     return [pid for pid, row in conftest.descendants().items() if row[0] == "engine:files"]
+
+
+@pytest.mark.root
+def test_copies_go_into_volumes_and_binds(busybox, tmp_path):
+    bind, fixed, one = tmp_path / "bind", tmp_path / "fixed", tmp_path / "one"
+    bind.mkdir()
+    fixed.mkdir()
+    one.write_text("text")
+    options = ("-v", "kept:/in", "-v", f"{bind}:/mnt/bind", "-v", f"{fixed}:/mnt/fixed:ro")
+    script = "ls /in /mnt/bind; sleep 60"
+    line = ("create", "--name", "box", "--network=none", *options, "busybox", "sh", "-c", script)
+    busybox(*line).ok()
+    refused = "Error response from daemon: mounted volume is marked read-only\n"
+    for state in ("created", "running"):
+        if state == "running":
+            busybox("start", "box").ok()
+        busybox("cp", one, f"box:/in/{state}").ok()
+        busybox("cp", one, f"box:/mnt/bind/{state}").ok()
+        assert (bind / state).read_text() == "text"
+        done = busybox("cp", one, "box:/mnt/fixed/new")
+        assert (done.code, done.err) == (1, refused)
+        busybox("cp", "box:/in", tmp_path / f"out-{state}").ok()
+        assert (tmp_path / f"out-{state}" / state).read_text() == "text"
+        busybox("cp", "box:/mnt", tmp_path / f"all-{state}").ok()
+        assert (tmp_path / f"all-{state}" / "bind" / state).read_text() == "text"
+    assert "bind/" not in busybox("diff", "box").ok().out
+    busybox("rm", "-f", "box").ok()
+    busybox("volume", "rm", "kept").ok()
+    assert list(fixed.iterdir()) == []
