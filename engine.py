@@ -4560,7 +4560,7 @@ def subpath_open(base: str, subpath: str) -> int:
             raise InvalidParameter("path concatenation escapes the base directory, base:"
                                    f" {base}, subpath: {subpath}") from None
         raise NotFound(f"cannot access path {os.path.normpath(f'{base}/{subpath}')}:"
-                       f" {refused.strerror.lower()}") from None
+                       f" {os.strerror(refused.errno or 0).lower()}", 127) from None
     finally:
         os.close(top)
 
@@ -9824,6 +9824,9 @@ def _spec_mounts(spec: dict, c: Container, given: dict) -> None:
               if point["Type"] == "tmpfs" and point["Destination"] not in tmpfs)]:
         mounts.append({"destination": os.path.normpath(target), "type": "tmpfs",
                        "source": "tmpfs", "options": tmpfs_options(target, options)})
+    for word, root in (("slave", "rslave"), ("shared", "shared")):
+        if any(word in mount["options"] or "r" + word in mount["options"] for mount in mounts):
+            spec["linux"]["rootfsPropagation"] = root
     taken = {mount["destination"] for mount in mounts}
     if "/dev/shm" not in taken:
         mounts += _shm_mounts(host, given)
@@ -11039,7 +11042,10 @@ def image_clone(at: str, clone: dict) -> int:
         directory = os.path.commonpath(layers)
         overlay_mount_legacy(directory, [os.path.relpath(layer, directory) for layer in layers],
                              None, None, target=at)
-    part = subpath_open(at, clone["subpath"])
+    try:
+        part = subpath_open(at, clone["subpath"])
+    except EngineError as refused:
+        raise init_refuse(str(refused).replace(at, clone["source"]), 127, plain=True) from None
     copy = mount_clone(part)
     os.close(part)
     unmount(at)
@@ -11059,9 +11065,11 @@ def init_mounts(birth: Birth) -> None:
 
 def mount_refuse(source: str, target: str, refused: OSError) -> InitError:
     """The error of a mount that cannot be made, in the words of Docker and its runtime."""
-    text = (f'error mounting "{source}" to rootfs at "{target}":'
-            f" mount src={source}, dst={target}: {os.strerror(refused.errno or 0).lower()}")
-    failure = init_refuse(text, 127 if refused.errno == errno.ENOTDIR else 125)
+    told = refused.strerror or str(refused)
+    if told.endswith(os.strerror(refused.errno or 0)):      # the kernel's, with the call's name
+        told = f"mount src={source}, dst={target}: {told.rpartition(': ')[2].lower()}"
+    text = f'error mounting "{source}" to rootfs at "{target}": {told}'
+    failure = init_refuse(text, 127 if refused.errno == errno.ENOENT else 125)
     failure.status = 400 if refused.errno == errno.ENOTDIR else 500
     return failure
 
@@ -11074,7 +11082,10 @@ def _mount_put(birth: Birth, mount: dict) -> None:
         parsed = mount_options_parse([word for word in options if word not in ("bind", "rbind")])
         source = birth.clones[mount["clone"]] if "clone" in mount else \
             _source_clone(mount, "rbind" in options)
-        target = path_make(root, mount["destination"], mode_is_dir(os.fstat(source).st_mode))
+        is_dir = mode_is_dir(os.fstat(source).st_mode)
+        target = path_make(root, mount["destination"], is_dir)
+        if mode_is_dir(os.fstat(target).st_mode) != is_dir:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))    # the kernel says EINVAL
         _mount_check(root, target, mount["destination"], fs_magic(source) == PROC_MAGIC)
         late = not _attrs_settle(source, parsed)
         mount_attach(source, target)
@@ -24729,8 +24740,10 @@ def storage_begin(store: Store, c: Container) -> dict:
     points = [point for point in points_of(c.document)
               if point["Destination"] not in (c.host["Tmpfs"] or {})]
     for point in points:
-        if point["Type"] == "bind" and point["make"]:
-            _source_make(point["Source"])
+        if point["Type"] == "bind":
+            if point["make"]:
+                _source_make(point["Source"])
+            _propagation_check(point)
         elif point["Type"] == "volume":
             v = volume_find(store, point["Name"])
             if volume_is_mounted(v):
@@ -24774,6 +24787,28 @@ def _volumes_of(store: Store, points: list) -> list:
     found = {point["Name"]: volume_get(store, point["Name"])
              for point in points if point["Type"] == "volume"}
     return [[name, volume_is_mounted(v)] for name, v in found.items() if v]
+
+
+def _propagation_check(point: dict) -> None:
+    """A bind whose source takes part in no mounts of the host cannot share them (moby
+    oci_linux.go). One that got its propagation from us is private then.
+    """
+    wanted = point["Propagation"].lstrip("r")
+    if wanted not in ("shared", "slave"):
+        return
+    path, mounts = os.path.realpath(point["Source"]), mountinfo()
+    found = [info for info in mounts if path == info.point or path.startswith(
+        info.point.rstrip("/") + "/")]
+    if not found:
+        raise EngineError(f"Can't find mount point of {point['Source']}")
+    best = max(found, key=lambda info: len(info.point))
+    words = [word.partition(":")[0] for word in best.propagation]
+    if "shared" in words or wanted == "slave" and "master" in words:
+        return
+    if wanted == "slave" and not point.get("asked"):
+        return
+    raise EngineError(f"path {point['Source']} is mounted on {best.point} but it is not a shared"
+                      + (" or slave" if wanted == "slave" else "") + " mount")
 
 
 def _source_make(path: str) -> None:
@@ -35350,17 +35385,19 @@ def inspect_show(refs: Iterable[str], fetch: Callable[[str], dict], format: str 
     the others from being shown. Raises BadTemplate before anything is fetched.
     """
     template = template_parse(format) if format else None
+    is_each = format == "{{json .}}"        # a line for each; "json" is one array
     found: list = []
     errors: list = []
     for ref in refs:
         try:
             value = fetch(ref)
             # Go calls the field ID, the JSON Id: both are used
-            found.append(value if template is None else
+            found.append(value if template is None and not is_each else json_text(value) + "\n"
+                         if template is None else
                          template.render({**value, "ID": value.get("Id")}) + "\n")
         except EngineError as error:
             errors.append(error)
-    if template is not None:        # Docker ends with a newline even when nothing was found
+    if template is not None or is_each:     # Docker ends with a newline even when nothing was found
         output_write("".join(found) or "\n")
     elif format and found:
         output_write(json_text(found) + "\n")
@@ -37066,6 +37103,7 @@ MOUNT_KEYS = {
     "bind-propagation": ("BindOptions.Propagation", "lower"),
     "bind-nonrecursive": ("BindOptions.NonRecursive", "bool"),
     "bind-create-src":  ("BindOptions.CreateMountpoint", "bool"),
+    "create-host-path": ("BindOptions.CreateMountpoint", "bool"),
     "volume-subpath":   ("VolumeOptions.Subpath", "text"),
     "volume-nocopy":    ("VolumeOptions.NoCopy", "bool"),
     "volume-label":     ("VolumeOptions.Labels", "pair"),
@@ -37314,12 +37352,19 @@ def _add_mount(values: list, text: str) -> None:
     for place in ("Type", "Target"):
         if not mount.get(place):
             raise ValueError(f"{place.lower()} is required")
-    if mount.get("BindOptions", {}).get("ReadOnlyForceRecursive") and not mount.get("ReadOnly"):
-        raise ValueError("option 'bind-recursive=readonly' requires 'readonly' to be specified in "
-                         "conjunction")
-    for kind in ("bind", "volume", "image", "tmpfs"):
+    for kind in ("volume", "image", "bind", "tmpfs"):
         if mount["Type"] != kind and kind.capitalize() + "Options" in mount:
             raise ValueError(f"cannot mix '{kind}-*' options with mount type '{mount['Type']}'")
+    given = mount.get("BindOptions", {})
+    for word, name, needed in (
+            ("writable", "ReadOnlyNonRecursive", "readonly"),
+            ("readonly", "ReadOnlyForceRecursive", "readonly"),
+            ("readonly", "ReadOnlyForceRecursive", "bind-propagation=rprivate")):
+        has = mount.get("ReadOnly") if needed == "readonly" else \
+            given.get("Propagation") == "rprivate"
+        if given.get(name) and not has:
+            raise ValueError(f"option 'bind-recursive={word}' requires '{needed}' to be specified "
+                             "in conjunction")
     values.append(mount)
 
 
@@ -40511,7 +40556,7 @@ def cmd_volume_prune(client: ApiClient, args: Args) -> int:
         filters["all"] = ["true"]
     if not args.force and not confirm(VOLUME_PRUNE_QUESTION.format(
             "all local" if args.all else "anonymous local")):
-        raise EngineError("volume prune has been cancelled")
+        return 0
     report = client.post("/volumes/prune", {"filters": filters or None})
     if report["VolumesDeleted"]:
         output_write("Deleted Volumes:\n" + "".join(
