@@ -10,6 +10,7 @@ What is in the archive, in this order (a member costs 5 us at every start, so th
     help                       what `--help` prints, so that it needs no engine to be loaded
     seccomp                    the default filter: marshal of {machine: BPF program}
     <cache tag>/engine         byte code in pieces, loaded as they are used; see `Code`
+    <cache tag>/relay          byte code of `relay` and what it calls, which needs no engine either
     <cache tag>/vendored       byte code of the vendored packages: {name: (is package, code)}
     engine.py                  the source less comments and docstrings, each line in its place:
                                for every other Python, and for tracebacks
@@ -102,7 +103,10 @@ HOT_SECTIONS = (
 )
 #: What the launcher loads before it serves, with all that these may ever run: the launcher itself
 #: and the roles of forks that live long or enter containers.
-LAUNCHER_ROOTS = ("launcher_main", "monitor_main", "watch_main", "_root_enter", "vendored_install")
+LAUNCHER_ROOTS = (
+    "launcher_main", "monitor_main", "watch_main", "_root_enter", "vendored_install",
+    "keeper_serve",
+)
 #: Who calls these, and them at the start: loaded as well, but not what else they may call.
 LAUNCHER_START = ("main_exit", "main", "preload")
 #: Functions of `version` and `ps`, and tables of all commands; then what else `run`, `exec` need:
@@ -229,6 +233,7 @@ import marshal
 import os
 
 BUILD_ID = "@BUILD@"
+MISSED = None
 archive = __loader__.archive
 
 
@@ -313,6 +318,19 @@ def engine_load():
     return module
 
 
+def relay():
+    global MISSED
+    if {"create", "exec", "run", "start"}.isdisjoint(sys.argv):
+        return
+    try:
+        code = checked(get(sys.implementation.cache_tag + "/relay"))
+    except (OSError, ValueError):
+        return
+    space = {"__name__": "engine", "__builtins__": __builtins__}
+    exec(marshal.loads(memoryview(code)[16:]), space)
+    MISSED = space["relay"](sys.argv[1:])
+
+
 def help_width():
     try:
         return os.get_terminal_size(0).columns or 80
@@ -336,12 +354,13 @@ def start():
             os._exit(0)
         except OSError:
             pass
+    relay()
     gc.disable()
     archive = __loader__.archive = os.path.abspath(archive)
     try:
         module = engine_load()
         if sys.argv[2:3] == ["--role=launcher"]:
-            CODE.ahead()
+            CODE.ahead(0)
         main_exit = module.main_exit
     except ImportError as missing:
         lacks(missing.name, "to start")
@@ -701,14 +720,15 @@ class Code:
             self.run()
         return self.space[name]
 
-    def ahead(self) -> None:
-        """Makes the launcher's group real; what that mentions besides, stubs."""
+    def ahead(self, *groups: int) -> None:
+        """Makes some groups real; what they mention besides, stubs. The launcher's comes first,
+        then the lists of QUICK."""
         from marshal import loads
         from zlib import decompress
 
         with self.lock:
-            start, size = self.groups[0]
-            self.held = loads(decompress(self.data[start:start + size]))[-1]
+            for start, size in map(self.groups.__getitem__, groups):
+                self.held.update(loads(decompress(self.data[start:start + size]))[-1])
             units = sorted(self.held)
             for unit in units:
                 if unit in self.stubs:
@@ -979,10 +999,15 @@ class Splitter:
         return seen
 
     def reached(self, names: tuple, callers: tuple) -> set[int]:
-        """Units that functions may ever run, as far as names tell and not through tables; and who
-        calls these functions.
+        """Units that functions may ever run, and the statements that they need; and who calls these
+        functions.
         """
-        found = {at for name in callers for at in self.definers[name]}
+        return self.stated(self.called(names, {at for name in callers
+                                               for at in self.definers[name]}))
+
+    def called(self, names: tuple, found: set[int]) -> set[int]:
+        """Some units, and those that functions may ever run, as far as names tell and not through
+        tables."""
         todo = [at for name in names for at in self.definers[name]]
         while todo:
             at = todo.pop()
@@ -991,7 +1016,7 @@ class Splitter:
                 todo += [each for name in self.units[at].used
                          for each in self.definers.get(name, ())]
                 todo += range(at - len(self.units[at].parts), at)
-        return self.stated(found)
+        return found
 
 
 def packed(records: dict, rank: dict) -> tuple:
@@ -1050,7 +1075,8 @@ def engine_code(
     homes.update(dict.fromkeys(rank, "launcher's"))
     for names in reversed(QUICK):
         homes.update(dict.fromkeys(split.quick(set(names.split())), names))
-    groups = {"launcher's": packed({at: records[at] for at in rank}, rank)}
+    groups = {"launcher's": packed({at: records[at] for at in rank}, rank),
+              **{names: ({},) for names in QUICK}}
     for at, home in homes.items():
         groups.setdefault(home, ({},))[-1][at] = records[at]
     places = {home: at for at, home in enumerate(groups)}
@@ -1070,6 +1096,18 @@ def engine_code(
     return head + index + bytes(data)
 
 
+def relay_code(source: bytes) -> bytes:
+    """Byte code of the function `relay` and all that it may call, with a head as the engine's."""
+    from importlib.util import MAGIC_NUMBER
+
+    split = Splitter(Slim().visit(ast.parse(source)), "engine.pyz/engine.py")
+    lines = {split.units[at].line for at in split.called(("relay",), set())}
+    tree = Slim().visit(ast.parse(source))
+    tree.body = [node for node in tree.body if node.lineno in lines]
+    data = marshal.dumps(compile(tree, split.path, "exec", dont_inherit=True, optimize=2))
+    return MAGIC_NUMBER + struct.pack("<III", 16 + len(data), 0, 0) + data
+
+
 def compile_pipe() -> None:
     """Role `--compile`: {name: (is package, source)} in, byte code as this Python makes it out.
 
@@ -1082,6 +1120,7 @@ def compile_pipe() -> None:
     for name, (package, source) in given.items():
         if name == "engine":
             made[name] = (package, engine_code(source, file_bytes("build_zipapp.py")))
+            made["relay"] = (package, relay_code(source))
             continue
         path = "engine.pyz/" + name.replace(".", "/") + ".py"
         # Docstrings of others stay out.
@@ -1188,6 +1227,7 @@ def members(cache: str, pythons: list[str], vendored: bool) -> list[tuple[str, b
     rows = [("help", help_text, True), ("seccomp", filters, False)]
     for tag, (magic, codes) in sorted(made.items()):
         rows.append((tag + "/engine", codes.pop("engine")[1], True))
+        rows.append((tag + "/relay", codes.pop("relay")[1], True))
         if codes:
             rows.append((tag + "/vendored", xz(magic + marshal.dumps(codes, 2)), True))
     rows.append(("engine.py", source, False))

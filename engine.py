@@ -136,6 +136,7 @@ HANDS       the user's side
     cli_registry_server  registry serve, user, ls, rm, gc
     cli_contexts    context commands, and the engine's API on stdin and stdout
     certificates    tls init: an authority, a server's and a client's certificate in one step
+    relay           a command is run by a process that is warm already: who asks, who waits
     main            one program, five roles: cli, launcher, monitor, init, worker
 """
 
@@ -10166,7 +10167,7 @@ PAGE_BITS, PAGE_COPIED = 1 << 63 | 1 << 61 | 1 << 56, 1 << 63 | 1 << 56
 F_ADD_SEALS = 1033
 MFD_NOEXEC_SEAL, MFD_EXEC = 8, 16                                       # Linux 6.3
 F_SEALS = 1 | 2 | 4 | 8         # F_SEAL_SEAL, SHRINK, GROW, WRITE: fcntl(2)
-MADV_DONTNEED, MADV_POPULATE_READ = 4, 22
+MADV_DONTNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 4, 22, 23
 
 
 class MemoryImage:
@@ -10274,12 +10275,27 @@ def memory_image() -> None:
     memory_image.made = image              # type: ignore[attr-defined]
 
 
-def memory_populate(start: int, end: int) -> None:
-    """Map these pages now, so that forks find them mapped; nothing happens before Linux 5.14."""
+def memory_populate(start: int, end: int, write: bool = False) -> None:
+    """Map these pages now, so that forks find them mapped; nothing happens before Linux 5.14.
+
+    With `write` they become this process's own, as if it had written to them.
+    """
     try:
-        sys_madvise(start, end - start, MADV_POPULATE_READ)
+        sys_madvise(start, end - start, MADV_POPULATE_WRITE if write else MADV_POPULATE_READ)
     except OSError:
         pass
+
+
+def memory_copied() -> list:
+    """[(start, end)] of the pages that this process alone has; empty where that is not known."""
+    image = getattr(memory_image, "made", None)
+    found: list = []
+    for page, _ in image.copied([(*each, 0) for each in _memory_writable()]) if image else ():
+        if found and found[-1][1] == page:
+            found[-1] = found[-1][0], page + image.page
+        else:
+            found.append((page, page + image.page))
+    return found
 
 
 def _pieces(image: MemoryImage, regions: list, size: int) -> Iterator[tuple[int, int, int]]:
@@ -10396,6 +10412,13 @@ def code_all() -> None:
     code = getattr(sys.modules["__main__"], "CODE", None)
     if code:
         code.all()
+
+
+def code_usual() -> None:
+    """Make the code of the usual commands real, beside what the launcher has."""
+    code = getattr(sys.modules["__main__"], "CODE", None)
+    if code:
+        code.ahead(1, 2)
 
 
 def launcher_name() -> str:
@@ -10724,7 +10747,7 @@ def _launcher_detach() -> None:
     process_name("engine:launcher")
     for step in (lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
                  lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
-                 _oom_score_lower,
+                 lambda: oom_score_set(b"-999"),
                  lambda: sys_keyctl(KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0)):
         try:
             step()
@@ -10750,10 +10773,12 @@ def _limits_normal(resource: Any) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
 
 
-def _oom_score_lower() -> None:
+def oom_score_set(score: bytes) -> None:
+    """How likely the kernel is to end this process when memory runs out: proc_pid_oom_score_adj(5).
+    """
     fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, b"-999")
+        os.write(fd, score)
     except PermissionError as refused:
         raise OSError(refused.errno, "oom_score_adj stays: CAP_SYS_RESOURCE is missing") from None
     finally:
@@ -36674,12 +36699,13 @@ def _handler_run(row: Command, args: Args) -> int:
         raise
 
 
-def _die_by(number: int) -> int:
-    """Ends as a program does that has no handler for the signal, so that the shell sees it."""
+def die_by(number: int) -> NoReturn:
+    """End as a program does that has no handler for the signal, so that the shell sees it."""
     import _signal
-    _signal.signal(number, _signal.SIG_DFL)
+    if _signal.getsignal(number) != _signal.SIG_DFL:        # SIGKILL's may not even be set
+        _signal.signal(number, _signal.SIG_DFL)
     os.kill(os.getpid(), number)
-    return 128 + number
+    os._exit(128 + number)
 
 
 def _streams_prepare() -> None:
@@ -36713,7 +36739,10 @@ def signals_unwind() -> None:
 
 
 def cli_main(words: list) -> int:
-    """Runs the command line after the program's name; the exit code. Output is flushed."""
+    """Runs the command line after the program's name; the exit code, or -n to end by signal n.
+
+    Output is flushed.
+    """
     _streams_prepare()
     try:
         try:
@@ -36727,7 +36756,7 @@ def cli_main(words: list) -> int:
     except KeyboardInterrupt as ended:
         return 128 + (ended.args[0] if ended.args else 2)
     except BrokenPipeError:
-        return _die_by(13)
+        return -13
     except OSError as exc:          # a full disk under stdout: what is buffered cannot be kept
         os.write(2, (error_text(exc) + "\n").encode("utf-8", "surrogateescape"))
         return 1
@@ -42658,6 +42687,322 @@ def cmd_tls_init(client: None, args: Args) -> None:
 
 
 # =============================================================================
+# relay -- a command is run by a process that is warm already: who asks, who waits
+# =============================================================================
+# Runs in: cli, and the processes that it tells of.
+# Half of what a `run` costs its user is Python that starts and loads code. So a command that the
+# engine in its own process would run is given away:
+#   - A keeper has all code of the usual commands in its memory and forks a stand-in, which waits
+#     for one command. When that has come it forks the next. A stand-in has its own copies of the
+#     pages that commands write to before the command is there. The keeper is forked by the launcher
+#     when a command has missed it, and goes when none has come for a minute.
+#   - The user's process, the asker, loads nothing but `relay` and what it calls (build_zipapp.py,
+#     `relay_code`). It sends words, environment, directory and descriptors 0 to 2, passes signals
+#     on, and ends as the stand-in tells it to: by an exit code, or by the signal -n.
+#   - A stand-in takes over what can be seen of its asker: umask, soft limits, priority, processors.
+#     What it cannot have is why others go the long way (`_is_plain`): another user, fewer
+#     capabilities, input from a terminal, whose job control asks for the asker's own session. Its
+#     cgroup stays the launcher's. What makes a launcher another one makes the keeper another one.
+#   - The connection is the asker's life: the kernel kills the stand-in when it is closed, as a
+#     `kill -9` of the asker would have. Before the stand-in has told its pid nothing was done, so
+#     an asker whose connection ends goes the long way.
+
+RELAYED = ("create", "exec", "run", "start")
+RELAY_SIZE = 1 << 16            # bytes of words and environment
+KEEPER_IDLE = 60.0              # s without a command
+KEEPER_REST = 0.05              # s after which a command lasts
+#: Set in the environment, these ask for something that only the user's own process shows.
+RELAY_REFUSED = (*ENGINE_VARIABLES, "ENGINE_DEBUG", "ENGINE_PROFILE")
+#: What the shell's job control does to who does not pass them on to a container.
+JOB_SIGNALS = ("SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCONT")
+
+
+# -- who asks ----------------------------------------------------------------------------
+
+def relay(words: list) -> tuple | None:
+    """Have a stand-in run a command line (less the program's name), and end as it does.
+
+    Returns when that cannot be: None, or the roots (data, run) when just the stand-in is missing.
+    """
+    given, rest = _roots_given(words)
+    name = rest[1:2] if rest[:1] == ["container"] else rest[:1]
+    if not name or name[0] not in RELAYED or not _is_plain(rest):
+        return None
+    roots = roots_find(given.get("--data-root"), given.get("--run-root"))
+    sock = unix_connect(roots[1], _keeper_name())
+    if sock is not None:
+        signals = _signals_note(name[0] in ("run", "start") and "--sig-proxy" not in "".join(rest))
+        if _ask(sock):
+            _follow(sock, *signals)
+        _signals_forget(*signals)
+    return roots
+
+
+def _roots_given(words: list) -> tuple[dict, list]:
+    """What stands before the command: the roots, and the rest; none where anything else does."""
+    given, at = {}, 0
+    while at < len(words) and words[at][:1] == "-":
+        name, is_given, value = words[at].partition("=")
+        if name not in ("--data-root", "--run-root"):
+            return {}, []
+        if not is_given:
+            at += 1
+            value = "".join(words[at:at + 1])
+        given[name] = value
+        at += 1
+    return given, words[at:]
+
+
+def _is_plain(words: list) -> bool:
+    """Whether a process that differs only in what it is sent would do the same."""
+    if os.isatty(0) and any(
+            word[:1] == "-" and (word[1:2] != "-" and set("ait") & set(word)
+                                 or word.startswith(("--attach", "--interactive", "--tty")))
+            for word in words):
+        return False
+    status = dict(line.split(":\t", 1) for line in
+                  file_read("/proc/self/status").decode("utf-8", "replace").splitlines())
+    return (None not in (sys.stdin, sys.stdout, sys.stderr)
+            and sys.getfilesystemencoding() == "utf-8"
+            and not any(os.environ.get(name) for name in RELAY_REFUSED)
+            and set(status["Uid"].split() + status["Gid"].split()) == {"0"}
+            and status["CapEff"] == status["CapPrm"] == status["CapBnd"])
+
+
+def _keeper_name() -> str:
+    return launcher_name().replace("launcher", "commands")
+
+
+def _ask(sock: _socket.socket) -> bool:
+    """Send all that the command needs; False when it is too much or nobody takes it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    text = b"\0".join([
+        b"%d" % umask, file_read("/proc/self/oom_score_adj"), b"%d" % len(sys.argv),
+        *map(os.fsencode, sys.argv), *(key + b"=" + text for key, text in os.environb.items())])
+    if len(text) > RELAY_SIZE:
+        return False
+    try:
+        here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in (0, 1, 2, here))
+        sock.sendmsg([text], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+        os.close(here)
+    except OSError:
+        return False
+    return True
+
+
+def _signals_note(is_proxy: bool) -> tuple[list, dict]:
+    """(numbers that have come, {number: handler before}): signals are only noted from now on."""
+    import _signal
+    came: list = []
+    kept = {getattr(_signal, name) for name in UNPROXIED_SIGNALS + JOB_SIGNALS * (not is_proxy)}
+    return came, {number: _signal.signal(number, lambda number, frame: came.append(number))
+                  for number in _signal.valid_signals() - kept
+                  if _signal.getsignal(number) != _signal.SIG_IGN}
+
+
+def _signals_forget(came: list, before: dict) -> None:
+    import _signal
+    for number, handler in before.items():
+        _signal.signal(number, handler)
+    for number in came:
+        os.kill(os.getpid(), number)
+
+
+def _follow(sock: _socket.socket, came: list, before: dict) -> None:
+    """Pass signals on until the stand-in tells its end, and end so; returns if it never began."""
+    import _signal
+    told = _told(sock)
+    if not told:
+        return
+
+    def pass_on(number: int, frame: object = None) -> None:
+        came.append(number)
+        try:
+            os.kill(int(told), number)
+        except ProcessLookupError:
+            pass                            # its end is on the way
+
+    for number in before:
+        _signal.signal(number, pass_on)
+    for number in came[:]:
+        pass_on(number)
+    # It ends without a word by a signal that it does not catch: ours, or one that nobody catches.
+    code = int(_told(sock) or -(came or [_signal.SIGKILL])[-1])
+    if code < 0:
+        die_by(-code)
+    os._exit(code)
+
+
+def _told(sock: _socket.socket) -> bytes:
+    try:
+        return sock.recv(64)
+    except ConnectionResetError:
+        return b""
+
+
+def keeper_start(data: str, run: str) -> None:
+    """Have the next command find a stand-in; nothing happens where there is no launcher."""
+    sock = unix_connect(run, launcher_name())
+    if sock is not None:
+        text = json_text({"role": "commands", "data": data, "run": run})
+        try:
+            sock.send(text.encode())
+        except OSError:
+            pass                            # it was just leaving
+        sock.close()
+
+
+# -- who waits -----------------------------------------------------------------------------
+
+def keeper_serve(store: Store, command: Callable[[list], int]) -> None:
+    """Keep a stand-in for the next command; `command` runs a command line and gives its code.
+
+    Returns when there is a keeper already, or nothing has come for KEEPER_IDLE.
+    """
+    import _signal
+    import gc
+    import select
+    if os.fork():                           # the launcher's minute does not wait for the keeper's
+        return
+    name = _keeper_name()
+    with store.lock(name + ".lock"):
+        there = unix_connect(store.run, name)
+        if there is not None:
+            return
+        code_usual()
+        gc.collect()
+        gc.freeze()
+        listener = unix_listen(store.run, name)
+    process_name("engine:commands")
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)        # nobody asks how they ended
+    hot = os.memfd_create("hot", os.MFD_CLOEXEC)
+    keeper = os.getpid()
+    while True:
+        came, came_in = os.pipe2(os.O_CLOEXEC)
+        if not os.fork():
+            os.close(came)
+            _stand_in(keeper, listener, came_in, hot, command)
+        os.close(came_in)
+        poller = select.poll()
+        poller.register(came, select.POLLIN)
+        if not poller.poll(KEEPER_IDLE * 1000) or not os.read(came, 1):
+            break                           # it died over nothing, and so would the next
+        # The next one is not made while the command needs the processors, but when it has ended,
+        # or lasts, or another is there.
+        poller.register(listener, select.POLLIN)
+        poller.poll(KEEPER_REST * 1000)
+        os.close(came)
+    os.unlink(f"{store.run}/{name}")
+    listener.shutdown(_socket.SHUT_RDWR)    # what is queued is still taken, or goes the long way
+
+
+def _stand_in(keeper: int, listener: _socket.socket, came: int, hot: int,
+              command: Callable) -> NoReturn:
+    """Wait for one command and run it."""
+    import _signal
+    sys_prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
+    process_name("engine:command")
+    pages = memoryview(os.pread(hot, 1 << 16, 0)).cast("Q").tolist()
+    for start, end in zip(pages[::2], pages[1::2]):
+        memory_populate(start, end, write=True)
+    conn, text, fds = _command_take(listener)
+    sys_prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    if os.getppid() != keeper:
+        os._exit(0)
+    os.write(came, b"1")                    # its end tells that the command has ended
+    listener.close()
+    conn.setblocking(True)
+    _end_with(conn)
+    _place_take(text, fds, peer_cred(conn)[0])
+    conn.send(b"%d" % os.getpid())
+    code = command(sys.argv[1:])
+    _end_alone(conn)
+    try:
+        conn.send(b"%d" % code)
+    finally:
+        if not pages:
+            found = [at for both in memory_copied() for at in both]
+            os.pwrite(hot, struct.pack(f"={len(found)}Q", *found), 0)
+        os._exit(0)
+
+
+def _command_take(listener: _socket.socket) -> tuple[_socket.socket, bytes, list]:
+    """(connection, words and all, descriptors) of the next command; ends where none comes more."""
+    while True:
+        try:
+            conn = _socket.socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]
+        except OSError:                     # the keeper has shut it
+            os._exit(0)
+        conn.settimeout(1.0)                # who connects sends at once; a silent one is dropped
+        try:
+            text, fds = fds_recv(conn, RELAY_SIZE, 4)
+        except OSError:
+            text, fds = b"", []
+        if len(fds) == 4 and peer_cred(conn)[1] == os.getuid():
+            return conn, text, fds
+        conn.close()
+
+
+def _end_with(conn: _socket.socket) -> None:
+    """Be killed when the other end is closed: fcntl(2), F_SETSIG."""
+    import _signal
+    import fcntl
+    import select
+    fcntl.fcntl(conn, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(conn, fcntl.F_SETSIG, _signal.SIGKILL)
+    fcntl.fcntl(conn, fcntl.F_SETFL, os.O_ASYNC)
+    poller = select.poll()
+    poller.register(conn, 0)
+    if poller.poll(0):                      # closed already
+        os._exit(0)
+
+
+def _end_alone(conn: _socket.socket) -> None:
+    import fcntl
+    fcntl.fcntl(conn, fcntl.F_SETFL, 0)
+
+
+def _place_take(text: bytes, fds: list, asker: int) -> None:
+    """Become like the process that asked, as far as a command's work can tell."""
+    import _signal
+    import gc
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    for number, fd in enumerate(fds[:3]):
+        os.dup2(fd, number)
+    os.fchdir(fds[3])
+    for fd in fds:
+        os.close(fd)
+    umask, score, count, *words = text.split(b"\0")
+    os.umask(int(umask))
+    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    sys.argv = list(map(os.fsdecode, words[:int(count)]))
+    os.environ.clear()
+    for pair in words[int(count):]:
+        key, _, value = pair.partition(b"=")
+        os.environb[key] = value
+    time.tzset()
+    for step in (lambda: _limits_take(asker),
+                 lambda: os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, asker)),
+                 lambda: os.sched_setaffinity(0, os.sched_getaffinity(asker)),
+                 lambda: oom_score_set(score)):
+        try:
+            step()
+        except OSError:
+            pass                            # a courtesy that a host may refuse
+    gc.enable()
+
+
+def _limits_take(asker: int) -> None:
+    import resource
+    for name in dir(resource):
+        if name.startswith("RLIMIT_"):
+            number = getattr(resource, name)
+            resource.setrlimit(number, resource.prlimit(asker, number))
+
+
+# =============================================================================
 # main -- one program, five roles: cli, launcher, monitor, init, worker
 # =============================================================================
 # Runs in: all roles.
@@ -42827,21 +43172,37 @@ def _trace_plain(failure: BaseException) -> None:
         trace = after
 
 
-def main_exit(argv: list[str]) -> None:
-    """Run main and end the process with its exit code; never returns."""
+def _code(function: Callable[[list], int], argv: list[str]) -> int:
+    """What a function of the command line gives, or the exit code for what it raises."""
     try:
-        code = main(argv)
+        return function(argv) or 0
     except SystemExit as left:
-        code = left.code if isinstance(left.code, int) or left.code is None else 1
+        return (left.code or 0) if isinstance(left.code, int) or left.code is None else 1
     except ImportError as missing:
         os.write(2, f"engine: {module_missing(missing)}\n".encode("utf-8", "replace"))
-        code = 125
     except BaseException as failure:
         from traceback import print_exc
         _trace_plain(failure)
         print_exc()                         # a mistake of ours: all of it is wanted
-        code = 125
-    os._exit(code or 0)
+    return 125
+
+
+@role("commands")
+def _commands(request: dict, conn: _socket.socket, fds: list) -> None:
+    """Keep a process waiting for the next command; see relay."""
+    conn.close()
+    keeper_serve(Store(request["data"], request["run"]), lambda words: _code(cli_main, words))
+
+
+def main_exit(argv: list[str]) -> None:
+    """Run main and end the process with its exit code; never returns."""
+    code = _code(main, argv)
+    missed = getattr(sys.modules["__main__"], "MISSED", None)
+    if missed:
+        keeper_start(*missed)               # the next command shall find a stand-in
+    if code < 0:
+        die_by(-code)
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -264,8 +264,8 @@ def launchers_of(run="", names=("engine:launcher",)):
 
 
 def end_launchers(run=""):
-    """Idle launchers, and who watches the firewall, are told to go: they would stay a minute."""
-    for pid in launchers_of(run, ("engine:launcher", "engine:watch")):
+    """Idle launchers, and who watches or waits for a minute more, are told to go."""
+    for pid in launchers_of(run, ("engine:launcher", "engine:watch", "engine:commands")):
         try:
             os.kill(pid, signal.SIGTERM)
         except ProcessLookupError:

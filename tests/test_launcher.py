@@ -12,7 +12,7 @@ pytestmark = pytest.mark.root
 
 
 def launchers(roots):
-    return sorted(name for name in os.listdir(roots.run) if name.endswith(".sock"))
+    return sorted(name for name in os.listdir(roots.run) if name.startswith("launcher-"))
 
 
 def launcher_pid(roots):

@@ -29,7 +29,7 @@ IMPORTS_NEVER = {"argparse", "dataclasses", "enum", "http", "logging", "subproce
 HTTP_SECTIONS = {"server"}
 FORKS = {"fork", "forkpty", "ns_clone", "ns_clone_parent", "ns_fork", "sys_clone", "sys_clone3"}
 #: init forks for `--init`: the first process of a container reaps, a second one is the program.
-FORKING_SECTIONS = {"namespaces", "launcher", "init", "entering", "runtime", "monitor"}
+FORKING_SECTIONS = {"namespaces", "launcher", "init", "entering", "runtime", "monitor", "relay"}
 #: One line a kernel call: these bind a name at module level, `sys_setns = libc("setns", ...)`.
 BINDING_SECTIONS = {"syscalls"}
 

@@ -163,10 +163,14 @@ class EngineTarget(Target):
     def launchers(self):
         return [pid for pid in descendants() if proc_name(pid) == "engine:launcher"]
 
+    def keepers(self):
+        """Pids of what keeps a process waiting for the next command."""
+        return [pid for pid in descendants() if proc_name(pid).startswith("engine:command")]
+
     def end(self):
-        for pid in self.launchers():
+        for pid in (*self.launchers(), *self.keepers()):
             os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not self.launchers(), 10, "the launcher ends")
+        wait_until(lambda: not (self.launchers() or self.keepers()), 10, "the launcher ends")
 
     def cool(self):
         self.end()
