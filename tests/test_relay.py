@@ -108,7 +108,7 @@ def test_output_and_exit_codes_are_the_same(warm):
     done = warm("run", "--rm", "absent")
     assert done.code == 125 and "Unable to find image" in done.err
     done = warm("run", "--nonsense")
-    assert done.code == 125 and "Usage:" in done.err and "engine.pyz" in done.err
+    assert done.code == 125 and "Usage:" in done.err and os.path.basename(warm.pyz) in done.err
     id = warm("run", "-d", *RUN[2:], "sleep", "60").ok().out.strip()
     assert warm("exec", "-i", id, "cat", input="through").ok().out == "through"
     assert warm("exec", id, "sh", "-c", "exit 5").code == 5
