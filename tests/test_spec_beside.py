@@ -16,7 +16,9 @@ pytestmark = pytest.mark.root
 
 PROBE = r"""
 grep -E 'Cap|NoNewPrivs|Seccomp:|Groups|Uid|Gid|Speculation' /proc/self/status
-for n in cgroup ipc mnt net pid user uts time; do [ "$(readlink /proc/1/ns/$n)" ] && echo ns $n; done
+for n in cgroup ipc mnt net pid user uts time; do
+  [ "$(readlink /proc/1/ns/$n)" ] && echo ns $n
+done
 ls /proc | grep -v '^[0-9]'
 ls /sys /sys/fs /sys/kernel
 for p in acpi asound interrupts kcore keys latency_stats timer_list timer_stats sched_debug scsi; do
@@ -25,7 +27,8 @@ done
 ls /sys/firmware /sys/devices/virtual/powercap 2>&1
 sed -e 's/^overlay \/ .*/root/' /proc/mounts | grep -v ' /etc/' | cut -d' ' -f2-4 | sort
 cut -c1-67 /proc/self/limits
-ls -l /dev /dev/pts /dev/shm /dev/mqueue | awk '{print $1,$3,$4,$5,$6,$NF}' | sed 's/ [A-Z][a-z][a-z] / /'
+ls -l /dev /dev/pts /dev/shm /dev/mqueue | awk '{print $1,$3,$4,$5,$6,$NF}' |
+  sed 's/ [A-Z][a-z][a-z] / /'
 env | grep -v HOSTNAME | sort
 cat /proc/self/oom_score_adj
 for f in memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes memory/memory.swappiness \
@@ -60,7 +63,8 @@ FLAGS = (
     ("--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined"),
     ("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/x"),
     ("--device", "/dev/loop0:/dev/in:r", "--device-cgroup-rule", "c 10:229 rw"),
-    ("--security-opt", "systempaths=unconfined", "--ipc", "host", "--sysctl", "net.core.somaxconn=9"),
+    ("--security-opt", "systempaths=unconfined", "--ipc", "host", "--sysctl",
+     "net.core.somaxconn=9"),
     ("--ipc", "none", "--pid", "host", "--uts", "host", "--shm-size", "1m"),
 )  # fmt: skip
 
