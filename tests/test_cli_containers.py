@@ -163,9 +163,10 @@ def test_run_fails_to_start(fake, run, error, code, text):
 def test_run_without_image(fake, run, tmp_path):
     fake.answers["POST", "/containers/create"] = engine.NotFound("No such image: nope:latest")
     cidfile = tmp_path / "cid"
-    code, out, err = run("run", "--cidfile", str(cidfile), "nope")
-    assert (code, out) == (125, "") and err.endswith(HELP_OF_RUN) and err.count("\n") == 3
-    assert err.startswith("docker: Unable to find image 'nope:latest' locally")
+    fake.answers["POST", "/images/create"] = engine.NotFound("pull access denied for nope")
+    assert run("run", "--cidfile", str(cidfile), "nope") == (
+        125, "", "Unable to find image 'nope:latest' locally\n"
+        "docker: Error response from daemon: pull access denied for nope" + HELP_OF_RUN)
     assert not cidfile.exists()
     assert run("run", "--pull", "never", "nope")[2] == (
         "docker: Error response from daemon: No such image: nope:latest" + HELP_OF_RUN
