@@ -26808,6 +26808,7 @@ class Networks:
         made, store = configuration_read(self._store.run), self._store
         asked = network_check(body, made, version)
         networks_ensure(store)
+        self._collect()
         if network_get(store, asked["Name"]) is not None:
             raise Conflict(f"network with name {asked['Name']} already exists")
         driver_check(asked)
@@ -26868,6 +26869,16 @@ class Networks:
                                 f" with network {id} ({network.bridge}): networks have same bridge"
                                 " name")
 
+    def _collect(self) -> None:
+        """Take away in the kernel what networks left whose rows are gone."""
+        for key, text in self._store.rows("SELECT key, value FROM meta WHERE key LIKE 'gone:%'"):
+            name, driver, document = json_parse(text)
+            network = Network((key[5:], name, driver, 0, document))
+            self._discard(network)
+            parent_end(self._store, network)
+            with self._store.write(durable=False) as db:
+                db.execute("DELETE FROM meta WHERE key = ?", (key,))
+
     def _discard(self, network: Network) -> None:
         with self._store.write() as db:
             db.execute("DELETE FROM networks WHERE id = ?", (network.id,))
@@ -26898,10 +26909,13 @@ class Networks:
             db.execute("UPDATE OR REPLACE endpoints SET network = ? WHERE network = ?",
                        (network.name, network.id))
             known = db.execute("DELETE FROM networks WHERE id = ?", (network.id,)).rowcount
+            # Who is killed now leaves an interface behind, whose name the next one finds here.
+            db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)",
+                       ("gone:" + network.id, json_text([network.name, network.driver,
+                                                         network.document])))
         if not known:
             raise NotFound(f"network {ref} not found")
-        self._discard(network)
-        parent_end(self._store, network)
+        self._collect()
         self._emit(network, "destroy")
 
     def prune(self, filters: dict) -> dict:
@@ -26934,6 +26948,7 @@ class Networks:
         network = network_find(self._store, ref)
         if scope not in ("", "local"):
             raise NotFound(f"network {ref} not found")
+        self.repair()
         return self._show(network, self._inside()[network.id])
 
     def _inside(self) -> dict:
@@ -26965,6 +26980,27 @@ class Networks:
                 "Options": document["Options"], "Labels": document["Labels"]}
 
     # ---- connect and disconnect
+
+    def repair(self) -> None:
+        """Make the interfaces of running containers anew that somebody deleted on the host."""
+        store = self._store
+        for id, places in endpoints_by_container(store).items():
+            lost = [place for place in places if place.id and not link_index(place.link)]
+            c = record_get(store, id) if lost else None
+            if c is None or not self._runs(c):
+                continue
+            attached = attached_list(store, c)
+            for one in attached:
+                if one["driver"] == "bridge" and one["id"] in [place.id for place in lost]:
+                    self._link_again(c, one, attached)
+
+    def _link_again(self, c: Container, one: dict, attached: list) -> None:
+        try:
+            bridge_ensure(self._store, network_find(self._store, one["network"]))
+            link_work(self._store, c, {"link": link_plan(one, by_fd=True),
+                                       "routes": routes_plan(attached)})
+        except EngineError:
+            pass                        # it has another name now, or the container has just ended
 
     def connect(self, ref: str, body: Any) -> None:
         """Connect a container to a network, also while it runs."""
@@ -41611,6 +41647,7 @@ class Daemon:
             self._configuration_publish()       # what starts again obeys it too
             containers_restore(self.engine)
             containers = self.engine.containers.all()
+            self.engine.networks.repair()
             notice("info", "Loading containers: done.", containers=len(containers))
             self._listen()
             self._configuration_publish()

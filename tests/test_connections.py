@@ -92,6 +92,13 @@ def test_a_link_that_was_deleted_by_hand(busybox):
     for change in (["delete", bridge], ["set", bridge, "down"]):
         subprocess.run(["ip", "link", *change], check=True)
         assert busybox("run", "--rm", "busybox", "ping", "-c1", "-w5", address).code == 0
+    with open("/proc/net/dev") as file:
+        pair = next(line.split(":")[0].strip() for line in file if line.startswith("veth"))
+    subprocess.run(["ip", "link", "delete", pair], check=True)
+    assert "eth0" not in busybox("exec", "one", "ip", "a").ok().out
+    busybox("network", "inspect", "bridge").ok()
+    assert address in busybox("exec", "one", "ip", "a").ok().out
+    assert "default" in busybox("exec", "one", "ip", "r").ok().out
     subprocess.run(["ip", "link", "delete", bridge], check=True)
     busybox("rm", "-f", "one").ok()
 
