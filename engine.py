@@ -7630,9 +7630,10 @@ def mac_text(address: bytes) -> str:
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 20, 22, 24, 25, 26
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
-_IFLA_PROTINFO, _IFLA_LINKINFO, _IFLA_NET_NS_PID, _IFLA_NET_NS_FD = 12, 18, 19, 28
+_IFLA_LINKINFO, _IFLA_NET_NS_PID, _IFLA_NET_NS_FD = 18, 19, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
-_IFLA_BRPORT_MODE = 4
+_IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 4, 5
+_IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _NESTED = 0x8000
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 4, 8, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
@@ -7718,10 +7719,15 @@ def parent_make(sock: _socket.socket, name: str, parent: int = 0, vlan: int = 0)
     netlink_batch(sock, [message])
 
 
-def hairpin_message(index: int) -> bytes:
-    """Let a bridge's port send back where it received from."""
-    return nl_message(_RTM_NEWLINK, 0, _link_body(index=index, family=7)
-                      + nl_attr(_IFLA_PROTINFO | _NESTED, nl_attr(_IFLA_BRPORT_MODE, b"\1")))
+def port_message(name: str, is_isolated: bool) -> bytes:
+    """Let a bridge's port send back where it received from, for a container that asks for what it
+    publishes itself; an isolated one sends nothing to others that are.
+    """
+    port = nl_attr(_IFLA_BRPORT_MODE, b"\1") + nl_attr(_IFLA_BRPORT_ISOLATED,
+                                                       bytes([is_isolated]))
+    return nl_message(_RTM_NEWLINK, 0, _link_body() + nl_attr(_IFLA_IFNAME, name) + nl_attr(
+        _IFLA_LINKINFO | _NESTED, nl_attr(_IFLA_INFO_SLAVE_KIND, "bridge")
+        + nl_attr(_IFLA_INFO_SLAVE_DATA | _NESTED, port)))
 
 
 def up_message(index: int = 0, up: bool = True) -> bytes:
@@ -7824,13 +7830,14 @@ def loopback_up() -> None:
 def link_enter(outside: _socket.socket, inside: _socket.socket, link: dict, whose: int) -> None:
     """Make one interface of a container as `link` says, and give it what it needs inside.
 
-    {"outer": message, "ifname", "sysctls": {path below /proc/sys: text}, "inner": messages}, the
-    messages as hex. `outside` is a socket of the host's namespace, `inside` one of the container's,
+    {"outer": message, "port": message, "ifname", "sysctls": {path below /proc/sys: text}, "inner":
+    messages}, the messages as hex. `outside` is a socket of the host's namespace, `inside` one of the container's,
     where this process is; `whose` goes into the outer message.
     """
     if link["outer"]:
         outer = bytes.fromhex(link["outer"])
-        netlink_batch(outside, [outer[:-4] + struct.pack("=I", whose)])
+        port = [bytes.fromhex(link["port"])] if link.get("port") else []
+        netlink_batch(outside, [outer[:-4] + struct.pack("=I", whose), *port])
     index = struct.pack("=I", _socket.if_nametoindex(link["ifname"]))
     for path, text in link["sysctls"].items():
         sysctl_write(path, text)
@@ -23375,6 +23382,7 @@ def link_plan(one: dict, by_fd: bool = False) -> dict:
              for v in "46" if one["ipv" + v]]
     inner.append(up_message())
     inner += [_route(one, v) for v in "46" if one["is_gateway" + v]]
+    port = b""
     if one["driver"] in CHILD_MODES:
         option, numbers = CHILD_MODES[one["driver"]]
         mode = one["options"].get(option) or next(iter(numbers))
@@ -23384,7 +23392,9 @@ def link_plan(one: dict, by_fd: bool = False) -> dict:
     else:
         outer = pair_message(one["link"], link_index(one["bridge"]), one["ifname"],
                              mac_pack(one["mac"]), one["mtu"], by_fd)
-    return {"outer": outer.hex(), "ifname": one["ifname"], "sysctls": sysctls,
+        icc = bool_parse(one["options"].get(OPTION_BRIDGE + "enable_icc", "true"))
+        port = port_message(one["link"], not icc)
+    return {"outer": outer.hex(), "port": port.hex(), "ifname": one["ifname"], "sysctls": sysctls,
             "inner": [message.hex() for message in inner]}
 
 
