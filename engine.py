@@ -11118,7 +11118,7 @@ def _mount_put(birth: Birth, mount: dict) -> None:
         target = path_make(root, mount["destination"], is_dir)
         if mode_is_dir(os.fstat(target).st_mode) != is_dir:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))    # the kernel says EINVAL
-        _mount_check(root, target, mount["destination"], fs_magic(source) == PROC_MAGIC)
+        _mount_check(root, target, mount, fs_magic(source) == PROC_MAGIC)
         late = not _attrs_settle(source, parsed)
         mount_attach(source, target)
         if late:
@@ -11128,7 +11128,7 @@ def _mount_put(birth: Birth, mount: dict) -> None:
         if kind == "tmpfs" and not any(word.startswith("mode=") for word in options):
             options += _mode_option(root, mount["destination"])
         target = path_make(root, mount["destination"])
-        _mount_check(root, target, mount["destination"], kind == "proc")
+        _mount_check(root, target, mount, kind == "proc")
         if kind in ("proc", "sysfs"):
             _mount_plain(root, mount)
         if kind == "cgroup":
@@ -11152,7 +11152,7 @@ def _mode_option(root: int, path: str) -> list:
     return [f"mode={mode:04o}"]
 
 
-def _mount_check(root: int, target: int, destination: str, is_proc: bool) -> None:
+def _mount_check(root: int, target: int, mount: dict, is_proc: bool) -> None:
     """Refuse to cover the root or a part of /proc, also where a link leads there, as runc does.
 
     What is in /proc decides what of it is masked, and is written to by us (CVE-2019-16884,
@@ -11160,14 +11160,14 @@ def _mount_check(root: int, target: int, destination: str, is_proc: bool) -> Non
     """
     base, path = (os.readlink(f"/proc/self/fd/{fd}") for fd in (root, target))
     path = path[len(base):]
-    text = f"create mountpoint for {destination} mount: "
+    text = f"create mountpoint for {mount['destination']} mount: "
     if not path:
-        raise OSError(errno.EBUSY, text + "mountpoint \"/\" is on the top of rootfs")
-    text += f"check proc-safety of {destination} mount: {quote(path)} cannot be mounted because it"
+        raise _mount_refuse(mount, text + 'mountpoint "/" is on the top of rootfs')
+    text += f"check proc-safety of {mount['destination']} mount: {quote(path)} cannot be mounted"
     if path == "/proc" and not is_proc:
-        raise OSError(errno.EPERM, text + " is not of type proc")
+        raise _mount_refuse(mount, text + " because it is not of type proc")
     if path.startswith("/proc/") and path not in PROC_TARGETS:
-        raise OSError(errno.EPERM, text + " is inside /proc")
+        raise _mount_refuse(mount, text + " because it is inside /proc")
 
 
 def _mount_plain(root: int, mount: dict) -> None:
@@ -11177,7 +11177,12 @@ def _mount_plain(root: int, mount: dict) -> None:
     os.close(fd)
     if not mode_is_dir(mode):
         text = f"filesystem {quote(mount['type'])} must be mounted on ordinary directory"
-        raise OSError(errno.ENOTDIR, text)
+        raise _mount_refuse(mount, text)
+
+
+def _mount_refuse(mount: dict, why: str) -> InitError:
+    where = f"{quote(mount['source'])} to rootfs at {quote(mount['destination'])}"
+    return init_refuse(f"error mounting {where}: {why}", 125)
 
 
 def _source_clone(mount: dict, recursive: bool) -> int:
@@ -11322,7 +11327,7 @@ def init_terminal(birth: Birth) -> None:
     if birth.names is None:
         return                              # a second process: /dev/console is the first one's
     console = path_make(birth.root, "/dev/console", False)
-    _mount_check(birth.root, console, "/dev/console", False)
+    _mount_check(birth.root, console, {"source": "pts", "destination": "/dev/console"}, False)
     fd = mount_clone(birth.slave)           # not by its name, which may be a link (CVE-2025-52565)
     mount_attach(fd, console)
     for done in (fd, console):
