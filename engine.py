@@ -11162,12 +11162,12 @@ def _mount_check(root: int, target: int, mount: dict, is_proc: bool) -> None:
     path = path[len(base):]
     text = f"create mountpoint for {mount['destination']} mount: "
     if not path:
-        raise _mount_refuse(mount, text + 'mountpoint "/" is on the top of rootfs')
+        raise _mount_unsafe(mount, text + 'mountpoint "/" is on the top of rootfs')
     text += f"check proc-safety of {mount['destination']} mount: {quote(path)} cannot be mounted"
     if path == "/proc" and not is_proc:
-        raise _mount_refuse(mount, text + " because it is not of type proc")
+        raise _mount_unsafe(mount, text + " because it is not of type proc")
     if path.startswith("/proc/") and path not in PROC_TARGETS:
-        raise _mount_refuse(mount, text + " because it is inside /proc")
+        raise _mount_unsafe(mount, text + " because it is inside /proc")
 
 
 def _mount_plain(root: int, mount: dict) -> None:
@@ -11177,10 +11177,10 @@ def _mount_plain(root: int, mount: dict) -> None:
     os.close(fd)
     if not mode_is_dir(mode):
         text = f"filesystem {quote(mount['type'])} must be mounted on ordinary directory"
-        raise _mount_refuse(mount, text)
+        raise _mount_unsafe(mount, text)
 
 
-def _mount_refuse(mount: dict, why: str) -> InitError:
+def _mount_unsafe(mount: dict, why: str) -> InitError:
     where = f"{quote(mount['source'])} to rootfs at {quote(mount['destination'])}"
     return init_refuse(f"error mounting {where}: {why}", 125)
 

@@ -42,6 +42,8 @@ CACHE = TOP / "tests" / ".cache"
 PYTHON = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 PR_SET_CHILD_SUBREAPER = 36
+#: How many times longer than usual things may take (in an emulated machine).
+SLOWNESS = int(os.environ.get("SLOWNESS", "1"))
 
 
 class Result:
@@ -112,7 +114,7 @@ class Cli:
             self.argv(*args),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            timeout=timeout,
+            timeout=timeout * SLOWNESS,
             env=self.environ(env),
             **options,
         )
@@ -186,7 +188,7 @@ def reap_orphans():
 
 def wait_for(condition, timeout=5.0, what="the condition"):
     """The first true value of condition(); fails after timeout seconds."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * SLOWNESS
     while True:
         value = condition()
         if value:
