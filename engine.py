@@ -18569,6 +18569,19 @@ def _address_of(name: str) -> str:
                           f" {name}: {failure.strerror}") from None
 
 
+def volumes_of(store: Store, points: list) -> list:
+    """[[name, whether it is mounted on the host]] of the volumes of these points."""
+    found = {point["Name"]: volume_get(store, point["Name"])
+             for point in points if point["Type"] == "volume"}
+    return [[name, volume_is_mounted(v)] for name, v in found.items() if v]
+
+
+def volumes_own(points: list) -> list:
+    """Names of those of a container's volumes that may go with it: nobody named them."""
+    return [point["Name"] for point in points
+            if point["Type"] == "volume" and point["own"]]
+
+
 def volumes_unmount(store: Store, container: str, volumes: Iterable) -> None:
     """Unmount those of the [name, is mounted] that no container but this one uses."""
     for name, is_mounted in volumes:
@@ -23075,8 +23088,10 @@ def _end_record(store: Store, c: Container, code: int, error: str) -> None:
         return
     container_event(store, c, "die", exitCode=str(code),
                     execDuration=str((time_now() - c.started) // SECOND))
+    points = points_of(c.document)
+    volumes_leave(store, c.id, {"volumes": volumes_of(store, points)})
     if c.auto_remove:
-        container_dispose(store, c)
+        container_dispose(store, c, volumes_own(points))
     elif again:
         _restart_arm(store, c)
 
@@ -24796,14 +24811,14 @@ def storage_begin(store: Store, c: Container) -> dict:
     for clone in clones:
         if clone["layers"]:
             clone["layers"] = [store.path(name) for name in clone["layers"]]
-    return {"clones": clones, "volumes": _volumes_of(store, points),
-            "own": storage_own(c) if c.auto_remove else []}
+    return {"clones": clones, "volumes": volumes_of(store, points),
+            "own": volumes_own(points) if c.auto_remove else []}
 
 
 def storage_mount(store: Store, c: Container) -> list:
     """Mount the volumes of a container that is not up which have options: as volumes_leave wants
     them, so that it unmounts them again."""
-    found = _volumes_of(store, points_of(c.document))
+    found = volumes_of(store, points_of(c.document))
     for name, is_mounted in found:
         if is_mounted:
             volume_mount(store, volume_find(store, name))
@@ -24813,20 +24828,7 @@ def storage_mount(store: Store, c: Container) -> list:
 def storage_end(store: Store, c: Container) -> None:
     """A container has ended, or has not started after all."""
     if points_of(c.document):
-        volumes_leave(store, c.id, {"volumes": _volumes_of(store, points_of(c.document))})
-
-
-def storage_own(c: Container) -> list:
-    """Names of the volumes without a name of a container, which may go with it."""
-    return [point["Name"] for point in points_of(c.document)
-            if point["Type"] == "volume" and point["own"]]
-
-
-def _volumes_of(store: Store, points: list) -> list:
-    """[[name, whether it is mounted on the host]] of the volumes of these points."""
-    found = {point["Name"]: volume_get(store, point["Name"])
-             for point in points if point["Type"] == "volume"}
-    return [[name, volume_is_mounted(v)] for name, v in found.items() if v]
+        volumes_leave(store, c.id, {"volumes": volumes_of(store, points_of(c.document))})
 
 
 def _propagation_check(point: dict) -> None:
@@ -25031,7 +25033,8 @@ class Containers:
         for _ in range(2):
             if record_move(self._store, c.id, ("created", "exited", "dead"), "removing",
                            owner=owner_self()):
-                container_dispose(self._store, c, storage_own(c) if volumes else ())
+                own = volumes_own(points_of(c.document)) if volumes else ()
+                container_dispose(self._store, c, own)
                 return
             now = record_get(self._store, c.id)
             if now is None:
@@ -30997,6 +31000,9 @@ def images_in_use(store: Store) -> list:
         names = c.document["Layers"][1:2]
         layer = int(names[0].split("/")[1], 36) if names else 0
         rows.append((c.id, c.image, c.is_up or c.state == "starting", layer))
+        for point in points_of(c.document):
+            if point["layers"]:             # an image that is mounted: its files stay
+                rows.append((c.id, "", False, int(point["layers"][0].split("/")[1], 36)))
     return rows
 
 
