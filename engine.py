@@ -5257,17 +5257,22 @@ def root_pivot(new_root_fd: int) -> None:
     initramfs, which pivot_root(2) cannot move, it is entered by chroot(2) after everything else
     was unmounted.
     """
+    old = os.open("/", O_DIR)
     os.fchdir(new_root_fd)
     try:
         # "." twice stacks the old root on the new one, so no directory for it is needed:
         # pivot_root(2).
         sys_pivot_root(".", ".")
     except OSError as refused:
+        os.close(old)
         if refused.errno != errno.EINVAL:
             raise
         _root_move(new_root_fd)
         return
-    # Detaching a shared old root would unmount the host's: as slave nothing goes back.
+    # Detaching a shared old root would unmount the host's: as slave nothing goes back. "." alone is
+    # the new root for mount(2), whose shared mounts are to stay what they are.
+    os.fchdir(old)
+    os.close(old)
     sys_mount(None, ".", None, MS_SLAVE | MS_REC, None, path=".")
     sys_umount2(".", MNT_DETACH, path=".")
     os.chdir("/")

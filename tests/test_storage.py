@@ -7,6 +7,7 @@ import pathlib
 
 import engine
 import pytest
+from conftest import wait_for
 from container_help import box  # noqa: F401
 
 pytestmark = pytest.mark.root
@@ -170,3 +171,50 @@ def test_events(box):  # noqa: F811
                    "propagation": "", "read/write": "false"}),
         ("unmount", {"container": id, "driver": "local"}),
     ]
+
+
+def test_propagation_and_recursion(box, tmp_path):  # noqa: F811
+    top = tmp_path / "top"
+    top.mkdir()
+    engine.sys_mount("t", str(top), "tmpfs", 0, None)
+    try:
+        id = box.create("sh", host={"Binds": [f"{top}:/x:rshared"]})
+        with pytest.raises(engine.EngineError, match="but it is not a shared mount"):
+            box.containers.start(id)
+        engine.mount_propagation(str(top), engine.MS_SHARED)
+        (top / "in").mkdir()
+        engine.sys_mount("t", str(top / "in"), "tmpfs", 0, None)
+        lines, _ = shell(
+            box, "grep -E ' /./in ' /proc/self/mountinfo | cut -d' ' -f5,7 | sort;"
+            " touch /z/in/f 2>/dev/null || echo refused; touch /x/in/f",
+            Binds=[f"{top}:/x:rshared", f"{top}:/y:rslave", f"{top}:/z:ro"])
+        assert [line.split(":")[0] for line in lines] == [
+            "/x/in shared", "/y/in master", "/z/in -", "refused"]
+    finally:
+        engine.unmount(str(top))
+
+
+def test_an_image_that_is_mounted(box):  # noqa: F811
+    lines, id = shell(box, "ls /i/bin/busybox; touch /i/x 2>/dev/null || echo no", Mounts=[
+        {"Type": "image", "Source": "busybox", "Target": "/i"}])
+    assert lines == ["/i/bin/busybox", "no"]
+    assert box.inspect(id)["Mounts"][0]["Name"] == "busybox"
+    lines, _ = shell(box, "ls /i", Mounts=[
+        {"Type": "image", "Source": "busybox", "Target": "/i", "ImageOptions": {
+            "Subpath": "etc"}}])
+    assert "bin" not in lines
+
+
+def test_a_monitor_that_dies_unmounts(box):  # noqa: F811
+    engine.volume_ensure(box.store, "memory", options={"type": "tmpfs", "device": "tmpfs"})
+    id = box.create("sleep", "100", host={"Binds": ["memory:/m", "/own"], "AutoRemove": True})
+    box.containers.start(id)
+    pid = box.inspect(id)["State"]["Pid"]
+    with open(f"/proc/{pid}/status") as status:
+        monitor = next(int(line.split()[1]) for line in status if line.startswith("PPid:"))
+    assert [info for info in engine.mountinfo() if box.store.data in info.point]
+    os.kill(monitor, 9)
+    wait_for(lambda: not engine.record_get(box.store, id), 10, "it is repaired")
+    wait_for(lambda: [v.name for v in engine.volumes_list(box.store, {})] == ["memory"], 10,
+             "its own volume is gone")
+    assert not [info for info in engine.mountinfo() if box.store.data in info.point]
