@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -168,9 +169,15 @@ class EngineTarget(Target):
         return [pid for pid in descendants() if proc_name(pid).startswith("engine:command")]
 
     def end(self):
-        for pid in (*self.launchers(), *self.keepers()):
-            os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not (self.launchers() or self.keepers()), 10, "the launcher ends")
+        def is_over():
+            """One that was just being forked is told the next time."""
+            found = (*self.launchers(), *self.keepers())
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            return not found
+
+        wait_until(is_over, 10, "the launcher ends")
 
     def cool(self):
         self.end()
