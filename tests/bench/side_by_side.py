@@ -78,6 +78,12 @@ BUDGETS = (
     ("fifty", "list of 50, p99", "daemon", "of", "docker", 1.0),
     ("fifty", "per container", "daemon", "of", "limit", 1.0),
     ("fifty", "launcher and daemon", "daemon", "of", "limit", 1.0),
+    ("files", "cp in, 20,000 files", "engine", "of", "docker", 1.0),
+    ("files", "cp out, 20,000 files", "engine", "of", "docker", 1.0),
+    ("files", "cp in, 1 GB", "engine", "of", "docker", 1.0),
+    ("files", "cp out, 1 GB", "engine", "of", "docker", 1.0),
+    ("files", "diff, 20,000 files", "engine", "of", "find", 1.5),
+    ("files", "commit of 100 MB", "engine", "of", "docker", 1.0),
     ("load", "load 20,000 files", "engine", "of", "tar", 1.5),
     ("load", "load 6 layers of 40 MB", "engine", "of", "docker", 0.50),
 )
@@ -581,6 +587,63 @@ def bench_fifty(bench):
     bench.put("fifty", "launcher and daemon", "limit", 40 * 1024, "KiB")
 
 
+def files_make(work):
+    """(directory of 20,000 small files, file of 1 GB) to be copied."""
+    small, large = os.path.join(work, "small"), os.path.join(work, "large")
+    for number in range(20_000):
+        os.makedirs(f"{small}/{number // 100}", exist_ok=True)
+        with open(f"{small}/{number // 100}/{number}", "wb") as file:
+            file.write(b"x" * (number * 37 % 4000))
+    block = os.urandom(1 << 20)
+    with open(large, "wb") as file:
+        for _ in range(1000):
+            file.write(block)
+    return small, large
+
+
+def bench_files(bench):
+    """Files in and out of a container that runs, what it changed, and an image made of that."""
+    small, large = files_make(bench.work)
+    out = os.path.join(bench.work, "out")
+    names = {}
+
+    def start(target):
+        names[target.name] = name = target.new_name()
+        sleeper = ["run", "-d", "--network", "none", "--name", name, IMAGE, "sleep", "10000"]
+        target.run(*sleeper)
+
+    def timed(target, *line):
+        os.sync()
+        return target.seconds(*line) * 1000
+
+    def one(target):
+        name, found = names[target.name], {}
+        found["cp in, 20,000 files"] = timed(target, "cp", small, name + ":/tmp/small")
+        found["cp out, 20,000 files"] = timed(target, "cp", name + ":/tmp/small", out)
+        shutil.rmtree(out)
+        found["diff, 20,000 files"] = timed(target, "diff", name)
+        shown = target.run("inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", name)[0]
+        command = ["find", shown.decode().strip(), "-ls"]
+        bench.put("files", "diff, 20,000 files", "find", spawn(command, keep=False)[3] * 1000)
+        found["cp in, 1 GB"] = timed(target, "cp", large, name + ":/tmp/large")
+        found["cp out, 1 GB"] = timed(target, "cp", name + ":/tmp/large", out)
+        os.unlink(out)
+        target.run("exec", name, "rm", "-r", "/tmp/small", "/tmp/large")
+        target.run("exec", name, "dd", "if=/dev/urandom", "of=/tmp/new", "bs=1M", "count=100")
+        found["commit of 100 MB"] = timed(target, "commit", name, name)
+        target.run("rmi", name)
+        return found
+
+    everyone = [target for target in bench.targets if target.name != "podman"]
+    for target in everyone:
+        start(target)
+    bench.interleave("files", {t.name: lambda t=t: one(t) for t in everyone}, 5)
+    for target in everyone:
+        target.remove(names[target.name])
+    shutil.rmtree(small)
+    os.unlink(large)
+
+
 BENCHES = {
     "client": bench_client,
     "run": bench_run,
@@ -592,6 +655,7 @@ BENCHES = {
     "docker": bench_docker,
     "api": bench_api,
     "fifty": bench_fifty,
+    "files": bench_files,
     "load": bench_load,
 }
 
