@@ -4137,7 +4137,8 @@ CONFIGURATION: dict[str, Any] = {
     "default-shm-size": 64 << 20,       # moby config.DefaultShmSize
     "default-ulimits": [], "dns": [], "dns-opts": [], "dns-search": [],
     "features": {}, "fixed-cidr": "", "fixed-cidr-v6": "", "host-gateway-ips": [], "hosts": [],
-    "http-proxy": "", "https-proxy": "", "icc": True, "ip": "0.0.0.0", "ip-masq": True,
+    "http-proxy": "", "https-proxy": "", "icc": True, "ip": "0.0.0.0", "ip-forward": True,
+    "ip-forward-no-drop": False, "ip-masq": True,
     "ipv6": False, "init": False, "insecure-registries": [], "labels": [], "live-restore": True,
     "log-driver": "json-file", "log-opts": {}, "max-concurrent-downloads": 3,
     "max-concurrent-uploads": 5, "max-download-attempts": 5, "mtu": 1500,
@@ -7836,7 +7837,8 @@ def link_enter(outside: _socket.socket, inside: _socket.socket, link: dict, whos
     """Make one interface of a container as `link` says, and give it what it needs inside.
 
     {"outer": message, "port": message, "ifname", "sysctls": {path below /proc/sys: text}, "inner":
-    messages}, the messages as hex. `outside` is a socket of the host's namespace, `inside` one of the container's,
+    messages}, the messages as hex. `outside` is a socket of the host's namespace, `inside` one of
+    the container's,
     where this process is; `whose` goes into the outer message.
     """
     if link["outer"]:
@@ -19631,10 +19633,11 @@ def forwarding_begin(store: Store) -> None:
 
     Between interfaces that were there before it goes on not to: see set `before`.
     """
-    path = store.run_path("forwarding.json")
-    if file_read(_FORWARD4).strip() == b"0":
+    path, made = store.run_path("forwarding.json"), configuration_read(store.run)
+    if made["ip-forward"] and file_read(_FORWARD4).strip() == b"0":
         ours = {network.bridge for network in network_list(store)} | {"lo"}
-        known = [name for _, name in _socket.if_nameindex() if name not in ours]
+        known = [name for _, name in _socket.if_nameindex()
+                 if name not in ours and not made["ip-forward-no-drop"]]
         file_write(path, json_text({"before": known}).encode(), 0o600)
         _sysctl(_FORWARD4, "1")
 
@@ -41085,10 +41088,10 @@ DAEMON_OPTIONS = (
     ("--init", "bool", "", False, "", "Run an init in every container"),
     ("--init-path", "string", "", "", "its init is built in", "Program that is the init"),
     ("--insecure-registry", "list", "insecure-registries", [], "", "Registries without TLS"),
-    ("--ip", "string", "", "0.0.0.0", NETWORKS, "Address of published ports"),
-    ("--ip-forward", "bool", "", True, NETWORKS, "Switch forwarding on"),
-    ("--ip-forward-no-drop", "bool", "", False, NETWORKS, "Leave the policy of FORWARD alone"),
-    ("--ip-masq", "bool", "", True, NETWORKS, "Masquerade the default bridge"),
+    ("--ip", "string", "", "0.0.0.0", "", "Address of published ports"),
+    ("--ip-forward", "bool", "", True, "", "Switch forwarding on"),
+    ("--ip-forward-no-drop", "bool", "", False, "", "Forward between other interfaces, too"),
+    ("--ip-masq", "bool", "", True, "", "Masquerade the default bridge"),
     ("--ip6tables", "bool", "", True, NETWORKS, "Add rules of ip6tables"),
     ("--iptables", "bool", "", True, NETWORKS, "Add rules of iptables"),
     ("--ipv6", "bool", "", False, "", "IPv6 on the default bridge"),
@@ -41464,7 +41467,7 @@ def _networks_check(made: dict) -> None:
     for key, width in (("default-gateway", 4), ("default-gateway-v6", 16)):
         if made[key] and address_width(made[key]) != width:
             raise InvalidParameter(f"invalid value for {key}: {made[key]} is not an ip address")
-    for text in made["host-gateway-ips"]:
+    for text in (*made["host-gateway-ips"], made["ip"]):
         if not address_width(text):
             raise InvalidParameter(f"{text} is not an ip address")
 

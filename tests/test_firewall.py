@@ -1,5 +1,6 @@
 """firewall: what its table does with packets, between host, outside and containers."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -232,6 +233,31 @@ def test_where_others_forward_nothing_the_held_socket_answers():
                         [("tcp", "0.0.0.0", 8080, "10.1.0.2", 80, 1)], dropped=[2])
                 return ext.run(ask, "198.51.100.1", 8080, 0.3), ask("127.0.0.1", 8080)
     assert apart(inside) == ("TimeoutError", "10.1.0.1")        # it accepts and says nothing
+
+
+@pytest.mark.root
+def test_forwarding_is_switched_on_and_off_again(tmp_path):
+    def inside():
+        store = engine.Store(str(tmp_path / "d"), str(tmp_path / "r"))
+        store.roots_make()
+        out = []
+        for made in ({}, {"ip-forward-no-drop": True}, {"ip-forward": False}):
+            held = engine.configuration_write(store.run, {**engine.CONFIGURATION, **made})
+            with engine.firewall_lock(store):
+                engine.forwarding_begin(store)
+                with open("/proc/sys/net/ipv4/ip_forward") as file:
+                    out.append((file.read().strip(), "eth7" in engine._marked(store)))
+                engine.forwarding_end(store)
+            os.close(held)
+        with open("/proc/sys/net/ipv4/ip_forward") as file:
+            return out, file.read().strip()
+
+    def with_interface():
+        if shutil.which("ip"):
+            ip("link", "add", "eth7", "type", "bridge")
+        return inside()
+    assert apart(with_interface) == (
+        [("1", bool(shutil.which("ip"))), ("1", False), ("0", False)], "0")
 
 
 def test_rows_that_follow_each_other_are_one():
