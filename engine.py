@@ -27428,7 +27428,7 @@ def _memory_total() -> int:
 
 
 def _security_show(made: dict) -> list:
-    out = []
+    out = ["name=apparmor"] if apparmor_is_on() else []
     if b"\nSeccomp:" in file_read("/proc/self/status"):
         out.append("name=seccomp,profile=" + made["seccomp-profile"])
     if os.path.exists("/proc/self/ns/cgroup") and made["default-cgroupns-mode"] == "private":
@@ -31499,7 +31499,7 @@ def post_container_rename(engine: Engine, request: Request) -> None:
 
 @route("POST", "/containers/{id}/update")
 def post_container_update(engine: Engine, request: Request) -> dict:
-    """Change a container's restart policy."""
+    """Change a container's limits and its restart policy."""
     return container_update(engine, request.params["id"], request.json(), request.version)
 
 
@@ -39310,7 +39310,8 @@ def cmd_stats(client: ApiClient, args: Args) -> int:
 
 
 @command("container update", aliases=("update",), usage="[OPTIONS] CONTAINER [CONTAINER...]",
-         flags=UPDATE_FLAGS, nargs=(1, None), help="Change the restart policy of containers")
+         flags=UPDATE_FLAGS, nargs=(1, None),
+         help="Change limits and the restart policy")
 def cmd_update(client: ApiClient, args: Args) -> int:
     """Prints the names."""
     if not any(args.given(flag.long) for flag in UPDATE_FLAGS):

@@ -249,3 +249,47 @@ async def _aio_journey(path):
 
 def test_aiodocker(ours):  # noqa: F811
     asyncio.run(asyncio.wait_for(_aio_journey(ours.socket), 30))
+
+
+def test_limits_devices_and_privileges(client):
+    asked = {
+        "mem_limit": "64m",
+        "memswap_limit": "96m",
+        "mem_reservation": "32m",
+        "cpu_shares": 512,
+        "cpu_period": 100000,
+        "cpu_quota": 50000,
+        "cpuset_cpus": "0",
+        "pids_limit": 99,
+        "ulimits": [docker.types.Ulimit(name="nofile", soft=100, hard=200)],
+        "cap_add": ["NET_ADMIN"],
+        "cap_drop": ["CHOWN"],
+        "devices": ["/dev/null:/dev/nothing:rw"],
+        "device_cgroup_rules": ["c 10:229 rwm"],
+        "group_add": ["77"],
+        "oom_score_adj": 200,
+        "sysctls": {"net.core.somaxconn": 9},
+        "security_opt": ["no-new-privileges"],
+        "shm_size": "1m",
+        "ipc_mode": "shareable",
+    }
+    script = "ulimit -n; id -G; ls /dev/nothing; cat /proc/self/oom_score_adj; sleep 60"
+    words = ["sh", "-c", script]
+    container = client.containers.run("busybox", words, detach=True, **asked, **ALONE)
+    logs = container.logs(stream=True)
+    assert [next(logs) for _ in range(4)] == [b"100\n", b"0 77\n", b"/dev/nothing\n", b"200\n"]
+    host = container.attrs["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["CpuShares"]) == (64 << 20, 96 << 20, 512)
+    assert container.update(mem_limit="80m", memswap_limit="90m", cpu_shares=3)["Warnings"] is None
+    container.reload()
+    host = container.attrs["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["CpuShares"]) == (80 << 20, 90 << 20, 3)
+    with pytest.raises(docker.errors.APIError, match="already set memoryswap limit") as failed:
+        container.update(mem_limit="200m")
+    assert failed.value.status_code == 409
+    with pytest.raises(docker.errors.APIError, match="Minimum memory limit allowed") as failed:
+        client.containers.run("busybox", "true", mem_limit="1m", **ALONE)
+    assert failed.value.status_code == 400
+    words = "grep Seccomp: /proc/self/status"
+    out = client.containers.run("busybox", words, privileged=True, **ALONE)
+    assert out.split() == [b"Seccomp:", b"0"]
