@@ -23353,6 +23353,8 @@ def endpoint_take(db: Any, c: Container, endpoint: Place, network: Network, posi
             endpoint.ipv6, endpoint.gateway6 = address, gateway
     endpoint.mac = config["MacAddress"] and mac_text(mac_pack(config["MacAddress"])) \
         or _mac_make(endpoint.ipv4)
+    if network.driver == "ipvlan":      # whose interfaces have their parent's
+        endpoint.mac = ""
     db.execute("UPDATE endpoints SET network = ?, position = ?, id = ?, ipv4 = ?, ipv6 = ?,"
                " mac = ?, ifname = ?, gateway4 = ?, gateway6 = ? WHERE container = ? AND"
                " network = ?", (network.id, position, endpoint.id, endpoint.ipv4, endpoint.ipv6,
@@ -24113,6 +24115,9 @@ def networks_show(c: Container, endpoints: list, known: dict) -> dict:
         network = known.get(endpoint.network)
         name = network.name if network else endpoint.network
         out[name] = {**ENDPOINT_NONE, **endpoint.config, **_place_show(c, endpoint, network)}
+        if endpoint.config["IPAMConfig"] is not None:
+            out[name]["IPAMConfig"] = {key: value for key, value in
+                                       endpoint.config["IPAMConfig"].items() if value}
     return {name: out[name] for name in sorted(out)}
 
 
