@@ -24708,7 +24708,7 @@ def worker_populate(request: dict, conn: Any, fds: list) -> None:
         try:
             _fill_one(root, item)
         except OSError as refused:
-            raise EngineError(f"failed to populate volume: failed to copy files: {item['path']}:"
+            raise EngineError(f"failed to copy files: {item['path']}:"
                               f" {(refused.strerror or str(refused)).lower()}") from None
     answer_send(conn, {})
 
@@ -24773,7 +24773,11 @@ def _fill_here(source: int, target: int) -> None:
 def _copy_tree(source: int, target: int) -> None:
     """Everything below one directory into another, and what the directory itself is like."""
     copy = os.open(".", O_DIR, dir_fd=target)
-    tree_receive(copy, _reader(tree_pack(source)), Reception("/"))
+    try:
+        tree_receive(copy, _reader(tree_pack(source)), Reception("/"))
+    except EngineError as refused:
+        raise EngineError("failed to copy files: "
+                          + str(refused).replace("unpack ", "", 1)) from None
     info = os.fstat(source)
     for name in xattr_list(source):
         try:
