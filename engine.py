@@ -36564,6 +36564,7 @@ CONFIG_DEFAULTS = (
     ("imagesFormat", "format",      ("image ls",)),
     ("psFormat",     "format",      ("container ls",)),
     ("statsFormat",  "format",      ("container stats",)),
+    ("volumesFormat", "format",     ("volume ls",)),
 )
 CONFIG_TEXTS = ("currentContext", *(key for key, _, _ in CONFIG_DEFAULTS))
 #: what makes a command look for another engine than the one in this process
