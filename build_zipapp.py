@@ -125,15 +125,15 @@ Store.row Store.rows Store.run_path VendoredFinder.__init__ VendoredFinder.find_
 _Pair.close _absent_register _build_time _client_make _code _command_find _component_lines
 _config_apply _config_default _config_load _container_command _container_image _container_names
 _created_ns _day_number _domain_split _exited_codes _flag_default _flag_set _flags_table
-_handler_run _help_command _id_shown _image_row _is_domain _is_host_label _is_older
-_is_path_component _is_version _later_register _list_mark _month_days _nargs_check _parse_or_usage
-_quote_char _refusal _refuse _reply_check _request _route_match _run _run_id _server_version _shared
-_shown_name _since_text _store_claim _store_connect _streams_prepare _tag_key _take_long
-_terminal_width _time_calendar _time_split _top_check _update_refusal _use_line _wrap ago boot_id
-cli_main client_local client_version cmd_ps cmd_version columns_align command command_flags
-config_directory config_read container_settle containers_text duration_parse ellipsis
-endpoints_by_container file_read filter_bool filters_check filters_parse flag_kind flags_parse
-flush_output get_containers get_version help_flags http_dispatch id_short image_get json_parse
+_handler_run _help_command _id_shown _image_row _is_domain _is_host_label _is_older _is_version
+_later_register _list_mark _month_days _nargs_check _parse_or_usage _quote_char _refusal _refuse
+_reply_check _request _route_match _run _run_id _server_version _shared _shown_name _since_text
+_store_claim _store_connect _streams_prepare _tag_key _take_long _terminal_width _time_calendar
+_time_split _top_check _update_refusal _use_line _wrap ago boot_id cli_main client_local
+client_version cmd_ps cmd_version columns_align command command_flags config_directory config_read
+container_settle containers_text duration_parse ellipsis endpoints_by_container file_read
+filter_bool filters_check filters_parse flag_kind flags_parse flush_output get_containers
+get_version help_flags http_dispatch id_short image_get is_path_component json_parse
 list_filters_check list_select main main_exit network_list networks_by_container networks_ensure
 networks_known networks_show orphans_find output_write platform_host points_of points_show
 ports_list ports_show ports_text program_name quote record_list reference_parse reference_tagged
@@ -175,14 +175,14 @@ lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_verify 
 mode_container monitor_call monitor_connect monitor_expect monitor_start mounts_sorted name_random
 names_write network_find network_get networks_event networks_named nl_attr nl_message owner_of
 owner_self pair_message parent_ensure parent_name plan_build platform_rank points_mounts
-ports_expose ports_publish ports_start ports_wanted post_container_attach post_container_create
-post_container_exec post_container_start post_container_wait post_exec_start prefix_parse
-process_build record_find record_insert record_move record_new resolver_conf resources_build
-resources_verify restart_parse restart_verify route_message routes_choose security_parse sha256
-signal_number signal_parse signals_caught.__enter__ signals_caught.__exit__ signals_caught.__init__
-signals_caught.fileno size_float size_parse spec_build storage_begin terminal_size tty_check
-undo_on_error.__enter__ undo_on_error.__exit__ undo_on_error.__init__ undo_on_error.callback
-unix_connect up_message wait_any walls_build winsize_get write_all
+port_message ports_check ports_expose ports_publish ports_start ports_wanted post_container_attach
+post_container_create post_container_exec post_container_start post_container_wait post_exec_start
+prefix_parse process_build record_find record_insert record_move record_new resolver_conf
+resources_build resources_verify restart_parse restart_verify route_message routes_choose
+security_parse sha256 signal_number signal_parse signals_caught.__enter__ signals_caught.__exit__
+signals_caught.__init__ signals_caught.fileno size_float size_parse spec_build storage_begin
+terminal_size tty_check undo_on_error.__enter__ undo_on_error.__exit__ undo_on_error.__init__
+undo_on_error.callback unix_connect up_message wait_any walls_build winsize_get write_all
 """)
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (
