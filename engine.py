@@ -10382,9 +10382,9 @@ def _copies_drop(image: MemoryImage) -> None:
 LAUNCHER_IDLE = 60.0          # s; how long it stays when it has no child
 LAUNCHER_REST = 0.05          # s without a request, after which spare memory is given back
 #: What monitors look names up in.
-MONITOR_TYPES = ("Attached", "Born", "Birth", "Cgroup", "Hierarchies", "Launcher", "Libc",
-                 "LogWriter", "Loop", "MemoryImage", "Monitor", "RawCall", "Restarts", "Stdio",
-                 "Store", "lock_file")
+MONITOR_TYPES = ("Attached", "Born", "Birth", "Cgroup", "Forwarder", "Hierarchies", "Launcher",
+                 "Libc", "LogWriter", "Loop", "MemoryImage", "Monitor", "NetworkNames", "Question",
+                 "RawCall", "Resolver", "Restarts", "Stdio", "Store", "lock_file")
 MONITOR_MODULES = ("_json", "_signal", "_socket", "errno", "fcntl", "os", "posixpath", "select",
                    "stat", "struct", "sys", "time")
 BUILTIN_TYPES = (bytes, bytearray, dict, int, list, str, tuple, os.stat_result, _socket.socket)
@@ -21273,6 +21273,14 @@ def _redirects(udp: int, tcp: int) -> list:
             nft_value(1, address), nft_value(2, struct.pack(">H", port)),
             nft_dnat(NFT_IPV4, 1, 2), family=NFT_IPV4))
     return out
+
+
+@rehearsal
+def resolver_rehearse(run: str) -> None:
+    """What a resolver does with a question, from the packet to the answer."""
+    NetworkNames(run, "x").refresh()
+    asked = dns_parse(struct.pack(">6HBBBHH", 1, _RD, 1, 0, 0, 0, 1, 120, 0, _A, _IN))
+    dns_answer(asked, [(_A, bytes(4))], size=512)
 
 
 class Forwarded:
