@@ -10759,7 +10759,8 @@ def _launcher_detach() -> None:
     os.umask(0o022)
     sys_close_range(4, 0xFFFFFFFF, 0)
     process_name("engine:launcher")
-    for step in (lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
+    for step in (lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0)),
+                 lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
                  lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
                  lambda: oom_score_set(b"-999"),
                  lambda: sys_keyctl(KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0)):

@@ -159,3 +159,12 @@ def test_every_event_of_a_life(busybox):
         "rename",
         "destroy",
     ]
+
+
+def test_a_callers_real_time_policy_is_not_the_containers(busybox):
+    def real_time():
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+
+    done = busybox("run", "--rm", "--network", "none", "busybox", "sh", "-c",
+                   "cut -d')' -f2 /proc/self/stat | cut -d' ' -f40", preexec_fn=real_time)
+    assert (done.code, done.out) == (0, "0\n"), done.err
