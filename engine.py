@@ -37798,8 +37798,8 @@ def _quietly(messages: Iterable[dict]) -> None:
         progress.show(message)
 
 
-def image_pull(client: ApiClient, top: Args, name: Reference, *, platform: str = "",
-               show: Callable = progress_show) -> None:
+def image_pull(client: ApiClient, top: Args, name: Reference, *, show: Callable,
+               platform: str = "") -> None:
     """Has the engine pull an image; `show` is given the messages."""
     query = {"fromImage": name.familiar_name, "tag": name.digest or name.tag,
              "platform": platform or None}

@@ -207,7 +207,7 @@ sys.modules["engine"] = module
 names = [name for name in whole.__dict__ if name[:2] != "__"]
 random.Random(SEED).shuffle(names)
 if SEED == 0:
-    CODE.ahead()
+    CODE.ahead(0)
     split = space["Splitter"](tree, "engine.pyz/engine.py")
     late = [n for n in split.reached(space["LAUNCHER_ROOTS"], ()) if n in CODE.stubs]
     assert late == [], late
@@ -298,7 +298,7 @@ def test_a_traceback_shows_the_lines_of_the_source_and_no_loader(pyz):
     lines = done.stderr.splitlines()
     assert done.returncode == 125 and lines[-1] == "ZeroDivisionError: made up"
     assert [line.split(" in ")[1] for line in lines if line.startswith("  File")] == [
-        "main_exit", "main", "cli_main", "broken"]
+        "_code", "main", "cli_main", "broken"]
     assert "    code = _run(words)" in lines
 
 
