@@ -14938,6 +14938,7 @@ def _leases_forget(store: Store) -> None:
 DRIVER_OVERLAY = "overlay2"
 DRIVER_COPIES = "vfs"
 DRIVERS = (DRIVER_OVERLAY, DRIVER_COPIES)
+_TRIAL = "overlay-trial"        # below tmp/, and the lock of who tries
 DRIVER_KEY = "driver"           # in the table meta: "overlay2", "vfs" or "vfs why"
 FICLONE = 0x40049409
 KIND_CHANGED, KIND_ADDED, KIND_DELETED = 0, 1, 2
@@ -15003,11 +15004,16 @@ def _driver_settle(store: Store, wanted: str) -> str:
 
 def _overlay_refusal(store: Store) -> str | None:
     """Why overlayfs does not work in the data root, "" if it does; None for who may not try it."""
-    base = store.tmp_dir()
+    base = store.path("tmp", _TRIAL)
     try:
-        for name in ("low", "low/d", "low/f", "up", "work"):
-            os.mkdir(f"{base}/{name}")
-        return _overlay_try(base)
+        with store.lock(_TRIAL):
+            tree_remove(base)               # of one that was killed
+            for name in ("", "/low", "/low/d", "/low/f", "/up", "/work"):
+                os.mkdir(base + name, 0o700)
+            try:
+                return _overlay_try(base)
+            finally:
+                tree_remove(base)
     except PermissionError:
         return None
     except OSError as refused:
@@ -15015,8 +15021,6 @@ def _overlay_refusal(store: Store) -> str | None:
             return "this kernel has no overlayfs"
         why = os.strerror(refused.errno).lower()
         return f"overlayfs does not work on {backing_find(store.data)} ({why})"
-    finally:
-        tree_remove(base)
 
 
 def _overlay_try(base: str) -> str:
@@ -33471,7 +33475,7 @@ class RegistryStore:
         before = time.time() - grace
         for name in _listed(self.path("uploads")):
             path = self.path("uploads", name)
-            if not is_dry and os.stat(path).st_mtime < time.time() - REGISTRY_UPLOAD_SECONDS:
+            if not is_dry and _is_old(path, time.time() - REGISTRY_UPLOAD_SECONDS):
                 _unlink_quietly(path)
         with self.lock(alone=True):
             named = self._named(before, is_dry)
@@ -33501,10 +33505,10 @@ class RegistryStore:
                     continue            # damaged from outside: what it named cannot be told
             for digest in self._linked(name, "_blobs"):
                 path = self._link(name, "_blobs", digest)
-                if digest in own or os.stat(path).st_mtime > before:
+                if digest in own or not _is_old(path, before):
                     named.add(digest)
                 elif not is_dry:
-                    os.unlink(path)
+                    _unlink_quietly(path)
             named |= own
         return named
 
@@ -33572,6 +33576,13 @@ def _listed(directory: str) -> list:
         return sorted(name for name in os.listdir(directory) if not name.endswith(".tmp"))
     except FileNotFoundError:
         return []
+
+
+def _is_old(path: str, before: float) -> bool:
+    try:
+        return os.stat(path).st_mtime < before
+    except FileNotFoundError:
+        return False                    # it was finished, or removed, meanwhile
 
 
 def _unlink_quietly(path: str) -> None:

@@ -222,7 +222,7 @@ def test_broken_pipe_dies_of_the_signal(commands):
     if pid == 0:
         os.dup2(write, 1)
         engine.sys.stdout = open(1, "w", closefd=False)
-        os._exit(engine.cli_main(["--help"]))
+        engine.main_exit(["--help"])
     os.close(write)
     assert os.waitpid(pid, 0)[1] == 13
 
