@@ -38623,9 +38623,11 @@ class _CidFile:
 
 def _pull_first(client: ApiClient, args: Args) -> None:
     """Has the image pulled; progress goes to stderr, as what `run` prints is the container's."""
+    def tell(text: str) -> None:
+        os.write(2, text.encode("utf-8", "surrogateescape"))
+
     def show(messages: Iterable[dict]) -> None:
-        progress = Progress(len if args.quiet else sys.stderr.write,
-                            0 if args.quiet else terminal_width(2))
+        progress = Progress(len if args.quiet else tell, 0 if args.quiet else terminal_width(2))
         for message in messages:
             progress.show(message)
     name = reference_tagged(reference_parse(args.rest[0]))

@@ -38,8 +38,8 @@ class Client:
         return done.returncode, done.stdout.decode(), self.plain(done.stderr.decode())
 
     def plain(self, text):
-        """Errors without the hint that the docker CLI adds to them, and without its version."""
-        text = re.sub(r"\n\nRun 'docker (\w+) --help' for more information", "", text)
+        """Errors without what each program calls itself, and without the API's version."""
+        text = re.sub(r"(?m)^Run '\S+ (\w+ --help' for more information)$", r"Run 'docker \1", text)
         text = re.sub(r"/v1\.5\d/", "/v1.NN/", text)
         return re.sub(r" on [\d.:]+: no such host", ": no such host", text)
 
