@@ -253,6 +253,8 @@ def test_forwarding_is_switched_on_and_off_again(tmp_path):
             return out, file.read().strip()
 
     def with_interface():
+        with open("/proc/sys/net/ipv4/ip_forward", "w") as file:
+            file.write("0")             # a new namespace begins as the host is
         if shutil.which("ip"):
             ip("link", "add", "eth7", "type", "bridge")
         return inside()
