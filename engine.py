@@ -15462,6 +15462,13 @@ def layer_stack(store: Store, number: int) -> list:
     )
 
 
+def layer_blob(store: Store, diff_id: str) -> tuple:
+    """(digest, size, media type) of a blob that unpacks to a layer with this diff id; () for none.
+    """
+    return store.row("SELECT blob, blob_size, media_type FROM layers WHERE diff_id=?", diff_id) or (
+        ())
+
+
 def layers_size(store: Store) -> int:
     """The bytes of the files of all layers that images have, each counted once."""
     rows = store.rows(
@@ -17031,6 +17038,8 @@ def _platform_of(descriptor: dict) -> dict:
 # file hashed on the way. Both give _Members. Nothing is named before all is there: layers are
 # registered together, then each image's rows are one transaction. Layers keep the bytes they came
 # with (gzip, zstd, plain); xz and bzip2, which no media type stands for, are stored plain.
+# An archive may lack layers that who loads it has already (`save --have`): they are named as if
+# they were in it. Docker's own `load` reads such an archive too.
 
 ARCHIVE_FILES_MAX = 100_000
 OCI_LAYOUT = "1.0.0"
@@ -17244,13 +17253,26 @@ def images_load(
     try:
         with content_lease(store) as lease:
             archive = _members_open(lease, source)
-            plans = _plans(archive, platform)
+            plans = _plans(store, archive, platform)
+            for plan in plans:
+                _layers_check(store, plan)
             yield from _layers_load(lease, plans, quiet, run_worker)
             for plan in plans:
                 yield from _image_load(lease, plan)
     except BaseException:
         content_collect(store, in_use, COLLECT_ATTEMPTS)
         raise
+
+
+def _layers_check(store: Store, plan: _Plan) -> None:
+    """InvalidParameter for the first layer that is neither in the archive nor here."""
+    diff_ids = image_diff_ids(plan.document)
+    for diff_id, chain, (member, _digest, _media) in zip(diff_ids, chain_ids(diff_ids),
+                                                         plan.layers):
+        if member is None and not layer_number(store, chain) and not layer_blob(store, diff_id):
+            name = f" of {plan.names[0].familiar}" if plan.names else ""
+            raise InvalidParameter(f"invalid archive: layer {diff_id}{name} is missing, and is not"
+                                   " here already")
 
 
 def _layers_load(lease: content_lease, plans: list, quiet: bool,
@@ -17277,7 +17299,7 @@ def _fetcher(lease: content_lease, member: _Member | None, digest: str, media: s
              diff_id: str) -> Callable:
     def fetch() -> tuple:
         if member is None:
-            raise InvalidParameter(f"invalid archive: layer {digest or diff_id} is missing")
+            return layer_blob(lease.store, diff_id)
         got, size, told = member.store(lease, digest)
         if told == MEDIA_LAYER and got != diff_id:
             raise InvalidParameter(f'invalid diffID for layer: expected "{diff_id}", got "{got}"')
@@ -17316,10 +17338,10 @@ def _image_load(lease: content_lease, plan: _Plan) -> Iterator[dict]:
     image_event(store, "load", image, (plan.document.get("config") or {}).get("Labels") or {})
 
 
-def _plans(archive: _Archive, platform: dict | None) -> list:
+def _plans(store: Store, archive: _Archive, platform: dict | None) -> list:
     manifest = archive.find("manifest.json")
     if manifest:
-        plans = _plans_docker(archive, _document(manifest, "manifest.json"))
+        plans = _plans_docker(store, archive, _document(manifest, "manifest.json"))
         plans = [plan for plan in plans if not platform or platform_rank(plan.platform, platform)]
     elif archive.find("index.json"):
         plans = _plans_oci(archive, platform)
@@ -17341,13 +17363,13 @@ def _document(member: _Member, name: str) -> Any:
         raise InvalidParameter(f"invalid archive: failed to decode {name}: {error}") from None
 
 
-def _plans_docker(archive: _Archive, rows: Any) -> list:
+def _plans_docker(store: Store, archive: _Archive, rows: Any) -> list:
     if rows is None:
         raise InvalidParameter("invalid manifest, manifest cannot be null (but can be [])")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InvalidParameter("invalid archive: failed to decode manifest.json: not a list of"
                                " objects")
-    manifests = _manifests_by_config(archive)
+    manifests = _manifests_by_config(store, archive)
     plans = []
     for row in rows:
         row = fields_fold(row, ("Config", "Layers", "RepoTags"))
@@ -17380,10 +17402,11 @@ def _tag_parse(text: str) -> Reference:
     return Reference(name.domain, name.path, name.tag)
 
 
-def _manifests_by_config(archive: _Archive) -> dict:
+def _manifests_by_config(store: Store, archive: _Archive) -> dict:
     """{config digest: (manifest bytes, layer descriptors)} of index.json; {} if anything is odd.
 
-    Only those whose blobs are all in the archive: Docker 25 writes some over layers that are not.
+    Only those whose blobs are all in the archive or here: Docker 25 writes some over layers that
+    are nowhere.
     """
     found: dict = {}
     index = archive.find("index.json")
@@ -17396,7 +17419,8 @@ def _manifests_by_config(archive: _Archive) -> dict:
                 continue
             data = member.document()
             config, layers = manifest_parse(data, descriptor)
-            if all(archive.blob(layer["digest"]) for layer in layers):
+            if all(archive.blob(layer["digest"]) or blob_is_there(store, layer["digest"])
+                   for layer in layers):
                 found[config["digest"]] = (data, layers)
     except (InvalidParameter, AttributeError, KeyError, TypeError):
         return {}
@@ -17535,14 +17559,16 @@ def _member_diff_id(member: _Member) -> str:
 # -- save ---------------------------------------------------------------------
 
 
-def images_save(store: Store, refs: list, platform: dict | None = None) -> Iterator[bytes]:
+def images_save(store: Store, refs: list, platform: dict | None = None,
+                have: Iterable[str] = ()) -> Iterator[bytes]:
     """An archive of images, docker-archive and OCI layout at once, in pieces; the same each time.
 
-    A name without a tag means all tags of its repository. Raises before the first piece is asked
-    for where an image is missing.
+    A name without a tag means all tags of its repository. Layers whose diff id or blob is one of
+    the digests `have` are left out. Raises before the first piece is asked for where an image is
+    missing.
     """
     chosen = _save_choose(store, refs, platform)
-    documents, blobs = _save_documents(store, chosen)
+    documents, blobs = _save_documents(store, chosen, frozenset(have))
     return _save_pieces(store, chosen, documents, blobs)
 
 
@@ -17588,17 +17614,19 @@ def _glob_escape(text: str) -> str:
     return "".join(f"[{char}]" if char in "*?[" else char for char in text)
 
 
-def _save_documents(store: Store, chosen: dict) -> tuple:
+def _save_documents(store: Store, chosen: dict, have: frozenset) -> tuple:
     """({name: bytes} of the documents, {digest: size} of the blobs)."""
     manifests, rows, index, repositories, blobs = {}, [], [], {}, {}
     for image, tags in chosen.values():
         data = blob_document(store, image.manifest)
         manifest = json_parse(data)
-        parts = [manifest["config"], *manifest["layers"]]
+        diff_ids = image_diff_ids(image.config)
+        parts = [manifest["config"], *(
+            layer for diff_id, layer in zip(diff_ids, manifest["layers"])
+            if diff_id not in have and layer["digest"] not in have)]
         blobs.update((part["digest"], blob_size(store, part["digest"])) for part in parts)
         manifests[image.manifest] = data
         paths = ["blobs/" + layer["digest"].replace(":", "/") for layer in manifest["layers"]]
-        diff_ids = image_diff_ids(image.config)
         rows.append(
             {
                 "Config": "blobs/" + image.id.replace(":", "/"),
@@ -31315,7 +31343,9 @@ def post_images_load(engine: Any, request: Request) -> Stream:
 
 def _save(engine: Any, names: list, request: Request) -> Stream:
     platform = platform_argument(request, "platform", "1.48")
-    chunks = images_save(engine.store, names, platform)
+    have = [digest_check("sha256:" + text) for value in request.query.get("have", ())
+            for text in value.split(",")]
+    chunks = images_save(engine.store, names, platform, have)
     first = next(chunks, b"")       # what is not there is an error with a status
 
     def whole() -> Iterator[bytes]:
@@ -31326,7 +31356,10 @@ def _save(engine: Any, names: list, request: Request) -> Stream:
 
 @route("GET", "/images/get")
 def get_images_get(engine: Any, request: Request) -> Stream:
-    """One archive of all images that `names` lists."""
+    """One archive of all images that `names` lists.
+
+    Ours: `have=HEX,HEX,...` leaves out layers with these digests (sha256).
+    """
     return _save(engine, request.query.get("names", []), request)
 
 
@@ -39593,6 +39626,9 @@ def cmd_load(client: Any, args: Any) -> int:
 SAVE_FLAGS = (
     Flag("-o --output", kind="string", help="Write to this file in place of stdout"),
     Flag("--platform", kind="strings", help="Save these platforms only: os[/arch[/variant]]"),
+    Flag("--have", kind="string", help="Leave out the layers whose digests this file lists (see "
+                                       "`image have`)"),
+    Flag("--since", kind="list", help="Leave out the layers of this image"),
 )
 
 #: file types (st_mode >> 12, inode(7)) that `save -o` leaves alone
@@ -39607,6 +39643,8 @@ def cmd_save(client: Any, args: Any) -> int:
     if not args.output and os.isatty(1):
         raise EngineError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
     query = {"names": args.rest, "platform": _platforms(args.platform)}
+    if args.have or args.since:
+        query["have"] = _save_without(client, args) or None
     if args.output:
         output_check(args.output, "failed to save image")
         output_save(client.stream("GET", "/images/get", query), args.output)
@@ -39614,6 +39652,24 @@ def cmd_save(client: Any, args: Any) -> int:
     for chunk in client.stream("GET", "/images/get", query):
         write_all(1, chunk)
     return 0
+
+
+def _save_without(client: Any, args: Any) -> str:
+    """The digests of layers that an archive need not hold, as the API takes them."""
+    if not client.get("/version").get("Platform", {}).get("Name", "").startswith("engine.pyz"):
+        raise Unsupported("--have and --since: this engine saves whole images only")
+    digests = [diff_id for ref in args.since
+               for diff_id in client.get(f"/images/{ref}/json")["RootFS"].get("Layers") or ()]
+    if args.have:
+        with _input_open(args.have) as file:
+            lines = file.read().decode("utf-8", "replace").split("\n")
+        for number, line in enumerate(lines, 1):
+            for word in line.partition("#")[0].split():
+                try:
+                    digests.append(digest_check(word))
+                except InvalidParameter as wrong:
+                    raise InvalidParameter(f"{args.have}:{number}: {wrong}") from None
+    return ",".join(dict.fromkeys(digest[7:] for digest in digests if digest[:7] == "sha256:"))
 
 
 def output_check(path: str, failed: str) -> None:
@@ -39697,6 +39753,16 @@ def cmd_from_host(client: Any, args: Any) -> int:
     query = _import_query(args.tag, changes, "from-host " + " ".join(args.rest), "")
     signals_unwind()
     progress_show(client.lines("POST", "/images/create", query, body))
+    return 0
+
+
+@command("image have", nargs=(0, 0),
+         help="List the digests of all layers that are here, for `save --have` elsewhere")
+def cmd_image_have(client: Any, args: Any) -> int:
+    """Prints the diff ids of the layers of all images, one a line; any Docker Engine knows them."""
+    found = {diff_id for image in client.get("/images/json")
+             for diff_id in client.get(f"/images/{image['Id']}/json")["RootFS"].get("Layers") or ()}
+    output_write("".join(f"{diff_id}\n" for diff_id in sorted(found)))
     return 0
 
 

@@ -37,7 +37,7 @@ class Fake:
         if hasattr(body, "read"):
             self.body = body.read(-1)
         answer = self.answers.get(
-            (method, path), engine.NotFound(f"No such image: {path.split('/')[2]}")
+            (method, path), engine.NotFound(f"No such image: {''.join(path.split('/')[2:3])}")
         )
         if isinstance(answer, Exception):
             answer.from_engine = True
@@ -439,6 +439,48 @@ def test_from_host(run, monkeypatch):
         "changes": ["CMD sh", "CMD ls"],
         "message": "from-host sh ls",
     }
+
+
+# --- archives without layers ---
+
+OUR_ENGINE = {("GET", "/version"): {"Platform": {"Name": "engine.pyz 0.1.0"}}}
+SOME, MORE = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def test_save_without_layers(run, tmp_path):
+    listed = tmp_path / "have"
+    listed.write_text(f"# of the board\n{MORE}\n\n {SOME} # base\n")
+    fake = Fake(
+        {
+            **OUR_ENGINE,
+            ("GET", "/images/base/json"): {"RootFS": {"Layers": [SOME]}},
+            ("GET", "/images/get"): [b"archive"],
+        }
+    )
+    target = str(tmp_path / "out")
+    words = ("save", "-o", target, "--since", "base", "--have", str(listed), "app")
+    assert run(*words, fake=fake)[0] == 0
+    assert fake.asked[-1][2] == {"names": ["app"], "have": "a" * 64 + "," + "b" * 64}
+
+
+def test_save_without_layers_is_refused(run, tmp_path):
+    listed = tmp_path / "have"
+    listed.write_text("sha256:12\n")
+    target = str(tmp_path / "out")
+    words = ("save", "-o", target, "--have", str(listed), "app")
+    code, _, errors, _ = run(*words, answers=OUR_ENGINE)
+    assert (code, errors) == (1, f"{listed}:1: invalid checksum digest length")
+    code, _, errors, _ = run(*words, answers={("GET", "/version"): {"Version": "20.10"}})
+    assert (code, errors) == (1, "--have and --since: this engine saves whole images only")
+    assert not os.path.exists(target)
+
+
+def test_have(run):
+    answers = {
+        ("GET", "/images/json"): [IMAGE],
+        ("GET", f"/images/{ID}/json"): {"RootFS": {"Layers": [MORE, SOME]}},
+    }
+    assert run("image", "have", answers=answers)[:2] == (0, f"{SOME}\n{MORE}\n")
 
 
 @pytest.mark.parametrize(
