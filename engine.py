@@ -24838,7 +24838,11 @@ def _reader(pieces: Iterator[bytes]) -> Callable:
 
     def read(size: int) -> bytes:
         nonlocal rest
-        rest = rest or next(pieces, b"")
+        while not rest:
+            piece = next(pieces, None)
+            if piece is None:
+                return b""
+            rest = piece                # a file of whole blocks is followed by b""
         part, rest = rest[:size], rest[size:]
         return part
     return read

@@ -36,6 +36,7 @@ def test_the_image_fills_an_empty_volume(box):  # noqa: F811
     source = pathlib.Path(box.store.path("layers", "1", "diff", "etc", "many"))
     source.mkdir(parents=True)
     (source / "file").write_text("x")
+    (source / "blocks").write_bytes(bytes(1024))    # nothing is padded behind it
     os.link(source / "file", source / "second")
     os.symlink("/etc/passwd", source / "link")
     os.mkfifo(source / "fifo", 0o622)
@@ -46,7 +47,7 @@ def test_the_image_fills_an_empty_volume(box):  # noqa: F811
     os.utime(source, ns=(10 ** 18 + 1, 10 ** 18 + 2))
     shell(box, "true", Binds=["full:/etc/many", "bare:/etc/many/.:nocopy"][:1])
     copy = data(box, "full")
-    assert sorted(os.listdir(copy)) == ["fifo", "file", "link", "second"]
+    assert sorted(os.listdir(copy)) == ["blocks", "fifo", "file", "link", "second"]
     assert (copy / "file").stat().st_ino == (copy / "second").stat().st_ino
     assert (copy / "file").stat().st_uid == 7 and os.readlink(copy / "link") == "/etc/passwd"
     assert os.getxattr(copy / "file", "user.colour") == b"red"
