@@ -14985,8 +14985,9 @@ def _driver_settle(store: Store, wanted: str) -> str:
         store.driver = noted[0]
         return store.driver
     found = wanted
-    if store.row("SELECT 1 FROM layers UNION SELECT 1 FROM containers"):
-        found = DRIVER_OVERLAY          # of a build that knew no other
+    if store.row("SELECT 1 FROM containers") or (
+            store.row("SELECT 1 FROM layers") and os.listdir(store.path("layers"))):
+        found = DRIVER_OVERLAY          # unpacked by a build that knew no other
     elif wanted != DRIVER_COPIES:
         why = _overlay_refusal(store)
         if why is None:                 # who may not mount cannot tell, and runs no containers
@@ -15388,6 +15389,10 @@ def changes_size(root: int, changes: dict) -> int:
 # removes. Workers are asked for through `run_worker`, whose contract is launcher_call's without the
 # store; without it layers are unpacked here, one after another. A layer's bytes are hashed while
 # they are unpacked: what does not have the diff id is not kept.
+# An ordinary user cannot give files to others, nor make devices: a layer that one registers is read
+# and verified, but stays packed, so that a data root can be made for another machine. Its directory
+# is missing until root needs it (layers_ready). Where a layer's directory is there, those of the
+# layers below it are, too.
 
 MEDIA_LAYER = "application/vnd.oci.image.layer.v1.tar"
 MEDIA_COMPRESSED = {"": "", "gzip": "+gzip", "zstd": "+zstd"}
@@ -15406,7 +15411,7 @@ class LayerItem:
 
     __slots__ = (
         "arriving", "blob", "chain_id", "diff_id", "fetch", "media_type", "parent", "root", "size",
-        "source", "stored",
+        "source", "stored", "verified",
     )  # fmt: skip
 
     def __init__(self, diff_id: str, parent: str, fetch: Callable) -> None:
@@ -15418,6 +15423,7 @@ class LayerItem:
         self.arriving: Any = None
         self.root = ""  # the directory that it is unpacked into
         self.blob = ""
+        self.verified = True  # the blob has its digest: it has just come
         self.stored = 0  # bytes of the blob
         self.media_type = ""
         self.size = 0  # bytes of the files
@@ -15484,6 +15490,11 @@ def layer_directories(store: Store, number: int) -> list:
     return [store.path("layers", layer_name(row[0]), "diff") for row in layer_stack(store, number)]
 
 
+def layers_stay_packed() -> bool:
+    """Whether this process cannot unpack layers as they are: it is not root."""
+    return os.geteuid() != 0
+
+
 def layers_register(
     lease: content_lease, items: list, workers: int = 0, run_worker: Callable | None = None
 ) -> None:
@@ -15496,21 +15507,71 @@ def layers_register(
     missing = _layers_missing(store, items)
     if not missing:
         return
-    locks: list = []
-    try:
-        for chain in sorted({item.chain_id for item in missing}):
-            lock = store.lock("layer-" + chain[7:])
-            lock.__enter__()
-            locks.append((lock, chain))
+    if layers_stay_packed():
+        run_worker = None
+    for parent in {item.parent for item in missing if item.parent}:
+        layers_ready(lease, layer_number(store, parent), run_worker)
+    with _chains_locked(store, [item.chain_id for item in missing]):
         missing = _layers_missing(store, missing)
         with no_space("store the layers"):
             _layers_unpack(lease, missing, workers or len(os.sched_getaffinity(0)), run_worker)
         if missing:
             _layers_commit(lease, missing)
-    finally:
-        for lock, chain in locks:
+
+
+def layers_ready(lease: content_lease, number: int, run_worker: Callable | None = None) -> None:
+    """Unpack what is still packed of a layer and those below it. Does nothing for who cannot."""
+    store = lease.store
+    if layers_stay_packed() or not _layers_packed(store, number):
+        return
+    rows = _layers_packed(store, number)
+    with _chains_locked(store, [row[1] for row in rows]):
+        rows = _layers_packed(store, number)
+        items = [LayerItem(row[2], "", lambda row=row: row[4:]) for row in rows]
+        for item in items:
+            item.verified = False  # who knows what became of it, perhaps on the way from elsewhere
+        with no_space("unpack the layers"):
+            _layers_unpack(lease, items, len(os.sched_getaffinity(0)), run_worker)
+            _sync_around(lease.directory)
+            for index, row in enumerate(rows):
+                os.rename(f"{lease.directory}/{index}", store.path("layers", layer_name(row[0])))
+            dir_sync(store.path("layers"))
+
+
+def _layers_packed(store: Store, number: int) -> list:
+    """The rows (see layer_stack) of a layer and those below it that are packed, lowest first."""
+    found = []
+    for row in layer_stack(store, number):
+        if os.path.isdir(store.path("layers", layer_name(row[0]))):
+            break
+        found.insert(0, row)
+    return found
+
+
+class _chains_locked:
+    """Context manager: nobody else registers or unpacks layers with these chain ids."""
+
+    __slots__ = ("_chains", "_locks", "_store")
+
+    def __init__(self, store: Store, chains: list) -> None:
+        self._store = store
+        self._chains = sorted(set(chains))
+        self._locks: list = []
+
+    def __enter__(self) -> None:
+        try:
+            for chain in self._chains:
+                lock = self._store.lock("layer-" + chain[7:])
+                lock.__enter__()
+                self._locks.append((lock, chain))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *failure: object) -> None:
+        for lock, chain in self._locks:
             # The name goes while the lock is held; who waits for it sees that and takes a new one.
-            os.unlink(store.run_path("locks", "layer-" + chain[7:]))
+            os.unlink(self._store.run_path("locks", "layer-" + chain[7:]))
             lock.__exit__()
 
 
@@ -15531,7 +15592,8 @@ def _layers_unpack(
         for index, item in enumerate(items):
             root = item.root = f"{lease.directory}/{index}/diff"
             os.mkdir(f"{lease.directory}/{index}", 0o710)
-            _layer_root(root)
+            if not layers_stay_packed():
+                _layer_root(root)
             while len(busy) >= workers:
                 _worker_answer(lease, busy)
             sock = _worker_ahead(lease, item, root, run_worker)
@@ -15556,8 +15618,10 @@ def _layers_unpack(
 
 
 def _unpack_request(store: Store, item: LayerItem) -> dict:
-    return {"root": item.root, "blob": item.blob, "diff_id": item.diff_id,
-            "marks": driver_of(store) == DRIVER_COPIES}  # fmt: skip
+    packed = layers_stay_packed()
+    return {"root": item.root, "blob": item.blob if item.verified else "",
+            "diff_id": item.diff_id, "packed": packed,
+            "marks": not packed and driver_of(store) == DRIVER_COPIES}  # fmt: skip
 
 
 def _layer_root(root: str) -> None:
@@ -15674,7 +15738,8 @@ def _layers_commit(lease: content_lease, items: list) -> None:
                 place = store.path("layers", layer_name(number))
                 if os.path.lexists(place):  # of a commit that a crash undid
                     os.rename(place, f"{lease.directory}/stale-{number}")
-                os.rename(f"{lease.directory}/{index}", place)
+                if not layers_stay_packed():
+                    os.rename(f"{lease.directory}/{index}", place)
             dir_sync(store.path("layers"))
 
 
@@ -15700,7 +15765,7 @@ def layer_unpack(request: dict, read: Callable) -> int:
     """
     name, plain = decompressed(read)
     if not name and request["blob"] == request["diff_id"]:
-        return tree_unpack(request["root"], plain, request["marks"])
+        return _plain_unpack(request, plain)
     digester = hasher()
 
     def hashed(size: int) -> bytes:
@@ -15708,12 +15773,23 @@ def layer_unpack(request: dict, read: Callable) -> int:
         digester.update(data)
         return data
 
-    size = tree_unpack(request["root"], hashed, request["marks"])
+    size = _plain_unpack(request, hashed)
     got = "sha256:" + digester.hexdigest()
     if got != request["diff_id"]:
         raise InvalidParameter(
             f'invalid diffID for layer: expected "{request["diff_id"]}", got "{got}"'
         )
+    return size
+
+
+def _plain_unpack(request: dict, read: Callable) -> int:
+    if not request["packed"]:
+        return tree_unpack(request["root"], read, request["marks"])
+    reader, size = TarReader(read), 0
+    for entry in reader.entries():
+        name_clean(entry.name)
+        size += len(entry.link) if entry.kind == TAR_SYMLINK else entry.size
+    reader.drain()
     return size
 
 
@@ -27518,9 +27594,15 @@ class Images:
         if platform:
             image_platform_check(image, ref, platform_parse(platform))
         layers = layer_directories(self._store, image.layer) if image.layer else []
+        if layers and not os.path.isdir(layers[0]):     # an ordinary user brought the image
+            with content_lease(self._store) as lease:
+                layers_ready(lease, image.layer, self._worker)
         return {"id": image.id, "config": image.settings, "os": image.platform["os"],
                 "warning": "" if platform else image_platform_warning(image),
                 "layers": [os.path.relpath(path, self._store.data) for path in layers]}
+
+    def _worker(self, role: str, request: dict, fds: list) -> Any:
+        return launcher_call(self._store, role, request, fds)
 
     def ids_of(self, ref: str) -> set:
         """The ids that a reference means: one, or none."""

@@ -364,11 +364,13 @@ def pyz():
 def roots(session_base, monkeypatch):
     """Data and run root of their own for one test, removed afterwards.
 
-    An ordinary user may test in process whatever starts nothing: only create asks for more.
+    An ordinary user may test in process whatever starts nothing: only create asks for more, and
+    unpacking.
     """
     if os.geteuid():
         import engine as module
 
+        monkeypatch.setattr(module, "layers_stay_packed", bool)
         every = list(module.CAPABILITIES)
         monkeypatch.setattr(module, "capabilities_available", lambda: every)
     base = tempfile.mkdtemp(prefix="r-", dir=session_base)

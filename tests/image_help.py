@@ -181,8 +181,9 @@ def events(store):
 
 
 @pytest.fixture(name="store")
-def store_fixture(tmp_path):
+def store_fixture(tmp_path, monkeypatch):
     """A Store of its own; afterwards nothing half done is in it, nor a blob without a name."""
+    monkeypatch.setattr(engine, "layers_stay_packed", bool)
     found = engine.Store(str(tmp_path / "data"), str(tmp_path / "run"))
     yield found
     layers, blobs, half = content(found)

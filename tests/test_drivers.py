@@ -101,6 +101,7 @@ def test_layers_of_an_earlier_build_are_of_overlay(engine, store, monkeypatch):
     monkeypatch.setattr(engine, "_overlay_refusal", lambda store: "no")
     with store.write() as db:
         db.execute("INSERT INTO layers VALUES(1, 'c', 'd', NULL, 'b', 1, 'm', 1, 1)")
+    os.mkdir(store.path("layers", "1"))
     assert engine.driver_of(store) == "overlay2"
 
 
