@@ -51,6 +51,7 @@ CONTENT     bytes that have a digest
     trees           a tar becomes a directory and back, by descriptors: nothing leaves the root
     blobs           content-addressed store: put, verify, get, lease
     drivers         how a container's root lies on its layers: overlayfs, or a copy of them
+    splits          a layer's tar without its files: recorded beside the tree, and rebuilt
     layers          one unpacked tree per chain id: registered once, in parallel, collected
     collection      layers and blobs that no row names are removed
     images          what is named: tags, list, inspect, history, remove, prune
@@ -4146,9 +4147,12 @@ CONFIGURATION: dict[str, Any] = {
     "registry-mirror-table": {},        # ours: {"ghcr.io/org": ["https://mirror.example"]}
     "registry-mirrors": [],
     "seccomp": "", "seccomp-profile": "builtin",        # the text of the profile, and its name
-    "shutdown-timeout": 15, "tls": False, "tlsverify": False,
+    "shutdown-timeout": 15,
+    "storage-opts": [],                 # ours: ["blobs=drop"], see section splits
+    "tls": False, "tlsverify": False,
 }
 CONFIGURATION_FILE = "daemon.json"
+DAEMON_FILE = "/etc/docker/daemon.json"
 
 
 def configuration_read(run: str) -> dict:
@@ -4171,6 +4175,20 @@ def configuration_read(run: str) -> dict:
             return {**CONFIGURATION, **json_parse(os.read(fd, 1 << 20))}
         finally:
             os.close(fd)
+
+
+def configuration_ahead(run: str, keys: Iterable[str]) -> dict:
+    """The same, but without a daemon these keys are those of /etc/docker/daemon.json: a host that
+    was set up for Docker should pull the same way."""
+    made = configuration_read(run)
+    if made is CONFIGURATION:
+        try:
+            found = json_parse(file_read(DAEMON_FILE))
+            made = {**made, **{key: found[key] for key in keys
+                               if type(found.get(key)) is type(CONFIGURATION[key])}}
+        except (OSError, ValueError, AttributeError):
+            return made         # there is none, or `daemon --validate` tells what is wrong
+    return made
 
 
 def proxy_masked(url: str) -> str:
@@ -15376,6 +15394,221 @@ def changes_size(root: int, changes: dict) -> int:
 
 
 # =============================================================================
+# splits -- a layer's tar without its files: recorded beside the tree, and rebuilt
+# =============================================================================
+# Runs in: api, cli; recording in worker.
+#
+# On small disks a layer need not be there twice, packed and unpacked. With the storage option
+# blobs=drop what is kept of its blob is layers/<n>/split.gz: everything of the plain tar that the
+# unpacked tree does not hold (headers, padding, what a later entry replaced), and in between the
+# names of the files whose contents go there. It is made by reading the blob once more beside the
+# tree and comparing, so whatever is not the same byte by byte is kept as it is; who rebuilds the
+# tar compares its digest all the same. How the blob was compressed is not kept: what was dropped
+# goes out plain (save), or compressed anew (push).
+# The file: the length of the tar, then a zlib stream of pieces, each _SPLIT_PIECE with bytes: raw
+# ones, or a file's name (then with an offset and a count).
+
+SPLIT_NAME = "split.gz"
+SPLIT_OPTION = "blobs=drop"
+_SPLIT_SIZE = struct.Struct("<Q")
+_SPLIT_PIECE = struct.Struct("<IQQ")    # length of what follows; offset and count in a file
+_SPLIT_RAW = (1 << 64) - 1              # an offset: what follows is the bytes themselves
+_SPLIT_KIND = 0o100000                  # S_IFREG
+_SPLIT_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def blobs_dropped(store: Store) -> bool:
+    """Whether the blobs of layers are to be dropped: --storage-opt, or daemon.json's."""
+    return SPLIT_OPTION in configuration_ahead(store.run, ("storage-opts",))["storage-opts"]
+
+
+class _Splitter:
+    """What is being written of one layer; `read` is the tar, of which all is written down."""
+
+    def __init__(self, root: int, read: Callable, target: int) -> None:
+        import zlib
+        self.root = root
+        self.source = read
+        self.target = target
+        self.size = 0                   # bytes of the tar that were read
+        self.done = 0                   # and written down
+        self.held = bytearray()         # what is between the two
+        self.packer = zlib.compressobj(6)
+        self.run: tuple = ()            # (name, offset, count) of a file, not yet written down
+
+    def read(self, size: int) -> bytes:
+        data = self.source(size)
+        self.size += len(data)
+        self.held += data
+        return data
+
+    def raw(self, end: int) -> None:
+        """Write down the bytes of the tar up to a position."""
+        if end > self.done:
+            self.piece(bytes(self.held[:end - self.done]))
+            self.skip(end)
+
+    def skip(self, end: int) -> None:
+        del self.held[:end - self.done]
+        self.done = end
+
+    def piece(self, data: bytes, at: int = _SPLIT_RAW, count: int = 0) -> None:
+        if self.run:
+            (name, start, length), self.run = self.run, ()
+            self.piece(name, start, length)
+        if data:
+            packed = self.packer.compress(_SPLIT_PIECE.pack(len(data), at, count) + data)
+            write_all(self.target, packed)
+
+    def content(self, reader: TarReader, name: bytes, fd: int) -> None:
+        """The content of an entry: a file's, as far as it is the same."""
+        at = 0
+        while True:
+            data = reader.read()
+            if not data:
+                return
+            start = reader.position - len(data)
+            self.raw(start)
+            if fd >= 0 and os.pread(fd, len(data), at) == data:
+                self.run = name, self.run[1] if self.run else at, (
+                    self.run[2] if self.run else 0) + len(data)
+                self.skip(reader.position)
+            else:
+                self.raw(reader.position)
+            at += len(data)
+
+    def entry(self, reader: TarReader, entry: TarEntry) -> None:
+        fd, name = -1, b""
+        if entry.kind == TAR_FILE and entry.sparse is None and entry.size:
+            name = name_clean(entry.name)
+            try:
+                fd = open_in_root(self.root, os.fsdecode(name), _SPLIT_FILE)
+                if os.fstat(fd).st_mode & S_IFMT != _SPLIT_KIND:
+                    raise FileNotFoundError
+            except OSError:             # something else took its place, later in the same layer
+                if fd >= 0:
+                    os.close(fd)
+                fd = -1
+        try:
+            self.content(reader, name, fd)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def work(self) -> None:
+        reader = TarReader(self.read)
+        for entry in reader.entries():
+            self.entry(reader, entry)
+        while True:
+            self.raw(self.size)
+            if not self.read(STREAM_CHUNK):
+                break
+        self.piece(b"")
+        write_all(self.target, self.packer.flush())
+        os.pwrite(self.target, _SPLIT_SIZE.pack(self.size), 0)
+
+
+def split_record(directory: str, read: Callable) -> None:
+    """Write down a layer's tar (a plain stream) beside its tree, which is directory/diff."""
+    root = os.open(directory + "/diff", O_DIR)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        fd = os.open(f"{directory}/{SPLIT_NAME}", flags, 0o600)
+        try:
+            write_all(fd, bytes(_SPLIT_SIZE.size))
+            _Splitter(root, read, fd).work()
+        finally:
+            os.close(fd)
+    finally:
+        os.close(root)
+
+
+def split_size(directory: str) -> int:
+    """The length of the tar that was written down for a layer, -1 for none."""
+    try:
+        fd = os.open(f"{directory}/{SPLIT_NAME}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        return _SPLIT_SIZE.unpack(os.pread(fd, _SPLIT_SIZE.size, 0))[0]
+    finally:
+        os.close(fd)
+
+
+def split_pieces(directory: str, digest: str) -> Iterator[bytes]:
+    """The tar of a layer, rebuilt; EngineError after the last piece unless it has the digest."""
+    digester = hasher()
+    try:
+        for data in _split_rebuild(directory):
+            digester.update(data)
+            yield data
+    except OSError as refused:
+        why = (refused.strerror or str(refused)).lower()
+        raise EngineError(f"cannot rebuild layer {digest}: {why}") from None
+    if "sha256:" + digester.hexdigest() != digest:
+        raise EngineError(f"cannot rebuild layer {digest}: its files were changed")
+
+
+def _split_rebuild(directory: str) -> Iterator[bytes]:
+    root = os.open(directory + "/diff", O_DIR)
+    fd = os.open(f"{directory}/{SPLIT_NAME}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.lseek(fd, _SPLIT_SIZE.size, os.SEEK_SET)
+        take = _exactly(fd)
+        while True:
+            head = take(_SPLIT_PIECE.size)
+            if not head:
+                return
+            length, at, count = _SPLIT_PIECE.unpack(head)
+            if at == _SPLIT_RAW:
+                while length:
+                    data = take(min(length, STREAM_CHUNK))
+                    yield data
+                    length -= len(data)
+                continue
+            file = open_in_root(root, os.fsdecode(take(length)), _SPLIT_FILE)
+            try:
+                while count:
+                    data = os.pread(file, min(count, STREAM_CHUNK), at)
+                    if not data:
+                        raise OSError(errno.EIO, "a file is too short")
+                    yield data
+                    at += len(data)
+                    count -= len(data)
+            finally:
+                os.close(file)
+    finally:
+        os.close(fd)
+        os.close(root)
+
+
+def _exactly(fd: int) -> Callable:
+    """A stream over what a descriptor holds packed, which gives as much as is asked for, or b""."""
+    import zlib
+    unpacker, left = zlib.decompressobj(), b""
+
+    def take(size: int) -> bytes:
+        nonlocal left
+        parts: list = []
+        while size:
+            if not left and not unpacker.eof:
+                packed = unpacker.unconsumed_tail or os.read(fd, STREAM_CHUNK)
+                left = unpacker.decompress(packed, STREAM_CHUNK)
+                if not packed and not left:
+                    break
+                continue
+            if not left:
+                break
+            parts.append(left[:size])
+            left = left[len(parts[-1]):]
+            size -= len(parts[-1])
+        if size and (parts or not unpacker.eof):
+            raise OSError(errno.EIO, "what was recorded of it is damaged")
+        return b"".join(parts)
+    return take
+
+
+# =============================================================================
 # layers -- one unpacked tree per chain id: registered once, in parallel, collected
 # =============================================================================
 # Runs in: api, cli; unpacking in worker.   Refs: image-spec config.md "Layer ChainID"
@@ -15475,14 +15708,43 @@ def layer_blob(store: Store, diff_id: str) -> tuple:
         ())
 
 
-def layers_size(store: Store) -> int:
-    """The bytes of the files of all layers that images have, each counted once."""
-    rows = store.rows(
-        "WITH RECURSIVE used(n) AS (SELECT layer FROM images WHERE layer IS NOT NULL UNION"
-        " SELECT l.parent FROM layers l JOIN used ON l.n=used.n WHERE l.parent IS NOT NULL)"
-        " SELECT coalesce(sum(size), 0) FROM layers WHERE n IN (SELECT n FROM used)"
-    )
-    return rows[0][0]
+def layer_bytes(store: Store, digest: str) -> tuple:
+    """(size, pieces) of a layer's blob as it is stored, or as it is rebuilt; NotFound for none."""
+    try:
+        return blob_size(store, digest), _blob_pieces(store, digest)
+    except NotFound:
+        for row in store.rows("SELECT n FROM layers WHERE blob=? AND blob=diff_id", digest):
+            directory = store.path("layers", layer_name(row[0]))
+            size = split_size(directory)
+            if size >= 0:
+                return size, split_pieces(directory, digest)
+        raise
+
+
+def _blob_pieces(store: Store, digest: str) -> Iterator[bytes]:
+    fd = blob_open(store, digest)
+    try:
+        while True:
+            data = os.read(fd, STREAM_CHUNK)
+            if not data:
+                return
+            yield data
+    finally:
+        os.close(fd)
+
+
+def layers_kept(store: Store) -> dict:
+    """{number: bytes} of what is kept of layers beside their trees: blobs, or recordings."""
+    kept = {}
+    for number, blob in store.rows("SELECT n, blob FROM layers"):
+        beside = f"{store.path('layers', layer_name(number))}/{SPLIT_NAME}"
+        for path in (blob_path(store, blob), beside):
+            try:
+                kept[number] = os.stat(path).st_size
+                break
+            except FileNotFoundError:
+                kept[number] = 0
+    return kept
 
 
 def layer_directories(store: Store, number: int) -> list:
@@ -15533,9 +15795,13 @@ def layers_ready(lease: content_lease, number: int, run_worker: Callable | None 
         with no_space("unpack the layers"):
             _layers_unpack(lease, items, len(os.sched_getaffinity(0)), run_worker)
             _sync_around(lease.directory)
+            split = [(item.blob, item.stored, item.media_type, row[0])
+                     for item, row in zip(items, rows) if _item_split(item)]
             for index, row in enumerate(rows):
                 os.rename(f"{lease.directory}/{index}", store.path("layers", layer_name(row[0])))
             dir_sync(store.path("layers"))
+        with store.write() as db:
+            db.executemany("UPDATE layers SET blob=?, blob_size=?, media_type=? WHERE n=?", split)
 
 
 def _layers_packed(store: Store, number: int) -> list:
@@ -15621,6 +15887,7 @@ def _unpack_request(store: Store, item: LayerItem) -> dict:
     packed = layers_stay_packed()
     return {"root": item.root, "blob": item.blob if item.verified else "",
             "diff_id": item.diff_id, "packed": packed,
+            "split": not packed and blobs_dropped(store),
             "marks": not packed and driver_of(store) == DRIVER_COPIES}  # fmt: skip
 
 
@@ -15656,7 +15923,7 @@ def _layer_start(
     try:
         sock = _worker_start(run_worker, {**request, "at": 0, "size": item.stored}, [fd, lease.fd])
         if sock is None:
-            item.size = layer_unpack(request, file_stream(fd))
+            item.size = layer_unpack(request, fd, 0, item.stored)
         else:
             busy[sock] = item
     finally:
@@ -15708,7 +15975,7 @@ def _layer_again(lease: content_lease, item: LayerItem) -> None:
     _layer_root(item.root)
     fd = blob_open(lease.store, item.blob)
     try:
-        item.size = layer_unpack(_unpack_request(lease.store, item), file_stream(fd))
+        item.size = layer_unpack(_unpack_request(lease.store, item), fd, 0, item.stored)
     finally:
         os.close(fd)
 
@@ -15720,6 +15987,7 @@ def _layers_commit(lease: content_lease, items: list) -> None:
         now = time_now()
         with store.write() as db:
             for index, item in enumerate(items):
+                _item_split(item)
                 number = db.execute(
                     "INSERT INTO layers"
                     "(chain_id, diff_id, parent, blob, blob_size, media_type, size, created)"
@@ -15743,6 +16011,14 @@ def _layers_commit(lease: content_lease, items: list) -> None:
             dir_sync(store.path("layers"))
 
 
+def _item_split(item: LayerItem) -> bool:
+    """Whether the tar was recorded: then that is what stands for the blob."""
+    size = split_size(os.path.dirname(item.root))
+    if size >= 0:
+        item.blob, item.stored, item.media_type = item.diff_id, size, MEDIA_LAYER
+    return size >= 0
+
+
 def _sync_around(directory: str) -> None:
     """syncfs(2) on the file system of a directory. Not sys_syncfs: this may take seconds, and the
     daemon's other threads run meanwhile, as CDLL gives up the GIL."""
@@ -15757,12 +16033,21 @@ def _sync_around(directory: str) -> None:
         os.close(fd)
 
 
-def layer_unpack(request: dict, read: Callable) -> int:
-    """Unpack a layer's blob into request["root"]; the sum of its files' sizes.
+def layer_unpack(request: dict, fd: int, at: int, size: int, read: Callable | None = None) -> int:
+    """Unpack a layer's blob, a part of a file, into request["root"]; the sum of its files' sizes.
 
     InvalidParameter unless the plain bytes have request["diff_id"]. They are not hashed again where
-    the blob itself, which was verified, is plain and has that digest.
+    the blob itself, which was verified, is plain and has that digest. Who reads the blob in a way
+    of its own gives `read`.
     """
+    files = _verified_unpack(request, read or span_stream(fd, at, size))
+    if request["split"]:
+        plain = decompressed(span_stream(fd, at, size))[1]
+        split_record(os.path.dirname(request["root"]), plain)
+    return files
+
+
+def _verified_unpack(request: dict, read: Callable) -> int:
     name, plain = decompressed(read)
     if not name and request["blob"] == request["diff_id"]:
         return _plain_unpack(request, plain)
@@ -15849,7 +16134,8 @@ def worker_extract(request: dict, conn: Any, fds: list) -> None:
         return data
 
     try:
-        size = layer_unpack(request, read_along if request.get("arriving") else read)
+        size = layer_unpack(request, fds[0], request["at"], request["size"],
+                            read_along if request.get("arriving") else read)
     finally:
         os.close(fds.pop())  # before the answer: who gets it may want to collect
     answer_send(conn, {"size": size})
@@ -15864,6 +16150,10 @@ def worker_extract(request: dict, conn: Any, fds: list) -> None:
 # out of the way before its files go; a blob when no layer, image or manifest of an image names it.
 # What was missed, because somebody was at work or died, is found by the next collection. Nothing
 # here knows containers: `in_use` is asked for the layers that they lie on.
+# Where blobs are dropped (section splits) a manifest holds none: only rows of layers do.
+
+COLLECT_ATTEMPTS = 10           # after work of our own: a worker may hold its lease a moment longer
+
 
 def content_collect(store: Store, in_use: Callable, attempts: int = 1) -> int:
     """Remove layers, blobs and directories that no row names; the bytes that this freed.
@@ -15878,6 +16168,12 @@ def content_collect(store: Store, in_use: Callable, attempts: int = 1) -> int:
             if alone:
                 return _collect_alone(store, in_use)
     return 0
+
+
+def content_settle(store: Store, in_use: Callable) -> None:
+    """Drop the blobs of layers that have just been registered, where they are not to be kept."""
+    if blobs_dropped(store):
+        content_collect(store, in_use, COLLECT_ATTEMPTS)
 
 
 def _collect_alone(store: Store, in_use: Callable) -> int:
@@ -15917,10 +16213,13 @@ def content_drop(store: Store, freed: list) -> int:
     """Remove the directories of deleted layers, and every blob that nothing names; its bytes."""
     for number, _chain, _size in freed:
         _directory_drop(store, layer_name(number))
-    named = {row[0] for row in store.rows("SELECT blob FROM layers")}
+    named = {blob for number, blob, diff_id in store.rows("SELECT n, blob, diff_id FROM layers")
+             if blob != diff_id or split_size(store.path("layers", layer_name(number))) < 0}
+    dropped = blobs_dropped(store)
     for image, manifest in store.rows("SELECT id, manifest FROM images"):
         named |= {image, manifest}
-        named |= manifest_blobs(store, manifest)
+        if not dropped:
+            named |= manifest_blobs(store, manifest)
     total = 0
     for name in os.listdir(store.path("blobs", "sha256")):
         if "sha256:" + name not in named:
@@ -16153,6 +16452,18 @@ def image_create(
         for name in names:
             db.execute("INSERT OR REPLACE INTO tags VALUES(?, ?, ?)", (name, image, tagged))
     return image
+
+
+def image_manifest(store: Store, image: Image) -> bytes:
+    """A manifest of the image whose layers are all to be had (layer_bytes): as it came, or one made
+    over what is here."""
+    data = blob_document(store, image.manifest)
+    stack = layer_stack(store, image.layer)
+    held = {row[4] for row in stack}
+    if all(layer["digest"] in held or blob_is_there(store, layer["digest"])
+           for layer in json_parse(data)["layers"]):
+        return data
+    return manifest_make(blob_document(store, image.id), stack)
 
 
 def manifest_make(config: bytes, stack: list) -> bytes:
@@ -16399,7 +16710,7 @@ def _path_match(text: str, name: str) -> bool:
         raise InvalidParameter("syntax error in pattern") from None
 
 
-def _layers_shared(store: Store, images: list) -> dict:
+def _layers_shared(store: Store, images: list, kept: dict | None = None) -> dict:
     """{image id: bytes of its layers that another image has as well}."""
     users: dict = {}
     stacks = {}
@@ -16408,8 +16719,24 @@ def _layers_shared(store: Store, images: list) -> dict:
         for row in stacks[image.id]:
             users[row[0]] = users.get(row[0], 0) + 1
     return {
-        image: sum(row[3] for row in stack if users[row[0]] > 1) for image, stack in stacks.items()
+        image: sum(row[3] + (kept or {}).get(row[0], 0) for row in stack if users[row[0]] > 1)
+        for image, stack in stacks.items()
     }
+
+
+def images_usage(store: Store, in_use: Callable) -> tuple:
+    """(bytes of the layers of all images, images as image_list has them), as `system df` counts:
+    what is kept of layers beside their trees is in it, too."""
+    images, kept = _images_all(store), layers_kept(store)
+    stacks = {image.id: layer_stack(store, image.layer) for image in images}
+    sizes = {row[0]: row[3] + kept[row[0]] for stack in stacks.values() for row in stack}
+    shared = _layers_shared(store, images, kept)
+    listed = image_list(store, {}, in_use)
+    for shown in listed:
+        if shown["Id"] in stacks:
+            shown["Size"] = sum(sizes[row[0]] for row in stacks[shown["Id"]])
+            shown["SharedSize"] = shared[shown["Id"]]
+    return sum(sizes.values()), listed
 
 
 def image_inspect(store: Store, ref: str, platform: dict | None = None) -> dict:
@@ -17122,7 +17449,6 @@ OCI_LAYOUT = "1.0.0"
 LEGACY_KEYS = frozenset(("Size", "id", "layer_id", "parent", "parent_id", "throwaway"))
 IMAGE_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
-COLLECT_ATTEMPTS = 10
 _LINKS_MAX = 16
 
 
@@ -17338,6 +17664,7 @@ def images_load(
     except BaseException:
         content_collect(store, in_use, COLLECT_ATTEMPTS)
         raise
+    content_settle(store, in_use)
 
 
 def _layers_check(store: Store, plan: _Plan) -> None:
@@ -17375,7 +17702,10 @@ def _fetcher(lease: content_lease, member: _Member | None, digest: str, media: s
              diff_id: str) -> Callable:
     def fetch() -> tuple:
         if member is None:
-            return layer_blob(lease.store, diff_id)
+            known = layer_blob(lease.store, diff_id)
+            if not blob_is_there(lease.store, known[0]):
+                blob_put(lease, stream_of(layer_bytes(lease.store, known[0])[1]), known[0])
+            return known
         got, size, told = member.store(lease, digest)
         if told == MEDIA_LAYER and got != diff_id:
             raise InvalidParameter(f'invalid diffID for layer: expected "{diff_id}", got "{got}"')
@@ -17396,7 +17726,7 @@ def _image_load(lease: content_lease, plan: _Plan) -> Iterator[dict]:
         # Layers that were there before, perhaps compressed in another way, did not need these
         # blobs; the manifest does, for `save` and `push` to give the same bytes.
         for member, digest, _media in plan.layers:
-            if member and not blob_is_there(store, digest):
+            if member and not blob_is_there(store, digest) and not blobs_dropped(store):
                 member.store(lease, digest)
         manifest = blob_put_bytes(lease, plan.manifest)
     names = [reference_full(name) for name in plan.names]
@@ -17694,14 +18024,14 @@ def _save_documents(store: Store, chosen: dict, have: frozenset) -> tuple:
     """({name: bytes} of the documents, {digest: size} of the blobs)."""
     manifests, rows, index, repositories, blobs = {}, [], [], {}, {}
     for image, tags in chosen.values():
-        data = blob_document(store, image.manifest)
-        manifest = json_parse(data)
+        data = image_manifest(store, image)
+        digest, manifest = digest_of(data), json_parse(data)
         diff_ids = image_diff_ids(image.config)
         parts = [manifest["config"], *(
             layer for diff_id, layer in zip(diff_ids, manifest["layers"])
             if diff_id not in have and layer["digest"] not in have)]
-        blobs.update((part["digest"], blob_size(store, part["digest"])) for part in parts)
-        manifests[image.manifest] = data
+        blobs.update((part["digest"], layer_bytes(store, part["digest"])[0]) for part in parts)
+        manifests[digest] = data
         paths = ["blobs/" + layer["digest"].replace(":", "/") for layer in manifest["layers"]]
         rows.append(
             {
@@ -17713,7 +18043,7 @@ def _save_documents(store: Store, chosen: dict, have: frozenset) -> tuple:
         )
         descriptor = {
             "mediaType": manifest.get("mediaType") or MEDIA_MANIFEST,
-            "digest": image.manifest,
+            "digest": digest,
             "size": len(data),
         }
         index += [
@@ -17749,11 +18079,11 @@ def _save_pieces(store: Store, chosen: dict, documents: dict, blobs: dict) -> It
             entry.size = entry.stored = len(data)
             yield tar_header(entry) + data + tar_padding(len(data))
         else:
-            fd = blob_open(store, names[name])
-            try:
-                yield from file_pack(fd, entry)
-            finally:
-                os.close(fd)
+            entry.size, pieces = layer_bytes(store, names[name])
+            entry.stored = entry.size
+            yield tar_header(entry)
+            yield from pieces
+            yield tar_padding(entry.size)
     yield TAR_END
     for image, _tags in chosen.values():
         image_event(store, "save", image.id, image.labels)
@@ -17805,6 +18135,7 @@ def image_import(
     except BaseException:
         content_collect(store, in_use, COLLECT_ATTEMPTS)
         raise
+    content_settle(store, in_use)
     if name:
         image_event(
             store, "tag", image, settings.get("Labels") or {}, reference_tagged(name).familiar
@@ -26885,10 +27216,11 @@ def _image_make(store: Store, c: Container, parent: Image, in_use: Callable, *, 
             with store.write() as db:
                 db.execute("INSERT OR REPLACE INTO meta(key, value) VALUES(?, ?)",
                            (PARENT_KEY + image, parent.id))
-            return image
     except BaseException:
         content_collect(store, in_use, COLLECT_ATTEMPTS)
         raise
+    content_settle(store, in_use)
+    return image
 
 
 def _layer_add(lease: content_lease, c: Container, diff_ids: list) -> str:
@@ -28681,10 +29013,9 @@ def http_dispatch(engine: Any, request: Request) -> Any:
 # adds authorities (*.crt) and client certificates (*.cert with *.key), as in Docker.
 #
 # What the daemon decided holds while it lives; without one the same keys of /etc/docker/daemon.json
-# do, since a host that was set up for Docker should pull the same way.
+# do.
 
 CERTS_DIRECTORY = "/etc/docker/certs.d"
-DAEMON_FILE = "/etc/docker/daemon.json"
 HUB_URL = "https://registry-1.docker.io"
 INSECURE_ALWAYS = ("127.0.0.0/8", "::1/128")
 REGISTRY_KEYS = ("http-proxy", "https-proxy", "insecure-registries", "no-proxy",
@@ -28718,15 +29049,7 @@ class RegistryEndpoint:
 
 def registry_settings(run: str) -> dict:
     """The settings about registries: the daemon's, else those of /etc/docker/daemon.json."""
-    made = configuration_read(run)
-    if made is CONFIGURATION:
-        try:
-            found = json_parse(file_read(DAEMON_FILE))
-            made = {**made, **{key: found[key] for key in REGISTRY_KEYS
-                               if type(found.get(key)) is type(CONFIGURATION[key])}}
-        except (OSError, ValueError, AttributeError):
-            return made         # there is none, or `daemon --validate` tells what is wrong
-    return made
+    return configuration_ahead(run, REGISTRY_KEYS)
 
 
 def registry_endpoints(name: Reference, made: dict, *, push: bool = False) -> list:
@@ -30234,6 +30557,7 @@ class Pull(Transfer):
             self.endpoints_try(self._pull)
         except EngineError as wrong:
             raise pull_refusal(wrong, self.name) from None
+        content_settle(self.store, self._in_use)
         what = "Downloaded newer image" if self._is_new else "Image is up to date"
         self.say({"status": f"Status: {what} for {self.name.familiar}"})
 
@@ -30385,7 +30709,7 @@ class Pull(Transfer):
         digest = layer["digest"]
         is_here = bool(layer_number(self.store, item.chain_id))
         short = id_short(digest[7:])
-        if is_here and blob_is_there(self.store, digest):
+        if is_here and (blob_is_there(self.store, digest) or blobs_dropped(self.store)):
             self.tell(short, "Already exists")
             return
         if digest not in downloads:
@@ -30446,20 +30770,22 @@ class Pull(Transfer):
 # A manifest goes out as it came, and so do its layers: nothing is compressed again. Only for an
 # image that was made or loaded here, whose manifest is ours, plain layers are compressed on the way
 # (gzip, always to the same bytes); what came of it is noted, so that the next push need not do it
-# again where the registry still has it. For each blob: is it there (HEAD), can it be mounted from
-# another repository of that registry which we know to have it, else it is sent. The manifest comes
-# last.
+# again where the registry still has it. So are layers whose blobs were dropped (section splits),
+# unless the registry has what was dropped; then the manifest is the one that came. For each blob:
+# is it there (HEAD), can it be mounted from another repository of that registry which we know to
+# have it, else it is sent. The manifest comes last.
 
 GZIP_LEVEL = 1                  # a push waits for the compression, not for the network
 GZIP_KEY = "gzip "              # in the table meta, before a diff id: "<digest> <size>" it came to
 PUSH_PIECE = 256 * 1024
+DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 
 class PushLayer:
     """A layer to be pushed: `blob` is what is stored, `descriptor` what the manifest will say."""
 
-    __slots__ = ("blob", "current", "descriptor", "diff_id", "media_type", "name", "size",
-                 "squeezes")
+    __slots__ = ("blob", "current", "descriptor", "diff_id", "gzip_type", "media_type", "name",
+                 "size", "squeezes")
 
     def __init__(self, diff_id: str, blob: str, size: int, media_type: str) -> None:
         self.diff_id = diff_id
@@ -30469,7 +30795,17 @@ class PushLayer:
         self.name = id_short(diff_id[7:])
         self.current = 0
         self.squeezes = False           #: compressed on the way
+        self.gzip_type = MEDIA_LAYER + "+gzip"
+        #: {} for one that the manifest never named
         self.descriptor: dict = {"mediaType": media_type, "size": size, "digest": blob}
+
+    def replace(self, blob: str, size: int, media_type: str) -> None:
+        """Send another blob of the same layer, if the registry has not the one that is named."""
+        self.blob = blob
+        self.size = size
+        self.squeezes = media_type == MEDIA_LAYER
+        if not self.squeezes:
+            self.descriptor = {"mediaType": media_type, "size": size, "digest": blob}
 
 
 class Push(Transfer):
@@ -30535,13 +30871,20 @@ class Push(Transfer):
         self._layers = [
             PushLayer(diff_id, layer["digest"], layer["size"], layer["mediaType"])
             for diff_id, layer in zip(image_diff_ids(image.config), manifest["layers"])]
-        for layer in reversed(self._layers):
-            layer.squeezes = is_ours and layer.media_type == MEDIA_LAYER
+        is_dockers = manifest.get("mediaType") == MANIFEST_TYPES[1]
+        for layer, row in zip(reversed(self._layers), stack):
+            if is_ours and layer.media_type == MEDIA_LAYER:
+                layer.squeezes, layer.descriptor = True, {}
+            elif layer.blob != row[4] and not blob_is_there(self.store, layer.blob):
+                layer.replace(row[4], row[5], row[6])       # it was dropped
+                layer.gzip_type = DOCKER_GZIP if is_dockers else layer.gzip_type
             self.tell(layer.name, "Preparing")
         self._layers_push(repository)
         self._document_push(repository, image.id, config)
-        if any(layer.squeezes for layer in self._layers):
-            manifest["layers"] = [layer.descriptor for layer in self._layers]
+        described = [told if told["digest"] == layer.descriptor["digest"] else layer.descriptor
+                     for told, layer in zip(manifest["layers"], self._layers)]
+        if described != manifest["layers"]:
+            manifest["layers"] = described
             data = json_text(manifest).encode()
         return data, manifest.get("mediaType") or MEDIA_MANIFEST
 
@@ -30583,16 +30926,21 @@ class Push(Transfer):
     # -- one layer --------------------------------------------------------------
 
     def _layer_push(self, repository: Repository, layer: PushLayer) -> None:
-        known = self._squeezed(layer) if layer.squeezes else layer.descriptor
-        if known:
-            layer.descriptor = known
-            if repository.blob_size(known["digest"]) >= 0:
+        known = [layer.descriptor, self._squeezed(layer) if layer.squeezes else {}]
+        url = ""
+        for descriptor in filter(None, known):
+            if repository.blob_size(descriptor["digest"]) >= 0:
                 self.tell(layer.name, "Layer already exists")
+                layer.descriptor = descriptor
                 return
-        url = self._mount(repository, layer, known["digest"]) if known else "start"
-        if not url:
-            return
-        if url == "start":
+        for descriptor in filter(None, known):
+            url = self._mount(repository, layer, descriptor["digest"])
+            if not url:
+                layer.descriptor = descriptor
+                return
+            if url != "start":
+                break
+        if url in ("", "start"):
             url = repository.upload_start()
         if layer.squeezes:
             self._squeeze(repository, layer, url)
@@ -30647,21 +30995,21 @@ class Push(Transfer):
         if not row:
             return {}
         digest, _, size = row[0].partition(" ")
-        return {"mediaType": MEDIA_LAYER + "+gzip", "size": int(size), "digest": digest}
+        return {"mediaType": layer.gzip_type, "size": int(size), "digest": digest}
 
     def _squeeze(self, repository: Repository, layer: PushLayer, url: str) -> None:
         """Compresses the stored bytes while they are sent."""
         import zlib
         digester, squeezer = hasher(), zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
-        fd = blob_open(self.store, layer.blob)
+        plain = stream_of(layer_bytes(self.store, layer.blob)[1])
 
         def chunks() -> Iterator[bytes]:
             parts: list = []
             held = at = 0
-            while at < layer.size:
-                data = os.pread(fd, PUSH_PIECE, at)
+            while True:
+                data = plain(PUSH_PIECE)
                 if not data:
-                    raise EngineError(f"{layer.blob} is shorter than {layer.size} bytes")
+                    break
                 at += len(data)
                 parts.append(squeezer.compress(data))
                 held += len(parts[-1])
@@ -30675,13 +31023,10 @@ class Push(Transfer):
             for chunk in chunks():
                 digester.update(chunk)
                 yield chunk
-        try:
-            url, size = repository.upload_chunks(url, hashed())
-        finally:
-            os.close(fd)
+        url, size = repository.upload_chunks(url, hashed())
         digest = "sha256:" + digester.hexdigest()
         repository.upload_end(url, digest)
-        layer.descriptor = {"mediaType": MEDIA_LAYER + "+gzip", "size": size, "digest": digest}
+        layer.descriptor = {"mediaType": layer.gzip_type, "size": size, "digest": digest}
         with self.store.write() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)",
                        (GZIP_KEY + layer.diff_id, f"{digest} {size}"))
@@ -31936,9 +32281,8 @@ def get_system_df(engine: Engine, request: Request) -> dict:
     for kind in USAGE_KINDS if asked is None else asked:
         usage[USAGE_KINDS[kind]] = []
     if usage["Images"] is not None:
-        usage["LayersSize"] = layers_size(store)
-        usage["Images"] = [_image_usage(image, version) for image in image_list(
-            store, {}, lambda: images_in_use(store), shared_size=True)]
+        usage["LayersSize"], images = images_usage(store, lambda: images_in_use(store))
+        usage["Images"] = [_image_usage(image, version) for image in images]
     if usage["Containers"] is not None:
         usage["Containers"] = engine.containers.list(everything=True, size=True)
     if usage["Volumes"] is not None:
@@ -41313,7 +41657,7 @@ DAEMON_OPTIONS = (
     ("--selinux-enabled", "bool", "", False, "it has no SELinux", "Label containers"),
     ("--shutdown-timeout", "int", "", 15, "", "Seconds that ending may take"),
     ("-s --storage-driver", "string", "", "", "", "Storage driver: overlay2 or vfs"),
-    ("--storage-opt", "list", "storage-opts", [], "overlay2 has none here", "Storage options"),
+    ("--storage-opt", "list", "storage-opts", [], "", "blobs=drop: keep no blobs of layers"),
     ("--swarm-default-advertise-addr", "string", "", "", SWARM, "Address for a swarm"),
     ("--tls", "bool", "", False, "", "Use TLS; --tlsverify implies it"),
     ("--tlscacert", "string", "", "", "", "Certificate of the CA that clients are signed by"),
@@ -41625,6 +41969,13 @@ def _exec_options_check(made: dict) -> None:
             raise InvalidParameter(f"native.cgroupdriver option {value} not supported")
 
 
+def _storage_options_check(made: dict) -> None:
+    for option in made["storage-opts"]:
+        if option not in (SPLIT_OPTION, "blobs=keep"):
+            raise Unsupported(f"--storage-opt {option} is not supported by this engine: it has"
+                              " blobs=keep and blobs=drop")
+
+
 def _modes_check_default(made: dict) -> None:
     mode, hint = made["default-ipc-mode"], 'use "shareable" or "private"'
     if mode in ("host", "none"):
@@ -41708,7 +42059,7 @@ def _seccomp_load(made: dict) -> None:
 
 #: Docker validates flags and file together, and names the file then; the rest is checked later.
 MERGED_CHECKS = (_log_check, _labels_check, _numbers_check, _registries_check,
-                 _exec_options_check, _modes_check_default)
+                 _exec_options_check, _storage_options_check, _modes_check_default)
 LATER_CHECKS = (_labels_merge, _networks_check, _pools_check, _containers_check)
 
 

@@ -210,10 +210,12 @@ def test_what_only_this_engine_refuses(configure):
     for flags in (
         ("--exec-opt", "native.cgroupdriver=systemd"),
         ("-s", "btrfs"),
+        ("--storage-opt", "overlay2.size=1G"),
         ("--feature", "containerd-snapshotter"),
     ):
         assert "not supported by this engine" in refused(configure, *flags, kind=engine.Unsupported)
     configure("--exec-opt", "native.cgroupdriver=cgroupfs", "-s", "overlay2", "--feature=cdi=false")
+    assert configure("--storage-opt", "blobs=drop")["storage-opts"] == ["blobs=drop"]
 
 
 def test_seccomp_profile_travels(configure, tmp_path):
