@@ -1,10 +1,16 @@
 """connections: networks and containers in the kernel, connected and disconnected while they run."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import threading
 
 import pytest
+from conftest import alive, launchers_of, wait_for
+
+ROLES = ("engine:launcher", "engine:monitor", "engine:watch", "engine:relay", "engine:commands")
 
 
 def nets(busybox, name):
@@ -116,6 +122,47 @@ def test_links_of_the_old_kind(busybox):
     refused = busybox("run", "--rm", "--link", "db:store", "busybox", "true")
     assert "Cannot link to a non running container: /db AS /" in refused.err
     busybox("rm", "db").ok()
+
+
+@pytest.mark.root
+def test_a_network_that_is_full(busybox):
+    busybox("network", "create", "--subnet", "10.79.0.0/29", "n").ok()
+    made = [busybox("run", "-d", "--name", f"c{n}", "--network", "n", "busybox", "sleep", "1000")
+            for n in range(6)]
+    assert [one.code for one in made] == [0, 0, 0, 0, 0, 125]
+    assert "no available IPv4 addresses on this network's address pools: n (" in made[5].err
+    assert busybox("ps", "-a", "--filter", "status=created", "--format", "{{.Names}}").out == "c5\n"
+    busybox("rm", "-f", "c1").ok()
+    busybox("start", "c5").ok()
+    assert nets(busybox, "c5")["n"]["IPAddress"] == "10.79.0.3"
+    busybox("rm", "-f", *(f"c{n}" for n in (0, 2, 3, 4, 5))).ok()
+    busybox("network", "rm", "n").ok()
+
+
+@pytest.mark.root
+def test_after_a_reboot(busybox, engine):
+    id = busybox("network", "create", "--subnet", "10.80.0.0/24", "n").ok().out.strip()
+    for name, more in (("one", ("--ip", "10.80.0.7", "-p", "18099:80")), ("two", ("--rm",))):
+        busybox("run", "-d", "--name", name, "--network", "n", *more, "busybox", "sleep",
+                "1000").ok()
+    for pid in launchers_of(busybox.roots.run, ROLES):
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda pid=pid: not alive(pid))
+    subprocess.run(["ip", "link", "delete", "br-" + id[:12]], check=True)
+    shutil.rmtree(busybox.roots.run)
+    store = engine.Store(busybox.roots.data, busybox.roots.run)
+    with store.write() as db:
+        db.execute("UPDATE containers SET boot_id = 'before'")
+        db.execute("UPDATE meta SET value = 'before ' || ? WHERE key = 'run'", (store.run,))
+    shown = busybox("ps", "-a", "--format", "{{.Names}} {{.Status}}").ok().out
+    assert shown.startswith("one Exited (255)") and "two" not in shown
+    for rows in ("ports", "leases WHERE released = 0", "endpoints WHERE id <> ''"):
+        assert store.rows("SELECT * FROM " + rows) == []
+    busybox("start", "one").ok()
+    assert nets(busybox, "one")["n"]["IPAddress"] == "10.80.0.7"
+    assert busybox("port", "one", "80").out.startswith("0.0.0.0:18099\n")
+    busybox("rm", "-f", "one").ok()
+    busybox("network", "rm", "n").ok()
 
 
 @pytest.mark.root
