@@ -19100,6 +19100,15 @@ class Container:
          self._config, self._host, self._document) = row
 
     @property
+    def sole_network(self) -> str:
+        """`none` or `host` where that is the container's only network; "" for all others.
+
+        A container that was created with `none` may leave that, and be connected to others then.
+        """
+        mode = self.host["NetworkMode"]
+        return mode if mode in ("none", "host") and not self.document.get("left_none") else ""
+
+    @property
     def config(self) -> dict:
         """The merged Config, every key of CONFIG there."""
         if isinstance(self._config, str):
@@ -19725,8 +19734,13 @@ def names_write(store: Store, container: str, one: dict) -> None:
         file_write(f"{directory}/{container}", json_text(told).encode(), 0o600)
 
 
-def networks_named(attached: list) -> list:
-    """(id, name, driver) of the networks of attached endpoints, as a monitor is told them."""
+def networks_named(store: Store, c: Container, attached: list) -> list:
+    """(id, name, driver) of a container's networks, as a monitor is told them: of those that it is
+    attached to, or of `none` or `host`.
+    """
+    alone = network_get(store, c.sole_network) if c.sole_network else None
+    if alone:
+        return [(alone.id, alone.name, alone.driver)]
     return [(one["network"], one["name"], one["driver"]) for one in attached]
 
 
@@ -20890,7 +20904,7 @@ def ports_show(store: Store, c: Container) -> dict:
 
     None for a port that is not published; {} while the container does not run.
     """
-    if not c.is_up or c.host["NetworkMode"] in ("host", "none"):
+    if not c.is_up or c.sole_network:
         return {}
     out: dict = {name: None for name in {**(c.config["ExposedPorts"] or {}),
                                          **(c.host["PortBindings"] or {})}}
@@ -24552,10 +24566,10 @@ def networks_show(c: Container, endpoints: list, known: dict) -> dict:
     `known` is networks_known(): as in Docker a network has an id for a container that has been
     started.
     """
-    mode = c.host["NetworkMode"]
-    if mode.startswith("container:"):
+    mode = c.sole_network
+    if c.host["NetworkMode"].startswith("container:"):
         return {}
-    if mode in ("none", "host"):
+    if mode:
         return {mode: {**ENDPOINT_NONE, "NetworkID": known[mode].id if c.started else "",
                        "EndpointID": _run_id(c, _ENDPOINT_SALT)}}
     out = {}
@@ -25851,7 +25865,7 @@ def _launch(containers: Containers, store: Store, c: Container, again: int,
         pass                        # a copy into it has an overlay of its own on its files
     plan["realtime"] = {"realtimePeriod": made["cpu-rt-period"],
                         "realtimeRuntime": made["cpu-rt-runtime"]}
-    plan.update(names, networks=networks_named(attached))
+    plan.update(names, networks=networks_named(store, c, attached))
     plan["ports"] = ports_start(store, c, attached) if attached else {}
 
     def ready(born: dict) -> None:
@@ -26007,7 +26021,7 @@ def init_layer_make(store: Store) -> None:
 
 def _network_prepare(store: Store, c: Container) -> tuple[list, list, list]:
     """(attached endpoints, lines for /etc/hosts, environment) of a start."""
-    if c.host["NetworkMode"] in ("none", "host") or mode_container(c.host["NetworkMode"]):
+    if c.sole_network or mode_container(c.host["NetworkMode"]):
         return [], extra_hosts(store, c.host), []
     try:
         attached = endpoints_start(store, c)
@@ -27446,8 +27460,8 @@ class Networks:
         for c in self._engine.containers.all():
             if not c.is_running:
                 continue
-            mode = c.host["NetworkMode"]
-            if mode in ("none", "host"):
+            mode = c.sole_network
+            if mode:
                 shown = networks_show(c, [], known)[mode]
                 out[known[mode].id][c.id] = {"Name": c.name, "EndpointID": shown["EndpointID"],
                                              "MacAddress": "", "IPv4Address": "", "IPv6Address": ""}
@@ -27497,6 +27511,9 @@ class Networks:
         c = self._engine.containers.find(asked["Container"])
         with container_lock(self._store, c.id):
             network = self._connect_check(c, ref, config)
+            if network and network.driver == "null":
+                self._none_write(c, network, "connect", has_left=False)
+                return
             taken = self._store.row("SELECT coalesce(max(position), -1) + 1 FROM endpoints"
                                     " WHERE container = ?", c.id)
             with self._store.write() as db:
@@ -27529,8 +27546,10 @@ class Networks:
             raise Forbidden("container cannot be disconnected from host network or connected to"
                             " host network" if network.driver == "host" and mode != "host" and
                             not mode_container(mode) else CONFLICT_SHARED)
-        if mode == "none" or network.driver == "null":
-            raise Forbidden(CONFLICT_NONE)
+        if c.sole_network or network.driver == "null":
+            if c.sole_network or mode != "none" or endpoint_list(self._store, c.id):
+                raise Forbidden(CONFLICT_NONE)
+            return network
         bad = endpoint_problems(network.name, config, network)
         if bad:
             raise InvalidParameter("invalid endpoint settings:\n" + problems_text(bad))
@@ -27568,6 +27587,9 @@ class Networks:
             raise Forbidden("container cannot be disconnected from host network or connected to"
                             " host network")
         with container_lock(self._store, c.id):
+            if network and network.driver == "null" and c.sole_network:
+                self._none_write(c, network, "disconnect", has_left=True)
+                return
             places = endpoint_list(self._store, c.id)
             names = (network.id, network.name) if network else (ref,)
             place = next((one for one in places if one.network in names), None)
@@ -27590,6 +27612,16 @@ class Networks:
         if network and c.is_running:
             self._emit(network, "disconnect", container=c.id)
 
+    def _none_write(self, c: Container, network: Network, action: str, *, has_left: bool) -> None:
+        """Note that a container is in `none`, or that it may be connected to others now."""
+        c.document["left_none"] = has_left
+        with self._store.write() as db:
+            db.execute("UPDATE containers SET document = ? WHERE id = ?",
+                       (json_text(c.document), c.id))
+        if self._runs(c):
+            self._changed(c, [])
+            self._emit(network, action, container=c.id)
+
     def _runs(self, c: Container) -> bool:
         """Whether the process still is that was there when the container was looked for."""
         return c.is_running and os.path.exists(f"/proc/{c.pid}/exe")
@@ -27600,7 +27632,7 @@ class Networks:
         ports = ports_change(self._store, c, attached)
         text, names = resolver_conf(c.host, attached)
         monitor_call(self._store, c.id, {"verb": "networks", "ports": ports, **names,
-                                         "networks": networks_named(attached)})
+                                         "networks": networks_named(self._store, c, attached)})
         directory = self._store.path("containers", c.id)
         more = extra_hosts(self._store, c.host) + links_prepare(self._store, c, attached)[0]
         for name, data in (("hosts", hosts_text(c, c.config["Hostname"], attached, more)),

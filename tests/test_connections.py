@@ -74,6 +74,30 @@ def test_connect_and_disconnect_while_it_runs(busybox):
 
 
 @pytest.mark.root
+def test_out_of_none_and_back(busybox):
+    busybox("network", "create", "--subnet", "10.81.0.0/24", "n").ok()
+    busybox("run", "-d", "--name", "web", "--network", "none", "busybox", "sleep", "1000").ok()
+    alone = "multiple networks with one of the networks in private (none) mode"
+    assert alone in busybox("network", "connect", "n", "web").err
+    busybox("network", "disconnect", "none", "web").ok()
+    assert nets(busybox, "web") == {}
+    busybox("network", "connect", "n", "web").ok()
+    busybox("restart", "-t0", "web").ok()
+    assert list(nets(busybox, "web")) == ["n"]
+    assert "10.81.0." in busybox("exec", "web", "ip", "a").ok().out
+    assert alone in busybox("network", "connect", "none", "web").err
+    busybox("network", "disconnect", "n", "web").ok()
+    busybox("network", "connect", "none", "web").ok()
+    busybox("rm", "-f", "web").ok()
+    told = busybox("events", "--since", "0", "--until", "0s", "--filter", "type=network",
+                   "--format", "{{.Action}} {{.Actor.Attributes.name}}").ok().out.split("\n")
+    assert [line for line in told if "onnect" in line] == [
+        "connect none", "disconnect none", "connect n", "disconnect n", "connect n",
+        "disconnect n", "connect none", "disconnect none"]
+    busybox("network", "rm", "n").ok()
+
+
+@pytest.mark.root
 def test_ipv6_mac_mtu_and_several_networks_at_once(busybox):
     busybox("network", "create", "--ipv6", "--subnet", "fd00:77::/64", "-o",
             "com.docker.network.driver.mtu=1400", "six").ok()
