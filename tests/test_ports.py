@@ -21,7 +21,8 @@ def wanted(bindings, exposed=(), everything=False):
 
 def container(id="c1", **bindings):
     return types.SimpleNamespace(
-        id=id, name="name-" + id, is_up=True, config={"ExposedPorts": None},
+        id=id, name="name-" + id, is_up=True, sole_network="",
+        config={"ExposedPorts": None},
         host={"PublishAllPorts": False, "NetworkMode": "bridge", "PortBindings": {
             name.replace("_", "/"): value for name, value in bindings.items()}})
 
