@@ -98,10 +98,11 @@ DOORS       protocols coming in
     downloads       a blob on its way from a registry: resumed, verified, read while it grows
     pulls           images from registries: one stream a layer, from the socket to the tree
     pushes          images to registries: what is missing there, mounted or sent; logins, questions
+    searches        images by a word in their names: the v1 search of Docker Hub and others
     api_system      Docker Engine API endpoints: ping, version, info, events
     api_absent      Docker Engine API endpoints that are not there: 501, no swarm, no plugins
     api_images      Docker Engine API endpoints: images
-    api_registry    Docker Engine API endpoints: push, auth, distribution
+    api_registry    Docker Engine API endpoints: push, search, auth, distribution
     api_containers  Docker Engine API endpoints: containers and exec
     api_networks    Docker Engine API endpoints: networks
     api_files       Docker Engine API endpoints: archive, export, commit, system/df
@@ -122,7 +123,7 @@ HANDS       the user's side
     cli_streams     the user's terminal and a container's streams: pump, signals, detach keys
     values          values of container flags: mounts, networks, devices, limits, ports
     credentials     what `login` keeps: config.json, DOCKER_AUTH_CONFIG, credential helpers
-    cli_registry    pull, push, login, logout, manifest inspect
+    cli_registry    pull, push, search, login, logout, manifest inspect
     cli_create      the flags of create and run, and the API body that they make
     cli_containers  commands on containers
     cli_stats       stats: a table of what containers use, once or as it changes; update
@@ -31184,6 +31185,128 @@ class Inquiry:
 
 
 # =============================================================================
+# searches -- images by a word in their names: the v1 search of Docker Hub and others
+# =============================================================================
+# Runs in: api, cli.   Refs: moby v28.5.2 registry/search.go, search_endpoint_v1.go,
+# search_session.go
+#
+# All that is left of a registry's first protocol: GET /v1/search?q=WORD&n=COUNT. A term with a host
+# before it asks that one, any other Docker Hub. A registry of one's own is pinged first, by HTTPS,
+# or by HTTP where it may be insecure; most have no search, and say 404.
+
+SEARCH_FILTERS = ("is-automated", "is-official", "stars")
+SEARCH_LIMIT, SEARCH_LIMIT_MAX = 25, 100
+SEARCH_SCOPES = ("registry:catalog:search",)
+#: fields of a result as the API shows them, and what stands for one that is not told
+SEARCH_FIELDS = {"star_count": 0, "is_official": False, "name": "", "is_automated": False,
+                 "description": ""}
+
+
+def search_split(term: str) -> tuple:
+    """(registry's host, what to look for) of a term; Docker Hub is "docker.io"."""
+    host, slash, rest = term.partition("/")
+    if not slash or host != "localhost" and "." not in host and ":" not in host:
+        return DOMAIN_DEFAULT, term
+    return (DOMAIN_DEFAULT if host == DOMAIN_LEGACY else host), rest
+
+
+def registry_search(run: str, term: str, *, limit: int = 0, filters: dict | None = None,
+                    credentials: dict | None = None, headers: dict | None = None) -> list:
+    """What GET /images/search shows: [{"star_count", "is_official", "name", ...}]."""
+    filters = filters or {}
+    filters_check(filters, SEARCH_FILTERS)
+    automated = filter_bool(filters, "is-automated", False)
+    official = filter_bool(filters, "is-official", False)
+    stars = max([0, *map(_stars_parse, filters.get("stars") or ())])
+    if automated:
+        return []           # no registry builds images any more
+    limit = limit or SEARCH_LIMIT
+    if not 1 <= limit <= SEARCH_LIMIT_MAX:
+        raise InvalidParameter(f"limit {limit} is outside the range of [1, {SEARCH_LIMIT_MAX}]")
+    if term.startswith(("http://", "https://")):
+        raise InvalidParameter(f"invalid repository name: repository name ({term}) should not have"
+                               " a scheme")
+    client = HttpClient(registry_settings(run), headers or {})
+    try:
+        found = _search_ask(client, term, limit, credentials or {})
+    finally:
+        client.close()
+    return [each for each in found if each["star_count"] >= stars
+            and ("is-official" not in filters or each["is_official"] == official)]
+
+
+def _stars_parse(text: str) -> int:
+    number = go_int(text)
+    if number is None:
+        raise InvalidParameter(f"invalid filter 'stars={text}': strconv.Atoi: parsing"
+                               f" {quote(text)}: invalid syntax")
+    return number
+
+
+def _search_ask(client: HttpClient, term: str, limit: int, credentials: dict) -> list:
+    host, term = search_split(term)
+    if host == DOMAIN_DEFAULT:
+        endpoint = RegistryEndpoint(INDEX_SERVER.removesuffix("/v1/"))
+        term = term.removeprefix("library/")
+    else:
+        endpoint = _endpoint_find(client, host)
+    url = f"{endpoint.url}/v1/search?q={percent_encode(term, '')}&n={limit}"
+    context = endpoint.context if url[:6] == "https:" else None
+    more = {"X-Docker-Token": "true"}
+    user = credentials.get("username", "")
+    if user and not credentials.get("identitytoken"):
+        more["Authorization"] = basic_credentials(user, credentials.get("password", ""))
+    reply = client.patiently("GET", url, more, context=context)
+    data = reply.document()
+    if reply.status == 401 and user and credentials.get("identitytoken"):
+        auth = RegistryAuth(client, endpoint, credentials)
+        if auth.challenged(reply, SEARCH_SCOPES):
+            reply = client.patiently("GET", url, {**more, **auth.header(SEARCH_SCOPES)},
+                                     context=context)
+            data = reply.document()
+    if reply.status != 200:
+        raise EngineError(f"Unexpected status code {reply.status}")
+    return _results_parse(data)
+
+
+def _endpoint_find(client: HttpClient, host: str) -> RegistryEndpoint:
+    insecure = registry_is_insecure(host, client.settings)
+    failed = []
+    for scheme in ("https", "http") if insecure else ("https",):
+        endpoint = RegistryEndpoint(f"{scheme}://{host}", is_insecure=insecure)
+        try:
+            context = endpoint.context if scheme == "https" else None
+            client.request("GET", endpoint.url + "/v1/_ping", context=context).document()
+            return endpoint
+        except Cancelled:
+            raise
+        except EngineError as wrong:
+            failed.append(str(wrong))
+    if insecure:
+        raise InvalidParameter(f'invalid registry endpoint "http://{host}/v1/". HTTPS attempt:'
+                               f" {failed[0]}. HTTP attempt: {failed[1]}")
+    raise InvalidParameter(
+        f"invalid registry endpoint https://{host}/v1/: {failed[0]}. If this private registry"
+        " supports only HTTP or HTTPS with an unknown CA certificate, please add"
+        f" `--insecure-registry {host}` to the daemon's arguments. In the case of HTTPS, if you"
+        " have access to the registry's CA certificate, no need for the flag; simply place the CA"
+        f" certificate at /etc/docker/certs.d/{host}/ca.crt")
+
+
+def _results_parse(data: bytes) -> list:
+    try:
+        results = json_parse(data).get("results") or []
+        found = [{field: each.get(field) or empty for field, empty in SEARCH_FIELDS.items()}
+                 for each in results]
+        if not all(type(each[field]) is type(empty) for each in found
+                   for field, empty in SEARCH_FIELDS.items()):
+            raise TypeError("a field has the wrong type")
+    except (ValueError, AttributeError, TypeError) as wrong:
+        raise EngineError(f"error decoding registry search results: {wrong}") from None
+    return [{**each, "is_automated": False} for each in found]
+
+
+# =============================================================================
 # api_system -- Docker Engine API endpoints: ping, version, info, events
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.24 to 1.51; moby daemon/events/filter.go
@@ -31373,7 +31496,6 @@ NO_EXPERIMENT = ("This experimental feature is disabled by default. Start the Do
 
 # fmt: off
 NOT_THERE = (
-    ("GET",    "/images/search",             "searching a registry"),
     ("POST",   "/build",                     "building images"),
     ("POST",   "/build/cancel",              "building images"),
     ("POST",   "/swarm/init",                "swarm mode"),
@@ -31833,7 +31955,7 @@ def get_image_get(engine: Any, request: Request) -> Stream:
 
 
 # =============================================================================
-# api_registry -- Docker Engine API endpoints: push, auth, distribution
+# api_registry -- Docker Engine API endpoints: push, search, auth, distribution
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.51; moby api/server/router/{image,distribution,
 # system}
@@ -31855,6 +31977,19 @@ def post_image_push(engine: Any, request: Request) -> Stream:
     push = Push(engine.store, name, credentials=registry_credentials(request),
                 headers=meta_headers(request))
     return messages_stream(push.messages())
+
+
+@route("GET", "/images/search")
+def get_images_search(engine: Any, request: Request) -> list:
+    """Images that a registry finds by a term, at most `limit` (25)."""
+    text = request.arg("limit")
+    limit = go_int(text) if text else 0
+    if limit is None or limit < 0:
+        raise InvalidParameter(f"invalid limit specified: strconv.Atoi: parsing {quote(text)}:"
+                               " invalid syntax")
+    return registry_search(
+        engine.store.run, request.arg("term"), limit=limit, filters=request.filters(),
+        credentials=registry_credentials(request), headers=meta_headers(request))
 
 
 @route("POST", "/auth")
@@ -38258,7 +38393,7 @@ def _helper_call(helper: str, verb: str, text: bytes) -> bytes:
 
 
 # =============================================================================
-# cli_registry -- pull, push, login, logout, manifest inspect
+# cli_registry -- pull, push, search, login, logout, manifest inspect
 # =============================================================================
 # Runs in: cli.   Refs: docker pull, push, login, logout --help; docker/cli v28.5.2
 #
@@ -38346,6 +38481,49 @@ def cmd_push(client: ApiClient, args: Args) -> int:
         output_write(reference_full(name) + "\n")
     else:
         progress_show(messages)
+    return 0
+
+
+# -- search -------------------------------------------------------------------
+
+def _description(result: dict, show: Show) -> str:
+    text = result["description"].replace("\n", " ").replace("\r", " ")
+    return ellipsis(text, 45) if show.truncate else text
+
+
+# fmt: off
+SEARCH_COLUMNS = (
+    ("Description", "DESCRIPTION", _description),
+    ("IsOfficial",  "OFFICIAL",    lambda result, show: "[OK]" if result["is_official"] else ""),
+    ("Name",        "NAME",        lambda result, show: result["name"]),
+    ("StarCount",   "STARS",       lambda result, show: str(result["star_count"])),
+)
+# fmt: on
+SEARCH_TABLE = ("Name", "Description", "StarCount", "IsOfficial")
+
+
+@command("search", usage="[OPTIONS] TERM", nargs=(1, 1), help="Search Docker Hub for images",
+         flags=(
+    Flag("-f --filter", "filter", help="Show only what fits: is-official=true, stars=3"),
+    Flag("--format", "string", help=HELP_FORMAT_LIST),
+    Flag("--limit", "int", help="At most so many results"),
+    Flag("--no-trunc", help="Show all of each value")))
+def cmd_search(client: ApiClient, args: Args) -> int:
+    """Lists what a registry finds; a term with a host before it asks that one."""
+    term, filters = args.rest[0], {key: list(values) for key, values in (args.filter or {}).items()}
+    if "is-automated" in filters:
+        print_error('WARNING: the "is-automated" filter is deprecated, and searching for'
+                    ' "is-automated=true" will not yield any results in future.')
+    query = {"term": term, "limit": args.limit or None, "filters": filters or None}
+    key = credentials_key(search_split(term)[0])
+    headers = {"x-registry-auth": auth_header_make(credentials_get(args.top, key))}
+    results = next(client.lines("GET", "/images/search", query, headers=headers), None) or []
+    columns: tuple = SEARCH_COLUMNS
+    if args.format in ("json", "{{json .}}"):           # there a truth has its own name
+        columns = tuple((name, header, (lambda result, show: go_text(result["is_official"]))
+                         if name == "IsOfficial" else value) for name, header, value in columns)
+    listing = Listing(columns, SEARCH_TABLE, "*registry.searchContext")
+    output_write(listing.text(results, show=Show(truncate=not args.no_trunc), format=args.format))
     return 0
 
 
@@ -40259,7 +40437,7 @@ LATER_FLAGS = (
     Flag("-a --all-tags", hidden=True), Flag("--build-arg", "list", hidden=True),
     Flag("--disable-content-trust", default=True, hidden=True),
     Flag("-f --file", "string", hidden=True), Flag("--label", "list", hidden=True),
-    Flag("--limit", "int", hidden=True), Flag("--network", "string", hidden=True),
+    Flag("--network", "string", hidden=True),
     Flag("--no-cache", hidden=True), Flag("-p --password", "string", hidden=True),
     Flag("--password-stdin", hidden=True), Flag("--platform", "string", hidden=True),
     Flag("--progress", "string", hidden=True), Flag("--pull", hidden=True),
@@ -40270,7 +40448,6 @@ LATER_FLAGS = (
 #: commands that come with registries and builds: (names, usage, what they would do)
 LATER = (
     (("image build", "build", "builder build"), "[OPTIONS] PATH | URL | -", "Build an image"),
-    (("search",),            "[OPTIONS] TERM",                              "Search a registry"),
 )
 # fmt: on
 

@@ -126,7 +126,6 @@ def test_events_refuse_a_time_as_dockerd_does():
     ("method", "path"),
     [
         ("POST", "/build"),
-        ("GET", "/images/search"),
     ],
 )
 def test_what_is_not_there_answers_501(method, path):

@@ -487,7 +487,6 @@ def test_have(run):
     "words",
     [
         ("build", "-t", "x", "."),
-        ("search", "x"),
     ],
 )
 def test_what_comes_later_says_so(run, words):

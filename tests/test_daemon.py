@@ -532,7 +532,6 @@ def test_dockers_command_line_on_system_commands(start, cli, image):
         ("service", "ls"): engine.NO_SWARM,
         ("swarm", "leave"): "This node is not part of a swarm",
         ("plugin", "inspect", "x"): 'plugin "x" not found',
-        ("search", "x"): "searching a registry: not supported by this engine",
     }
     for words, text in errors.items():
         done = subprocess.run(["docker", "-H", "unix://" + daemon.path, *words],
