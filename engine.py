@@ -40434,20 +40434,25 @@ class ChunkReader:
 
 #: flags of commands that come later, so that using one is answered by what is missing
 LATER_FLAGS = (
-    Flag("-a --all-tags", hidden=True), Flag("--build-arg", "list", hidden=True),
+    Flag("-a --amend", hidden=True), Flag("--arch", "string", hidden=True),
+    Flag("--build-arg", "list", hidden=True),
     Flag("--disable-content-trust", default=True, hidden=True),
-    Flag("-f --file", "string", hidden=True), Flag("--label", "list", hidden=True),
-    Flag("--network", "string", hidden=True),
-    Flag("--no-cache", hidden=True), Flag("-p --password", "string", hidden=True),
-    Flag("--password-stdin", hidden=True), Flag("--platform", "string", hidden=True),
-    Flag("--progress", "string", hidden=True), Flag("--pull", hidden=True),
-    Flag("-q --quiet", hidden=True), Flag("-t --tag", "list", hidden=True),
-    Flag("--target", "string", hidden=True), Flag("-u --username", "string", hidden=True),
+    Flag("-f --file", "string", hidden=True), Flag("--insecure", hidden=True),
+    Flag("--label", "list", hidden=True), Flag("--network", "string", hidden=True),
+    Flag("--no-cache", hidden=True), Flag("--os", "string", hidden=True),
+    Flag("--platform", "string", hidden=True), Flag("--progress", "string", hidden=True),
+    Flag("--pull", hidden=True), Flag("-p --purge", hidden=True), Flag("-q --quiet", hidden=True),
+    Flag("-t --tag", "list", hidden=True), Flag("--target", "string", hidden=True),
+    Flag("--variant", "string", hidden=True),
 )
 # fmt: off
-#: commands that come with registries and builds: (names, usage, what they would do)
+#: commands that come later: (names, usage, what they would do)
 LATER = (
     (("image build", "build", "builder build"), "[OPTIONS] PATH | URL | -", "Build an image"),
+    (("manifest annotate",), "[OPTIONS] INDEX MANIFEST",           "Add a platform to an entry"),
+    (("manifest create",),   "INDEX MANIFEST [MANIFEST...]",       "Make an index"),
+    (("manifest push",),     "[OPTIONS] INDEX",                    "Upload an index"),
+    (("manifest rm",),       "INDEX [INDEX...]",                   "Forget indexes"),
 )
 # fmt: on
 

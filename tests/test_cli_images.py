@@ -487,6 +487,10 @@ def test_have(run):
     "words",
     [
         ("build", "-t", "x", "."),
+        ("manifest", "create", "-a", "x", "y"),
+        ("manifest", "annotate", "--arch", "arm64", "x", "y"),
+        ("manifest", "push", "--purge", "x"),
+        ("manifest", "rm", "x"),
     ],
 )
 def test_what_comes_later_says_so(run, words):
