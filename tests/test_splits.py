@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import random
+import signal
 import tarfile
 import zlib
 
@@ -239,6 +241,37 @@ def test_usage_counts_both(store, drops):
     total, images = engine.images_usage(store, nobody)
     assert total == len(BIG) + 1 + record + 1 + len(B)
     assert {each["SharedSize"] for each in images} == {len(BIG) + 1 + record}
+
+
+def _load_and_die(data, run, archive, delay):
+    signal.setitimer(signal.ITIMER_REAL, delay)     # SIGALRM ends the process where it stands
+    load(engine.Store(data, run), open(archive, "rb"))
+    os._exit(0)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(store, drops, tmp_path):
+    """What was dropped can be rebuilt, whoever died at it; what was not, is there."""
+    layers = [layer(*[f"{n}/{m}" for m in range(300)], salt=str(n) * 2000) for n in range(3)]
+    archive = tmp_path / "archive"
+    archive.write_bytes(tar_of(docker_files(layers, packed=gz)))
+    store.roots_make()
+    context, killed = multiprocessing.get_context("fork"), 0
+    for turn in range(24):
+        worker = context.Process(
+            target=_load_and_die, args=(store.data, store.run, archive, 0.002 + turn / 80))
+        worker.start()
+        worker.join(30)
+        killed += worker.exitcode == -signal.SIGALRM
+        if turn % 3 == 2:
+            assert load(store, open(archive, "rb")) == ["Loaded image: test:1"]
+            image = engine.image_get(store, "test:1")
+            assert blobs_of(store) == {image.id, image.manifest}
+            out = members(saved(store, "test:1"))
+            assert [out["blobs/sha256/" + digest(data)[7:]] for data in layers] == layers
+            engine.image_remove(store, "test:1", nobody)
+        engine.content_collect(store, nobody)
+    assert killed > 5
 
 
 # --- to and from a registry ---
