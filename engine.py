@@ -6099,6 +6099,17 @@ def _limit_rows(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
         texts = (v1_text(value) if v1_file else "", v2_text(value) if v2_file else "")
         if not cgroup.put(controller, v1_file, v2_file, texts):
             warnings.append(_ignored(name))
+        elif name == "cpu.shares":
+            _shares_check(cgroup, value)
+
+
+def _shares_check(cgroup: Cgroup, asked: int) -> None:
+    """The kernel takes v1's shares into its own range; runc would rather refuse (fs/cpu.go)."""
+    if cgroup.v1("cpu"):
+        given = _read_number(cgroup.v1("cpu") + "/cpu.shares")
+        if given != asked:
+            what = "maximum" if asked > given else "minimum"
+            raise EngineError(f"the {what} allowed cpu-shares is {given}")
 
 
 def _limit_memory(cgroup: Cgroup, resources: dict, warnings: list[str]) -> None:
@@ -6754,6 +6765,9 @@ SECCOMP_ARCHES = {              # OCI name: (AUDIT_ARCH_*, bit in every number, 
     "SCMP_ARCH_ARM":     (0x40000028, 0,          ("arm", "time64", "all")),
     "SCMP_ARCH_RISCV64": (0xC00000F3, 0,          ("generic", "all")),
 }
+_FOREIGN_ARCHES = frozenset("SCMP_ARCH_" + name for name in (
+    "MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE S390 S390X LOONGARCH64"
+    ).split())
 
 _MACHINES = {                   # machine: (its architecture, its name in a profile's `arches`)
     "x86_64":  ("SCMP_ARCH_X86_64",  "amd64"),
@@ -7054,8 +7068,8 @@ def seccomp_compile(
             # Another machine's can never be asked for on this one.
             audit, bit, tables = SECCOMP_ARCHES[name]
             by_arch.setdefault(audit, []).append((bit, _arch_block(document, tables, bit, default)))
-        elif not name.startswith("SCMP_ARCH_"):
-            raise InvalidParameter(f"unknown architecture in the seccomp profile: {name}")
+        elif name not in _FOREIGN_ARCHES:
+            raise InvalidParameter(f"string {name} is not a valid arch for seccomp")
     code = [(_LD, 0, 0, _AT_ARCH)]
     for audit, blocks in by_arch.items():
         block = _arch_select(blocks, default, audit == SECCOMP_ARCHES["SCMP_ARCH_X86_64"][0])
@@ -7080,7 +7094,7 @@ def _arch_select(blocks: list[tuple], default: int, is_x86_64: bool) -> list[tup
 
 def _action(name: str, number: int | None) -> int:
     if name not in SECCOMP_ACTIONS:
-        raise InvalidParameter(f"unsupported action in the seccomp profile: {name}")
+        raise InvalidParameter(f"string {name} is not a valid action for seccomp")
     value = SECCOMP_ACTIONS[name]
     if name in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
         value |= (_EPERM if number is None else number) & 0xFFFF
@@ -7150,7 +7164,9 @@ def _alternatives(args: list[dict] | tuple) -> list[list[tuple]]:
     for arg in args:
         op = str(arg.get("op", "")).replace("SCMP_CMP_", "")
         index = arg.get("index", -1)
-        if op not in _TESTS or not 0 <= index <= 5:
+        if op not in _TESTS:
+            raise InvalidParameter(f"string {arg.get('op')} is not a valid operator for seccomp")
+        if not 0 <= index <= 5:
             raise InvalidParameter(f"invalid argument test in the seccomp profile: {arg}")
         tests.append((index, op, arg.get("value", 0), arg.get("valueTwo", 0)))
     if len({test[0] for test in tests}) < len(tests):
@@ -7251,14 +7267,19 @@ def seccomp_flags(names: list[str] | None) -> int:
 
 
 def seccomp_check(profile: dict) -> None:
-    """InvalidParameter for what is known before the start: flags, and an action that needs a
-    listener, which nobody would be here.
+    """InvalidParameter for what is known before the start: words that nobody knows, flags, and an
+    action that needs a listener, which nobody would be here.
     """
     rows = [row for row in profile.get("syscalls") or () if isinstance(row, dict)]
     if "SCMP_ACT_NOTIFY" in [profile.get("defaultAction"), *(row.get("action") for row in rows)]:
         raise InvalidParameter("seccomp action SCMP_ACT_NOTIFY is not supported by this engine")
     flags = profile.get("flags")
     seccomp_flags([flags] if isinstance(flags, str) else flags)
+    if profile.get("defaultAction"):
+        every = frozenset(cap for row in rows for cap in (row.get("includes") or {}).get("caps")
+                          or ())
+        for caps in {every, frozenset()}:           # what one set of them lets in, or the other
+            seccomp_compile(profile, caps=caps)
 
 
 def seccomp_enter(profile: str | dict, caps: list[str] | tuple | frozenset) -> None:
@@ -9410,7 +9431,7 @@ def _host_verify(host: dict) -> None:
     if not -1000 <= host["OomScoreAdj"] <= 1000:
         raise InvalidParameter(f"Invalid value {host['OomScoreAdj']}, range for oom score adj is"
                                " [-1000, 1000]")
-    if host["Runtime"] not in ("", RUNTIME):
+    if host["Runtime"] not in ("", RUNTIME, "io.containerd.runc.v2"):
         raise InvalidParameter(f"unknown or invalid runtime name: {host['Runtime']}")
     for target, options in (host["Tmpfs"] or {}).items():
         tmpfs_options(target, options)
@@ -24654,6 +24675,8 @@ def container_show(store: Store, c: Container, size: bool = False) -> dict:
         "AppArmorProfile": "", "ExecIDs": exec_ids(store, c) or None,
         "HostConfig": config_show(host, HOST_CONFIG),
     }
+    if c.started and not limit_is_kept("OomKillDisable"):
+        out["HostConfig"]["OomKillDisable"] = None      # Docker's start checks the limits again
     out["GraphDriver"] = {"Data": graph_show(store, c), "Name": out["Driver"]}
     if size:
         out["SizeRw"], out["SizeRootFs"] = sizes_show(store, c)
@@ -34741,6 +34764,14 @@ def _proxy_error(failed: EngineError) -> EngineError:
 # An error that came from the engine is marked (from_engine), so that the command line can say so.
 
 STREAM_PIECE = 256 * 1024
+_START_EXITS = (("executable file not found", 127), ("no such file or directory", 127),
+                ("system cannot find the file specified", 127), ("permission denied", 126),
+                ("is a directory", 126))
+
+
+def start_exit(text: str) -> int | None:
+    """The exit code of `run` after a start that failed so, as docker's CLI reads it; None: 125."""
+    return next((exit for words, exit in _START_EXITS if words in text), None)
 
 
 class _Pair:
@@ -35014,11 +35045,6 @@ SSH_OPTIONS = ("-o", "ConnectTimeout=30", "-T")
 SSH_REFUSED = "ssh host connection is not valid: invalid SSH URL: "
 TLS_REFUSED = ("the server probably has client authentication (--tlsverify) enabled; check your"
                " TLS client certification settings")
-#: what a failed start says of the program: (words of it, exit code), as the docker CLI reads them
-START_EXITS = (("executable file not found", 127), ("no such file or directory", 127),
-               ("system cannot find the file specified", 127), ("permission denied", 126),
-               ("is a directory", 126))
-
 
 
 class Endpoint:
@@ -35599,7 +35625,7 @@ class SocketTransport:
                                     "error-message")
         code = None
         if what[0] == "POST" and what[1].partition("?")[0].endswith("/start"):
-            code = next((exit for words, exit in START_EXITS if words in text), None)
+            code = start_exit(text)
         error = error_for(head.status, text, code)
         error.from_engine = True
         return error
@@ -39223,6 +39249,14 @@ def _attach(client: ApiClient, ref: str, config: dict, keys: str) -> Any:
         "detachKeys": keys or None})
 
 
+def _start(client: ApiClient, ref: str) -> None:
+    try:
+        client.post(f"/containers/{ref}/start")
+    except EngineError as failed:
+        failed.exit = start_exit(str(failed)) or failed.exit
+        raise
+
+
 def _attached_start(client: ApiClient, ref: str, *, config: dict, keys: str, is_removed: bool,
                     signals: signals_caught) -> int:
     """Attach, wait, start, pump, status: the exit code of the container's process."""
@@ -39230,7 +39264,7 @@ def _attached_start(client: ApiClient, ref: str, *, config: dict, keys: str, is_
     sock = _attach(client, ref, config, keys)
     waiter = client.wait(ref, "removed" if is_removed else "next-exit")
     try:
-        client.post(f"/containers/{ref}/start")
+        _start(client, ref)
     except EngineError:
         sock.close()
         if is_removed:
@@ -39403,7 +39437,7 @@ def cmd_run(client: ApiClient, args: Args) -> int:
     if args.detach:
         ref = _create(client, args, body)
         print(ref)
-        client.post(f"/containers/{ref}/start")
+        _start(client, ref)
         return 0
     with signals_caught(proxy=args.sig_proxy, resize=args.tty) as signals:
         return _attached_start(client, _create(client, args, body), config=body,

@@ -143,7 +143,8 @@ def bare_box(roots):
 @pytest.fixture
 def box(roots, monkeypatch):
     """A box whose containers run; they are removed at the end."""
-    monkeypatch.setattr(sys, "argv", [str(conftest.TOP / "engine.py"), *sys.argv[1:]])
+    program = os.environ.get("ENGINE") or conftest.TOP / "engine.py"
+    monkeypatch.setattr(sys, "argv", [str(program), *sys.argv[1:]])
     made = Box(roots)
     made.image()
     yield made

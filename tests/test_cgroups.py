@@ -316,6 +316,18 @@ def test_limits_of_this_kernel(real):
 
 
 @pytest.mark.root
+def test_shares_that_the_kernel_changes(real):
+    cgroup, _ = real
+    cgroup.create()
+    if cgroup.v1("cpu") is None:
+        pytest.skip("no v1 controller cpu")
+    for asked, text in ((1, "minimum allowed cpu-shares is 2"),
+                        (1 << 20, "maximum allowed cpu-shares is 262144")):
+        with pytest.raises(engine.EngineError, match=text):
+            cgroup.limit({"cpu": {"shares": asked}})
+
+
+@pytest.mark.root
 def test_out_of_memory_is_counted(real):
     cgroup, children = real
     cgroup.create()

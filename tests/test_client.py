@@ -57,6 +57,12 @@ def test_errors_are_the_engines(client):
         client.get("/nowhere")
 
 
+def test_exit_codes_of_a_failed_start():
+    assert engine.start_exit('custom device "/dev/no": no such file or directory') == 127
+    assert engine.start_exit("exec: /x: permission denied: unknown") == 126
+    assert engine.start_exit("write cpu.shares: invalid argument") is None
+
+
 def test_a_transport_without_error_objects(monkeypatch):
     class Far:
         def send(self, request):

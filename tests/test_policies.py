@@ -102,6 +102,8 @@ def test_limits_of_one_that_runs(box):  # noqa: F811
     box.client.post("/containers/web/restart", {"t": 0})
     assert shown() == [str(100 * MIB), "50000", "max", weights[1]]
     assert box.actions().count("update") == 2
+    kill = box.inspect(id)["HostConfig"]["OomKillDisable"]
+    assert kill is (False if group.v1("memory") else None)
 
 
 @pytest.mark.root

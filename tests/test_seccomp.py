@@ -244,12 +244,13 @@ def test_every_call_with_conditions_stays_below_the_kernels_limit():
     "profile, text",
     [
         ({}, "no defaultAction"),
-        ({"defaultAction": "SCMP_ACT_NOTIFY"}, "unsupported action"),
+        ({"defaultAction": "SCMP_ACT_NOTIFY"}, "is not a valid action for seccomp"),
         (
             {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["x"], "archMap": [{}]},
             "both 'architectures'",
         ),
-        ({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["x"]}, "unknown architecture"),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["x"]},
+         "string x is not a valid arch for seccomp"),
         (
             {
                 "defaultAction": "SCMP_ACT_ALLOW",
@@ -275,6 +276,21 @@ def test_every_call_with_conditions_stays_below_the_kernels_limit():
 def test_wrong_profiles(profile, text):
     with pytest.raises(engine.InvalidParameter, match=text):
         engine.seccomp_compile(profile, "x86_64")
+
+
+@pytest.mark.parametrize(("profile", "text"), [
+    ({"defaultAction": "SCMP_ACT_WHAT"}, "string SCMP_ACT_WHAT is not a valid action"),
+    ({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["kill"], "action": "SCMP_ACT_X", "includes": {"caps": ["CAP_SYS_ADMIN"]}}]},
+     "string SCMP_ACT_X is not a valid action"),
+    ({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["kill"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "op": "SCMP_CMP_X"}]}]},
+     "string SCMP_CMP_X is not a valid operator"),
+])
+def test_wrong_words_are_known_before_the_start(profile, text):
+    with pytest.raises(engine.InvalidParameter, match=text):
+        engine.seccomp_check(profile)
+    engine.seccomp_check({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X"]})
 
 
 def test_conditions_of_a_profile():
