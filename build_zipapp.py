@@ -109,36 +109,37 @@ LAUNCHER_ROOTS = (
 )
 #: Who calls these, and them at the start: loaded as well, but not what else they may call.
 LAUNCHER_START = ("main_exit", "main", "preload")
-#: Functions of `version` and `ps`, and tables of all commands; then what else `run`, `exec` need:
-#: the usual commands find it in one place. `tests/bench/quick.py` prints this.
+#: Functions of `version`; what `ps` needs besides; what `run` and `exec` do: the usual commands find
+#: it in one place. `tests/bench/quick.py` prints this.
 QUICK = ("""
 ApiClient.__init__ ApiClient.call ApiClient.get ApiClient.send Args.__init__ Args.given
-Body.__init__ COMMANDS Command.__init__ Container.__init__ Container.config Container.document
-Container.host Container.is_running Container.is_up Container.status Containers.__init__
-Containers._healthy Containers.all Containers.list Engine.__init__ Engine.containers Engine.images
-Flag.__init__ Flag.long Flag.short Image.__init__ Images.__init__ Images.ids_of Listing.__init__
-Listing._table Listing.text LocalTransport.__init__ LocalTransport.engine LocalTransport.send
-Network.__init__ ROUTES Reference.__new__ Reference._suffix Reference.familiar
-Reference.familiar_name Reference.name Request.__init__ Request.arg Request.filters Request.flag
-Request.number Response.__init__ Show.__init__ Store.__init__ Store._free_take Store.db Store.path
-Store.row Store.rows Store.run_path VendoredFinder.__init__ VendoredFinder.find_spec _Pair.__init__
-_Pair.close _absent_register _build_time _client_make _code _command_find _component_lines
-_config_apply _config_default _config_load _container_command _container_image _container_names
-_created_ns _day_number _domain_split _exited_codes _flag_default _flag_set _flags_table
-_handler_run _help_command _id_shown _image_row _is_domain _is_host_label _is_older _is_version
-_later_register _list_mark _month_days _nargs_check _parse_or_usage _quote_char _refusal _refuse
-_reply_check _request _route_match _run _run_id _server_version _shared _shown_name _since_text
-_store_claim _store_connect _streams_prepare _tag_key _take_long _terminal_width _time_calendar
-_time_split _top_check _update_refusal _use_line _wrap ago boot_id cli_main client_local
-client_version cmd_ps cmd_version columns_align command command_flags config_directory config_read
-container_settle containers_text duration_parse ellipsis endpoints_by_container file_read
-filter_bool filters_check filters_parse flag_kind flags_parse flush_output get_containers
-get_version help_flags http_dispatch id_short image_get is_path_component json_parse
-list_filters_check list_select main main_exit network_list networks_by_container networks_ensure
-networks_known networks_show orphans_find output_write platform_host points_of points_show
-ports_list ports_show ports_text program_name quote record_list reference_parse reference_tagged
-roots_find route route_find sqlite_module state_text summary_show text_width time_now time_parse
-vendored_install version_build version_text version_tuple
+Body.__init__ Command.__init__ Engine.__init__ Flag.__init__ Flag.long LocalTransport.__init__
+LocalTransport.engine LocalTransport.send Request.__init__ Response.__init__ Store.__init__
+VendoredFinder.__init__ VendoredFinder.find_spec _Pair.__init__ _Pair.close _build_time _client_make
+_code _command_find _component_lines _config_apply _config_default _config_load _flag_set
+_flags_table _handler_run _is_version _nargs_check _parse_or_usage _pattern_words _reply_check
+_request _route_best _route_match _run _server_version _shown_name _streams_prepare _take_long
+_top_check _use_line cli_main client_local client_version cmd_version columns_align command
+command_flags config_directory config_read file_read flag_kind flags_parse flush_output get_version
+http_dispatch main main_exit output_write platform_host program_name roots_find route route_find
+text_width vendored_install version_build version_text
+""", """
+Container.__init__ Container.config Container.document Container.host Container.is_running
+Container.is_up Container.status Containers.__init__ Containers._healthy Containers.all
+Containers.list Engine.containers Engine.images Flag.short Image.__init__ Images.__init__
+Images.ids_of Listing.__init__ Listing._table Listing.text Network.__init__ Reference.__new__
+Reference._suffix Reference.familiar Reference.familiar_name Reference.name Request.arg
+Request.filters Request.flag Request.number Show.__init__ Store._free_take Store.db Store.path
+Store.row Store.rows Store.run_path _container_command _container_image _container_names _created_ns
+_day_number _domain_split _exited_codes _flag_default _help_command _id_shown _image_row _is_domain
+_is_host_label _is_older _list_mark _month_days _quote_char _run_id _shared _since_text _store_claim
+_store_connect _tag_key _terminal_width _time_calendar _time_split _wrap ago boot_id cmd_ps
+container_settle containers_text duration_parse ellipsis endpoints_by_container filter_bool
+filters_check filters_parse get_containers help_flags id_short image_get is_path_component
+json_parse list_filters_check list_select network_list networks_by_container networks_ensure
+networks_known networks_show orphans_find points_of points_show ports_list ports_show ports_text
+quote record_list reference_parse reference_tagged sqlite_module state_text summary_show time_now
+time_parse version_tuple
 """, """
 ApiClient.hijack ApiClient.post ApiClient.wait Body.json Container.is_copied Containers._create
 Containers._running Containers.create Containers.expect Containers.find Containers.launch
@@ -186,9 +187,10 @@ undo_on_error.callback unix_connect up_message wait_any walls_build winsize_get 
 """)
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (
-    "ast", "marshal", "struct", "sys", "zlib", "Code", "HOT_SECTIONS", "LAUNCHER_ROOTS",
-    "LAUNCHER_START", "QUICK", "Slim", "Splitter", "Unit", "code_walk", "engine_code",
-    "names_changed", "names_used", "own_source", "packed", "sections_of",
+    "ast", "marshal", "struct", "sys", "zlib", "Code", "HOT_SECTIONS", "KEYED", "LAUNCHER_ROOTS",
+    "LAUNCHER_START", "QUICK", "Slim", "Splitter", "Table", "Unit", "code_walk", "command_keys",
+    "engine_code", "names_changed", "names_used", "own_source", "packed", "route_keys",
+    "sections_of",
 )
 # fmt: off
 PINS = {
@@ -587,13 +589,14 @@ class Code:
     uses, not for all there is. `all` makes everything real: for who forks, or lives long.
 
     Units of kind s are statements, f functions of the module, m functions that a statement asks for
-    by `__stub__`: methods, and what decorators register.
+    by `__stub__`: methods, and what decorators register. Rows of a table that know their keys are
+    made when they are looked up (`Table`).
     """
 
     def __init__(self, space: dict, data: bytes, index: tuple) -> None:
         from _thread import RLock
 
-        names, self.kinds, self.groups, self.group_of, _ = index
+        names, self.kinds, self.groups, self.group_of, self.keyed, _ = index
         start = int.from_bytes(data[8:12], "little")
         self.names = names.split("\n")
         self.space = space                  # the module's globals
@@ -610,6 +613,7 @@ class Code:
         self.lock = RLock()                 # two threads may call one stub
         space["__builtins__"] = __builtins__
         space["__stub__"] = self.stub
+        space["__table__"] = self.table
         space["__getattr__"] = self.find
 
     def record(self, unit: int) -> tuple:
@@ -672,6 +676,9 @@ class Code:
         else:
             self.stubs[unit] = made
         return made
+
+    def table(self, name: str) -> Table:
+        return Table(self, self.keyed[name])
 
     @staticmethod
     def call(*args: Any, _unit_: tuple, **named: Any) -> Any:
@@ -756,6 +763,46 @@ class Code:
             for unit, made in list(self.stubs.items()):
                 self.load(unit, made)
             self.data = memoryview(b"")
+
+
+class Table(dict):
+    """A table whose rows are made by statements of the module, when somebody asks for them."""
+
+    def __init__(self, code: Code, rows: dict) -> None:
+        self.code = code
+        self.rows = dict(rows)              # key -> units that are to run before it is looked up
+
+    def fetch(self, *keys: Any) -> None:
+        with self.code.lock:
+            for key in keys:
+                if key in self.rows:
+                    self.code.need(self.rows[key])
+                    self.code.run()
+                    del self.rows[key]
+
+    def __contains__(self, key: Any) -> bool:
+        self.fetch(key)
+        return super().__contains__(key)
+
+    def __getitem__(self, key: Any) -> Any:
+        self.fetch(key)
+        return super().__getitem__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.fetch(key)
+        return super().get(key, default)
+
+    def __iter__(self) -> Iterator:
+        self.fetch(*self.rows)
+        return super().__iter__()
+
+    def items(self) -> Any:
+        self.fetch(*self.rows)
+        return super().items()
+
+    def values(self) -> Any:
+        self.fetch(*self.rows)
+        return super().values()
 
 
 class Slim(ast.NodeTransformer):
@@ -851,6 +898,25 @@ class Unit:
         self.defined: list[str] = []
         self.parts: list[Unit] = []         # those that a statement asks for by __stub__
         self.after: set[int] = set()        # units that fill this one's table
+        self.rows: dict[str, list] = {}     # table -> keys that only this one fills in it
+
+
+def command_keys(call: ast.Call) -> list[str]:
+    """The names of a command: @command("image ls", aliases=("images",), …)."""
+    others = [each.value for each in call.keywords if each.arg == "aliases"]
+    return [ast.literal_eval(call.args[0]), *(name for each in others
+                                              for name in ast.literal_eval(each))]
+
+
+def route_keys(call: ast.Call) -> list[tuple[str, str]]:
+    """What leads to a route: @route("GET", "/containers/{id}/json") is ("GET", "containers")."""
+    method, pattern = map(ast.literal_eval, call.args)
+    return [(method, pattern.strip("/").split("/")[0])]
+
+
+#: Tables with a row for each command and route, of which a start wants one or two: decorator ->
+#: (table, the keys of its row).
+KEYED = {"command": ("COMMANDS", command_keys), "route": ("ROUTES", route_keys)}
 
 
 class Splitter:
@@ -858,6 +924,7 @@ class Splitter:
 
     def __init__(self, tree: ast.Module, path: str) -> None:
         self.path = path
+        self.keyed = {table for table, _ in KEYED.values()}
         self.units: list[Unit] = []
         whole = compile(tree, path, "exec", dont_inherit=True, optimize=2)
         self.codes = {(code.co_name, code.co_firstlineno): code for code in code_walk(whole)}
@@ -874,6 +941,7 @@ class Splitter:
             if node.decorator_list:
                 first = len(self.units)
                 self.run(self.stubbed(node, node.name), first)
+                self.units[-1].rows = self.rows(node)
             else:
                 self.function("f", node, node.name).defined = [node.name]
         elif isinstance(node, ast.ClassDef):
@@ -881,7 +949,22 @@ class Splitter:
             self.methods_stub(node)
             self.run(node, first)
         elif not self.is_main(node) and not self.is_text(node):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets) in self.keyed:
+                node.value = ast.Call(ast.Name("__table__", ast.Load()),
+                                      [ast.Constant(ast.unparse(node.targets))], [])
             self.run(node)
+
+    @staticmethod
+    def rows(node: ast.FunctionDef) -> dict[str, list]:
+        found: dict[str, list] = {}
+        for each in node.decorator_list:
+            name = each.func.id if isinstance(each, ast.Call) and isinstance(
+                each.func, ast.Name) else ""
+            if name not in KEYED:
+                return {}
+            table, keys = KEYED[name]
+            found[table] = found.get(table, []) + keys(each)
+        return found
 
     @staticmethod
     def is_main(node: ast.stmt) -> bool:
@@ -962,6 +1045,7 @@ class Splitter:
             tables = {table for name in self.changed_by(unit)
                       for table in self.definers.get(name, ())
                       if table < at and (self.units[table].kind == "s" or name in unit.changed)}
+            tables -= {at for name in unit.rows for at in self.definers[name]}
             if not tables and not unit.defined:
                 raise SystemExit(f"engine.py:{unit.line}: nobody would ever need this statement")
             for table in tables:
@@ -988,9 +1072,22 @@ class Splitter:
         needed = {number for name in unit.used for number in self.definers.get(name, ())}
         return ("".join(map(chr, sorted((needed | unit.after) - {at}))), *unit.record)
 
+    def keys(self) -> dict[str, dict]:
+        """{table: {key: units}}, of tables that are filled as they are asked."""
+        found: dict[str, dict] = {table: {} for table in self.keyed}
+        for at, unit in enumerate(self.units):
+            for table, keys in unit.rows.items():
+                for key in keys:
+                    found[table][key] = (*found[table].get(key, ()), at)
+        return found
+
     def quick(self, names: set[str]) -> set[int]:
         """The units of these names, and statements that they need; other functions stay stubs."""
-        return self.stated({at for at, unit in enumerate(self.units) if unit.name in names})
+        found = {at for at, unit in enumerate(self.units) if unit.name in names}
+        for units in (units for keys in self.keys().values() for units in keys.values()):
+            if found & set(units):          # who looks up one has all of its key
+                found |= set(units)
+        return self.stated(found)
 
     def stated(self, found: set[int]) -> set[int]:
         """Some units, and the statements that are run when these are loaded."""
@@ -1063,7 +1160,7 @@ def engine_code(
     """What `Code` reads, for this Python.
 
     16 bytes of head (magic number, size, where the groups start, zeros), the index, the groups. The
-    index is (names, kinds, groups, group of each unit, code of the loader). A group is a tuple that
+    index is (names, kinds, groups, group of each unit, keys, code of the loader). A group is a tuple that
     ends with {unit: record}, compressed: the launcher's first (see `packed`), which also has units
     of other groups, then one for each list of QUICK, then what is left of each section.
     """
@@ -1089,12 +1186,12 @@ def engine_code(
         body = zlib.compress(marshal.dumps(group), 9)
         rows.append((len(data), len(body)))
         data += body
-    tree = Slim().visit(ast.parse(own_source(own, ("sys", "Code"))))
+    tree = Slim().visit(ast.parse(own_source(own, ("sys", "Code", "Table"))))
     loader = compile(tree, "engine.pyz/packer.py", "exec", dont_inherit=True, optimize=2)
     index = marshal.dumps((
         "\n".join(unit.name for unit in split.units),
         "".join(unit.kind for unit in split.units).encode(), tuple(rows),
-        bytes(places[home] for home in homes.values()), loader))
+        bytes(places[home] for home in homes.values()), split.keys(), loader))
     start = 16 + len(index)
     head = MAGIC_NUMBER + struct.pack("<III", start + len(data), start, 0)
     return head + index + bytes(data)

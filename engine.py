@@ -10472,7 +10472,7 @@ def code_usual() -> None:
     """Make the code of the usual commands real, beside what the launcher has."""
     code = getattr(sys.modules["__main__"], "CODE", None)
     if code:
-        code.ahead(1, 2)
+        code.ahead(1, 2, 3)
 
 
 def launcher_name() -> str:
@@ -28583,6 +28583,7 @@ def tls_connect(sock: Any, context: Any, name: str) -> TlsLink:
 
 #: (method, first word) -> [(words of the pattern, handler)], filled by @route at import.
 ROUTES: dict[tuple, list] = {}
+ROUTES_REFUSED: dict[tuple, list] = {}      # looked at where those have nothing
 TOO_OLD = ("client version {} is too old. Minimum supported API version is " + API_VERSION_MIN
            + ", please upgrade your client to a newer version")
 FALSE_WORDS = frozenset(("", "0", "no", "false", "none"))   # moby httputils.BoolValue
@@ -28879,12 +28880,22 @@ class FileReply:
 
 def route(method: str, pattern: str) -> Callable:
     """Registers a handler: @route("GET", "/containers/{id}/json")."""
-    words = tuple(pattern.strip("/").split("/"))
+    words = _pattern_words(pattern)
 
     def register(handler: Callable) -> Callable:
         ROUTES.setdefault((method, words[0]), []).append((words, handler))
         return handler
     return register
+
+
+def route_refused(method: str, pattern: str, handler: Callable) -> None:
+    """Registers what answers where no route fits."""
+    words = _pattern_words(pattern)
+    ROUTES_REFUSED.setdefault((method, words[0]), []).append((words, handler))
+
+
+def _pattern_words(pattern: str) -> tuple:
+    return tuple(pattern.strip("/").split("/"))
 
 
 def _route_match(words: tuple, parts: list) -> dict | None:
@@ -28908,13 +28919,22 @@ def _route_match(words: tuple, parts: list) -> dict | None:
 
 def route_find(method: str, parts: list) -> tuple:
     """(handler, params) for the words of a path; 404 as moby answers when nothing fits."""
+    found = _route_best(ROUTES, method, parts) or _route_refusal(method, parts)
+    if found is None:
+        raise NotFound("page not found")
+    return found
+
+
+def _route_refusal(method: str, parts: list) -> tuple | None:
+    return _route_best(ROUTES_REFUSED, method, parts)
+
+
+def _route_best(table: dict, method: str, parts: list) -> tuple | None:
     best, found = -1, None
-    for words, handler in ROUTES.get((method, parts[0]), ()):
+    for words, handler in table.get((method, parts[0]), ()):
         params = _route_match(words, parts)
         if params is not None and len(words) - len(params) > best:
             best, found = len(words) - len(params), (handler, params)
-    if found is None:
-        raise NotFound("page not found")
     return found
 
 
@@ -31601,15 +31621,16 @@ def _plugin_missing(engine: Any, request: Request) -> None:
 
 def _absent_register() -> None:
     for method, pattern, subject in NOT_THERE:
-        route(method, pattern)(_refusal(Unsupported, f"{subject}: not supported by this engine"))
+        route_refused(method, pattern,
+                      _refusal(Unsupported, f"{subject}: not supported by this engine"))
     for method, pattern in SWARM_ROUTES:
-        route(method, pattern)(_refusal(Unavailable, NO_SWARM))
+        route_refused(method, pattern, _refusal(Unavailable, NO_SWARM))
     for pattern, kind in SWARM_UPDATES:
-        route("POST", pattern)(_update_refusal(kind))
+        route_refused("POST", pattern, _update_refusal(kind))
     for method, pattern in PLUGIN_ROUTES:
-        route(method, pattern)(_plugin_missing)
+        route_refused(method, pattern, _plugin_missing)
     for method, pattern in EXPERIMENTAL_ROUTES:
-        route(method, pattern)(_refusal(Unsupported, NO_EXPERIMENT))
+        route_refused(method, pattern, _refusal(Unsupported, NO_EXPERIMENT))
 
 
 _absent_register()
@@ -32039,28 +32060,7 @@ def get_distribution(engine: Any, request: Request) -> dict:
 # Runs in: api, cli.   Refs: Docker Engine API 1.51, moby api/server/router/container
 #
 # One function per endpoint: it reads the request's parameters, calls the engine, and returns what
-# the reply is made of. What an older API version must not see is taken out here. Endpoints that
-# later issues bring stand in one table and answer 501 until then.
-
-#: (method, path, what it would do)
-NOT_YET_ROUTES = (
-    ("GET",    "/containers/{id}/checkpoints",              "checkpoints"),
-    ("POST",   "/containers/{id}/checkpoints",              "checkpoints"),
-    ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", "checkpoints"),
-)
-
-
-def _refuse(what: str) -> Callable:
-    def handler(engine: Engine, request: Request) -> None:
-        if "id" in request.params:
-            engine.containers.find(request.params["id"])
-        raise Unsupported(f"{what} is not supported by this engine yet")
-    return handler
-
-
-for _method, _path, _what in NOT_YET_ROUTES:
-    route(_method, _path)(_refuse(_what))
-
+# the reply is made of. What an older API version must not see is taken out here.
 
 @route("GET", "/containers/json")
 def get_containers(engine: Engine, request: Request) -> list:
@@ -37255,7 +37255,7 @@ ENGINE_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_V
 def _command_find(words: list) -> tuple:
     """(Command, name as called, remaining words); UsageError for what is no command."""
     first = words[0]
-    if first in GROUPS and _group_rows(first):
+    if first in GROUPS:
         for at in range(1, len(words)):
             if words[at][:1] != "-":
                 name = f"{first} {words[at]}"
@@ -40479,27 +40479,20 @@ LATER_FLAGS = (
     Flag("-t --tag", "list", hidden=True), Flag("--target", "string", hidden=True),
     Flag("--variant", "string", hidden=True),
 )
-# fmt: off
-#: commands that come later: (names, usage, what they would do)
-LATER = (
-    (("image build", "build", "builder build"), "[OPTIONS] PATH | URL | -", "Build an image"),
-    (("manifest annotate",), "[OPTIONS] INDEX MANIFEST",           "Add a platform to an entry"),
-    (("manifest create",),   "INDEX MANIFEST [MANIFEST...]",       "Make an index"),
-    (("manifest push",),     "[OPTIONS] INDEX",                    "Upload an index"),
-    (("manifest rm",),       "INDEX [INDEX...]",                   "Forget indexes"),
-)
-# fmt: on
 
-
-def _later_register() -> None:
-    for names, usage, text in LATER:
-        def refuse(client: Any, args: Any, name: str = names[0]) -> int:
-            raise Unsupported(f"{name}: not supported yet")
-        command(names[0], aliases=names[1:], usage=usage, flags=LATER_FLAGS, nargs=(0, None),
-                help=f"{text} (not supported yet)")(refuse)
-
-
-_later_register()
+@command("image build", aliases=("build", "builder build"), usage="[OPTIONS] PATH | URL | -",
+         flags=LATER_FLAGS, nargs=(0, None), help="Build an image (not supported yet)")
+@command("manifest annotate", usage="[OPTIONS] INDEX MANIFEST", flags=LATER_FLAGS,
+         nargs=(0, None), help="Add a platform to an entry (not supported yet)")
+@command("manifest create", usage="INDEX MANIFEST [MANIFEST...]", flags=LATER_FLAGS,
+         nargs=(0, None), help="Make an index (not supported yet)")
+@command("manifest push", usage="[OPTIONS] INDEX", flags=LATER_FLAGS, nargs=(0, None),
+         help="Upload an index (not supported yet)")
+@command("manifest rm", usage="INDEX [INDEX...]", flags=LATER_FLAGS, nargs=(0, None),
+         help="Forget indexes (not supported yet)")
+def cmd_later(client: Any, args: Args) -> int:
+    """Says that it is not there."""
+    raise Unsupported(f"{args.name}: not supported yet")
 
 
 # =============================================================================

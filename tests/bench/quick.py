@@ -43,8 +43,8 @@ module.main_exit(sys.argv[1:])
 """
 
 
-def names_seen(pyz: str) -> tuple[set[str], set[str]]:
-    """Names of units that `version` and `ps` load, and those that `run` and `exec` load."""
+def names_seen(pyz: str) -> list[set[str]]:
+    """Names of units that `version` loads; what `ps` loads besides; what `run` and `exec` do."""
     work = tempfile.mkdtemp(prefix="quick-")
     log = work + "/log"
     roots = ["--data-root", work + "/data", "--run-root", work + "/run"]
@@ -56,9 +56,12 @@ def names_seen(pyz: str) -> tuple[set[str], set[str]]:
         return done.stdout.decode().strip()
 
     def seen(*commands: tuple) -> set[str]:
+        named = {"ENGINE_DATA_ROOT": roots[1], "ENGINE_RUN_ROOT": roots[3]}
         for words in commands:
-            subprocess.run([PYTHON, "-c", WATCHED, pyz, log, *roots, *words],
-                           stdout=subprocess.DEVNULL, check=True)
+            for before, environment in ((roots, {}), ([], named)):
+                subprocess.run([PYTHON, "-c", WATCHED, pyz, log, *before, *words],
+                               env={**os.environ, **environment}, stdout=subprocess.DEVNULL,
+                               check=True)
         with open(log) as file:
             names = set(file.read().split())
         os.unlink(log)
@@ -69,10 +72,11 @@ def names_seen(pyz: str) -> tuple[set[str], set[str]]:
         engine(*run)                        # which starts the launcher
         engine(*bridged)                    # which makes the bridge
         name = engine("run", "-d", "--network", "none", "tools", "sleep", "1000")
-        first = seen(("version",), ("ps",), ("ps", "--help"))
-        second = seen(run, bridged, ("exec", name, "true"))
+        first = seen(("version",))
+        second = seen(("ps",), ("ps", "--help")) - first
+        third = seen(run, bridged, ("exec", name, "true"))
         engine("rm", "-f", name)
-        return {"COMMANDS", "ROUTES"} | first, second - first
+        return [first, second, third - first - second]
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
