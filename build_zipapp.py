@@ -109,8 +109,8 @@ LAUNCHER_ROOTS = (
 )
 #: Who calls these, and them at the start: loaded as well, but not what else they may call.
 LAUNCHER_START = ("main_exit", "main", "preload")
-#: Functions of `version`; what `ps` needs besides; what `run` and `exec` do: the usual commands find
-#: it in one place. `tests/bench/quick.py` prints this.
+#: Functions of `version`; what `ps` needs besides; what `run` and `exec` do: the usual commands
+#: find it in one place. `tests/bench/quick.py` prints this.
 QUICK = ("""
 ApiClient.__init__ ApiClient.call ApiClient.get ApiClient.send Args.__init__ Args.given
 Body.__init__ Command.__init__ Engine.__init__ Flag.__init__ Flag.long LocalTransport.__init__
@@ -141,24 +141,26 @@ networks_known networks_show orphans_find points_of points_show ports_list ports
 quote record_list reference_parse reference_tagged sqlite_module state_text summary_show time_now
 time_parse version_tuple
 """, """
-ApiClient.hijack ApiClient.post ApiClient.wait Body.json Container.is_copied Containers._create
-Containers._running Containers.create Containers.expect Containers.find Containers.launch
-Containers.running Containers.start Demultiplexer.__init__ FrameReader.__init__ Image.platform
-Image.settings Images.for_container LocalTransport.expect LocalTransport.hijack Network.bridge
-Network.is_default Network.is_internal Network.mtu Network.options Network.pool Place.__init__
-Place.link Prefix.__init__ Prefix.offset Prefix.packed Prefix.size Pump.__init__ Pump._loop
-Pump._receive Pump.run Request.has_body Request.hijack Request.json Request.take Store.lock
+ApiClient.hijack ApiClient.post ApiClient.wait Body.json Call.__call__ Call.__init__
+Container.is_copied Containers._create Containers._running Containers.create Containers.expect
+Containers.find Containers.launch Containers.running Containers.start Demultiplexer.__init__
+FrameReader.__init__ Image.platform Image.settings Images.for_container Libc.__init__
+LocalTransport.expect LocalTransport.hijack Network.bridge Network.is_default Network.is_internal
+Network.mtu Network.options Network.pool Place.__init__ Place.link Prefix.__init__ Prefix.offset
+Prefix.packed Prefix.size Pump.__init__ Pump._loop Pump._receive Pump.run RawCall.bind
+RawCall.number Request.has_body Request.hijack Request.json Request.take Store.lock Store.roots_make
 Store.write Waiter.__init__ Waiter.fileno Waiter.result _CidFile.__init__ _CidFile.keep _Pair._open
-_Pair.hijack _Pair.take _Write.__enter__ _Write.__exit__ _Write.__init__ _actor _add_network
-_apparmor_build _arg_since _attach _attached_start _block_verify _body_attach _body_devices
-_body_health _body_limits _body_networks _body_ports _body_process _body_restart _body_security
-_body_storage _bounds _capabilities_verify _cloned _command_line _conf_parse _config_verify
-_cpu_verify _cpusets_verify _create _create_checked _device_rules _endpoint _env_merge _event_files
-_exec_pump _execs_sweep _exit_status _gap _gate _hijacker _host_fill _host_verify _insert
-_insert_once _is_server _is_user_defined _items_check _json_encoder _kernel_memory_verify _launch
-_link_body _link_make _mac_make _mac_move _memory_verify _modes_check _modes_resolve _monitor_ask
-_monitor_request _namespaces_resolve _network_prepare _object _platform_settle _query_text _resizer
-_root_fill _route _shm_mounts _signal_sender _size_known _size_number _spec_linux _spec_mounts
+_Pair.hijack _Pair.take _Path.from_param _Write.__enter__ _Write.__exit__ _Write.__init__ _actor
+_add_network _apparmor_build _arg_since _attach _attached_start _block_verify _body_attach
+_body_devices _body_health _body_limits _body_networks _body_ports _body_process _body_restart
+_body_security _body_storage _bounds _capabilities_verify _cloned _command_line _conf_parse
+_config_verify _cpu_verify _cpusets_verify _create _create_checked _device_rules _endpoint
+_env_merge _event_files _exec_pump _execs_sweep _exit_status _gap _gate _hijacker _host_fill
+_host_verify _insert _insert_once _interpreter_sealed _is_server _is_user_defined _items_check
+_json_encoder _kernel_memory_verify _launch _launcher_spawn _launcher_start _link_body _link_make
+_mac_make _mac_move _memory_verify _modes_check _modes_resolve _monitor_ask _monitor_request
+_namespaces_resolve _network_prepare _object _platform_settle _query_text _resizer _root_fill _route
+_shm_mounts _signal_sender _size_known _size_number _spawned_reap _spec_linux _spec_mounts
 _spec_namespaces _spec_process _spec_root _start_time _stream_type _sysctl_problems _sysctls_verify
 _thermal_paths _ulimits_verify _value_check _version_adapt address_message answer_read
 apparmor_is_on body_fill body_set bool_parse bridge_ensure build_id capabilities_available
@@ -171,19 +173,20 @@ extra_hosts fds_send fields_check file_write files_guard.__enter__ files_guard._
 files_guard.__init__ files_write firewall_watch get_exec go_int health_plan health_words
 host_complete host_defaults hosts_text id_new image_platform_warning init_layer_make ip_pack ip_text
 is_hex json_text launcher_call launcher_name layer_directories layer_name layer_paths layer_stack
-lease_take limits_build link_index link_is_up link_plan links_prepare links_verify
+lease_take libc limits_build link_index link_is_up link_plan links_prepare links_verify
 lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_verify mac_pack mac_text
-mode_container monitor_call monitor_connect monitor_expect monitor_start mounts_sorted name_random
-names_write network_find network_get networks_event networks_named nl_attr nl_message owner_of
-owner_self pair_message parent_ensure parent_name plan_build platform_rank points_mounts
-port_message ports_check ports_expose ports_publish ports_start ports_wanted post_container_attach
-post_container_create post_container_exec post_container_start post_container_wait post_exec_start
-prefix_parse process_build record_find record_insert record_move record_new resolver_conf
-resources_build resources_verify restart_parse restart_verify route_message routes_choose
-security_parse sha256 signal_number signal_parse signals_caught.__enter__ signals_caught.__exit__
-signals_caught.__init__ signals_caught.fileno size_float size_parse spec_build storage_begin
-terminal_size tty_check undo_on_error.__enter__ undo_on_error.__exit__ undo_on_error.__init__
-undo_on_error.callback unix_connect up_message wait_any walls_build winsize_get write_all
+mode_container monitor_call monitor_connect monitor_expect monitor_start mount_attrs mount_clone
+mount_readonly mounts_sorted name_random names_write network_find network_get networks_event
+networks_named nl_attr nl_message owner_of owner_self pair_message parent_ensure parent_name
+plan_build platform_rank points_mounts port_message ports_check ports_expose ports_publish
+ports_start ports_wanted post_container_attach post_container_create post_container_exec
+post_container_start post_container_wait post_exec_start prefix_parse process_build program_path
+record_find record_insert record_move record_new resolver_conf resources_build resources_verify
+restart_parse restart_verify route_message routes_choose security_parse sha256 signal_number
+signal_parse signals_caught.__enter__ signals_caught.__exit__ signals_caught.__init__
+signals_caught.fileno size_float size_parse spec_build storage_begin terminal_size tty_check
+undo_on_error.__enter__ undo_on_error.__exit__ undo_on_error.__init__ undo_on_error.callback
+unix_connect unix_listen up_message wait_any walls_build winsize_get write_all
 """)
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (
@@ -1159,10 +1162,10 @@ def engine_code(
 ) -> bytes:
     """What `Code` reads, for this Python.
 
-    16 bytes of head (magic number, size, where the groups start, zeros), the index, the groups. The
-    index is (names, kinds, groups, group of each unit, keys, code of the loader). A group is a tuple that
-    ends with {unit: record}, compressed: the launcher's first (see `packed`), which also has units
-    of other groups, then one for each list of QUICK, then what is left of each section.
+    16 bytes of head (magic number, size, where the groups start, zeros), the index, the groups.
+    The index is (names, kinds, groups, group of each unit, keys, code of the loader). A group is a
+    tuple that ends with {unit: record}, compressed: the launcher's first (see `packed`), which also
+    has units of other groups, then one for each list of QUICK, then what is left of each section.
     """
     from importlib.util import MAGIC_NUMBER
 

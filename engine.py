@@ -10420,6 +10420,7 @@ def _copies_drop(image: MemoryImage) -> None:
 #     session or service that started it does not end them.
 
 LAUNCHER_IDLE = 60.0          # s; how long it stays when it has no child
+LAUNCHER_MOMENT = 0.3         # s; for the first command of all to be through
 LAUNCHER_REST = 0.05          # s without a request, after which spare memory is given back
 #: What monitors look names up in.
 MONITOR_TYPES = ("Attached", "Born", "Birth", "Cgroup", "Forwarder", "Hierarchies", "Launcher",
@@ -10600,7 +10601,7 @@ def _launcher_spawn(store: Store, name: str, listener: _socket.socket) -> None:
                (os.POSIX_SPAWN_OPEN, 2, log, flags, 0o600),
                (os.POSIX_SPAWN_DUP2, listener.fileno(), 3)]
     # The data root tells where byte code may be that the file does not hold.
-    command = [sys.executable, "-I", "-S", program_path(), "--data-root=" + store.data,
+    command = [sys.executable, "-I", "-S", *_program_words(), "--data-root=" + store.data,
                "--role=launcher", store.run, name]
     # What valid_signals leaves out belongs to the libc: 32 and 33, with musl 34 too.
     from _signal import SIGKILL, SIGSTOP, valid_signals
@@ -10612,6 +10613,16 @@ def _launcher_spawn(store: Store, name: str, listener: _socket.socket) -> None:
     # The spawned process forks at once and the launcher proper is init's child; what is left here
     # is reaped without being waited for when the interpreter is already through.
     _spawned_reap(pid)
+
+
+def _program_words() -> list[str]:
+    """This program as arguments of the interpreter. It would load runpy, and a quarter of its
+    library with it, to run an archive by its name."""
+    if not hasattr(globals().get("__loader__"), "archive"):
+        return [program_path()]
+    return ["-c", "from zipimport import zipimporter; "
+                  f"__loader__ = zipimporter({program_path()!r}); "
+                  "exec(__loader__.get_code('__main__'))"]
 
 
 def _spawned_reap(pid: int) -> None:
@@ -10660,6 +10671,7 @@ def launcher_main(run: str, name: str) -> None:
     except ImportError as missing:
         _launcher_refuse(listener, module_missing(missing))
     launcher = Launcher(run, name, listener)
+    launcher.hurry()
     heap_settle(run)
     launcher.serve()
     os._exit(0)
@@ -10690,6 +10702,7 @@ def heap_settle(run: str = "") -> None:
     tests/bench/monitor_memory.py tells what that is worth.
     """
     import gc
+    from _signal import SIG_BLOCK, SIG_UNBLOCK, SIGCHLD, pthread_sigmask
     gc.unfreeze()                           # else what is frozen cannot be seen
     gc.collect()
     _code_settle(gc)
@@ -10700,7 +10713,9 @@ def heap_settle(run: str = "") -> None:
     _code_populate()
     heap_settle.plugs = _pools_plug()       # type: ignore[attr-defined]
     _chunks_plug()
+    pthread_sigmask(SIG_BLOCK, {SIGCHLD})   # its handler would write to what is being replaced
     memory_image()
+    pthread_sigmask(SIG_UNBLOCK, {SIGCHLD})
 
 
 def _code_settle(gc: Any) -> None:
@@ -10882,22 +10897,46 @@ def preload(function: Callable) -> Callable:
 class Launcher:
     """The launcher's loop: accept, fork by role, reap, go when idle."""
 
-    __slots__ = ("_run", "_name", "_listener", "_children", "_wake")
+    __slots__ = ("_run", "_name", "_listener", "_children", "_patient", "_wake", "_wake_in")
 
     def __init__(self, run: str, name: str, listener: _socket.socket) -> None:
         self._run = run
         self._name = name
         self._listener = listener
         self._children: dict = {}         # pid -> the request as it came
+        self._patient: list = []          # requests that wait for `serve`
+        self._wake, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        listener.setblocking(False)
+
+    def _watch(self) -> None:
+        import _signal
+        _signal.set_wakeup_fd(self._wake_in, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
+
+    def hurry(self) -> None:
+        """Serve those who have asked already and will not stay: is_brief of _monitor_request.
+
+        A fork from a heap that is not settled costs megabytes for as long as it lives, and the
+        first command of all is a third faster. It has the processors for itself, for a moment.
+        """
+        import select
+        self._watch()
+        for text, conn, fds in self._arrived():
+            if json_parse(text).get("is_brief"):
+                self._take(text, conn, fds)
+            else:
+                self._patient.append((text, conn, fds))
+        if self._children and not self._patient:
+            select.select([self._listener.fileno(), self._wake], [], [], LAUNCHER_MOMENT)
 
     def serve(self) -> None:
         """Run until idle; then the name is removed and what is queued is still served."""
-        import _signal
         import select
-        self._wake, wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        _signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
-        _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
-        self._listener.setblocking(False)
+        self._watch()                       # the rehearsal's monitor watched for itself
+        for pid in list(self._children):
+            self._look(pid)                 # and may have reaped this one
+        while self._patient:
+            self._take(*self._patient.pop(0))
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
         poller.register(self._wake, select.POLLIN)
@@ -10915,6 +10954,10 @@ class Launcher:
         os.unlink(f"{self._run}/{self._name}")
         self._accept()
 
+    def _accept(self) -> None:
+        for text, conn, fds in self._arrived():
+            self._take(text, conn, fds)
+
     def _reap(self) -> None:
         try:
             os.read(self._wake, 4096)
@@ -10931,6 +10974,16 @@ class Launcher:
             if status and text:
                 self._mourn(json_parse(text))
 
+    def _look(self, pid: int) -> None:
+        try:
+            gone, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            gone, status = pid, 1           # if it was done, there is nothing to put in order
+        if gone:
+            text = self._children.pop(gone)
+            if status:
+                self._mourn(json_parse(text))
+
     def _mourn(self, request: dict) -> None:
         """A child died before it was done: a monitor leaves a container to put in order."""
         os.write(2, f"engine: {request['role']} {request.get('id', '')} died\n".encode())
@@ -10938,7 +10991,8 @@ class Launcher:
             request["role"] = "repair"
             self._fork(json_text(request).encode(), None, [])
 
-    def _accept(self) -> None:
+    def _arrived(self) -> Iterator[tuple]:
+        """(text, connection, descriptors) of each request that is there."""
         while True:
             try:
                 fd, _ = self._listener._accept()  # type: ignore[attr-defined]
@@ -10952,10 +11006,19 @@ class Launcher:
                 text, fds = b"", []
             if text and peer_cred(conn)[1] == os.getuid():
                 conn.setblocking(True)
-                self._fork(text, conn, fds)
-            conn.close()
-            for fd in fds:
-                os.close(fd)
+                yield text, conn, fds
+            else:
+                self._drop(conn, fds)
+
+    def _take(self, text: bytes, conn: _socket.socket, fds: list) -> None:
+        self._fork(text, conn, fds)
+        self._drop(conn, fds)
+
+    @staticmethod
+    def _drop(conn: _socket.socket, fds: list) -> None:
+        conn.close()
+        for fd in fds:
+            os.close(fd)
 
     def _fork(self, text: bytes, conn: _socket.socket | None, fds: list) -> None:
         pid = os.fork()
@@ -22426,8 +22489,7 @@ class NoMonitor(EngineError):
 
 
 def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socket | None:
-    """A connection to a container's monitor, or None; with `start` one is forked if there is none.
-    """
+    """A connection to a container's monitor, or None; `start` has one forked if there is none."""
     directory = store.run_path("containers", id)
     asked = store.monitors.pop(id, None) if start else None
     if asked:
@@ -22453,8 +22515,8 @@ def monitor_expect(store: Store, id: str, config: dict) -> None:
     process does, and takes the container's directory below the run root with it.
     """
     dir_ensure(store.run_path("containers", id), 0o700)
-    store.monitors[id] = launcher_call(store, "monitor", {**_monitor_request(id, config),
-                                                          "is_expected": True})
+    message = {**_monitor_request(id, config), "is_expected": True}
+    store.monitors[id] = launcher_call(store, "monitor", message)
 
 
 def monitor_request(store: Store, id: str) -> dict:
@@ -22464,8 +22526,9 @@ def monitor_request(store: Store, id: str) -> dict:
 
 
 def _monitor_request(id: str, config: dict) -> dict:
+    goes = config.get("AttachStdout") and (config.get("HostConfig") or {}).get("AutoRemove")
     return {"id": id, "tty": bool(config.get("Tty")), "stdin": bool(config.get("OpenStdin")),
-            "stdin_once": bool(config.get("StdinOnce"))}
+            "stdin_once": bool(config.get("StdinOnce")), "is_brief": bool(goes)}
 
 
 def _monitor_fork(store: Store, id: str) -> _socket.socket:
@@ -31589,11 +31652,6 @@ PLUGIN_ROUTES = (
     ("POST",   "/plugins/{name}/upgrade"),
     ("POST",   "/plugins/{name}/set"),
 )
-EXPERIMENTAL_ROUTES = (
-    ("GET",    "/containers/{id}/checkpoints"),
-    ("POST",   "/containers/{id}/checkpoints"),
-    ("DELETE", "/containers/{id}/checkpoints/{checkpoint}"),
-)
 # fmt: on
 PLUGIN_FILTERS = ("capability", "enabled")
 
@@ -31629,11 +31687,17 @@ def _absent_register() -> None:
         route_refused("POST", pattern, _update_refusal(kind))
     for method, pattern in PLUGIN_ROUTES:
         route_refused(method, pattern, _plugin_missing)
-    for method, pattern in EXPERIMENTAL_ROUTES:
-        route_refused(method, pattern, _refusal(Unsupported, NO_EXPERIMENT))
 
 
 _absent_register()
+
+
+@route("GET", "/containers/{id}/checkpoints")
+@route("POST", "/containers/{id}/checkpoints")
+@route("DELETE", "/containers/{id}/checkpoints/{checkpoint}")
+def any_container_checkpoints(engine: Any, request: Request) -> None:
+    """An experiment of dockerd. DELETE /containers/{id} would come before the refused."""
+    raise Unsupported(NO_EXPERIMENT)
 
 
 @route("POST", "/swarm/leave")

@@ -280,3 +280,12 @@ def test_seccomp_filter_inside_is_what_the_source_compiles(pyz):
         "print(made == own, archive_member('seccomp') is not None)"
     )
     assert evaluate(pyz, "CODE.all(); globals().update(module.__dict__); " + code) == "True True"
+
+
+def test_rows_of_tables_are_made_when_they_are_looked_up(pyz):
+    code = (
+        "t = module.COMMANDS; before = dict.__len__(t); row = t['ps']; "
+        "print(before, row is t['container ls'], dict.__len__(t) < 6, 'nosuch' in t, "
+        "len(list(t)) > 100, len(t.items()) == dict.__len__(t), len(module.ROUTES.values()) > 20)"
+    )
+    assert evaluate(pyz, code) == "0 True True False True True True"

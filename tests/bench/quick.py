@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+from collections.abc import Callable
 
 PYTHON = "/usr/bin/python3"
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -55,11 +57,22 @@ def names_seen(pyz: str) -> list[set[str]]:
         done = subprocess.run([PYTHON, pyz, *roots, *words], stdout=subprocess.PIPE, check=True)
         return done.stdout.decode().strip()
 
-    def seen(*commands: tuple) -> set[str]:
+    def launcher_end() -> None:
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline") as file:
+                    words = file.read().split("\0")
+            except OSError:
+                continue                    # it is gone
+            if "--role=launcher" in words and work + "/run" in words:
+                os.kill(int(pid), signal.SIGKILL)
+
+    def seen(*commands: tuple, before: Callable = lambda: None) -> set[str]:
         named = {"ENGINE_DATA_ROOT": roots[1], "ENGINE_RUN_ROOT": roots[3]}
         for words in commands:
-            for before, environment in ((roots, {}), ([], named)):
-                subprocess.run([PYTHON, "-c", WATCHED, pyz, log, *before, *words],
+            for flags, environment in ((roots, {}), ([], named)):
+                before()
+                subprocess.run([PYTHON, "-c", WATCHED, pyz, log, *flags, *words],
                                env={**os.environ, **environment}, stdout=subprocess.DEVNULL,
                                check=True)
         with open(log) as file:
@@ -76,6 +89,7 @@ def names_seen(pyz: str) -> list[set[str]]:
         second = seen(("ps",), ("ps", "--help")) - first
         third = seen(run, bridged, ("exec", name, "true"))
         engine("rm", "-f", name)
+        third |= seen(run, before=launcher_end)
         return [first, second, third - first - second]
     finally:
         shutil.rmtree(work, ignore_errors=True)
