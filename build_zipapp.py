@@ -125,16 +125,16 @@ http_dispatch main main_exit output_write platform_host program_name roots_find 
 text_width vendored_install version_build version_text
 """, """
 Container.__init__ Container.config Container.document Container.host Container.is_running
-Container.is_up Container.status Containers.__init__ Containers._healthy Containers.all
-Containers.list Engine.containers Engine.images Flag.short Image.__init__ Images.__init__
-Images.ids_of Listing.__init__ Listing._table Listing.text Network.__init__ Reference.__new__
-Reference._suffix Reference.familiar Reference.familiar_name Reference.name Request.arg
-Request.filters Request.flag Request.number Show.__init__ Store._free_take Store.db Store.path
-Store.row Store.rows Store.run_path _container_command _container_image _container_names _created_ns
-_day_number _domain_split _exited_codes _flag_default _help_command _id_shown _image_row _is_domain
-_is_host_label _is_older _list_mark _month_days _quote_char _run_id _shared _since_text _store_claim
-_store_connect _tag_key _terminal_width _time_calendar _time_split _wrap ago boot_id cmd_ps
-container_settle containers_text duration_parse ellipsis endpoints_by_container filter_bool
+Container.is_up Container.sole_network Container.status Containers.__init__ Containers._healthy
+Containers.all Containers.list Engine.containers Engine.images Flag.short Image.__init__
+Images.__init__ Images.ids_of Listing.__init__ Listing._table Listing.text Network.__init__
+Reference.__new__ Reference._suffix Reference.familiar Reference.familiar_name Reference.name
+Request.arg Request.filters Request.flag Request.number Show.__init__ Store._free_take Store.db
+Store.path Store.row Store.rows Store.run_path _container_command _container_image _container_names
+_created_ns _day_number _domain_split _exited_codes _flag_default _help_command _id_shown _image_row
+_is_domain _is_host_label _is_older _list_mark _month_days _quote_char _run_id _shared _since_text
+_store_claim _store_connect _tag_key _terminal_width _time_calendar _time_split _wrap ago boot_id
+cmd_ps container_settle containers_text duration_parse ellipsis endpoints_by_container filter_bool
 filters_check filters_parse get_containers help_flags id_short image_get is_path_component
 json_parse list_filters_check list_select network_list networks_by_container networks_ensure
 networks_known networks_show orphans_find points_of points_show ports_list ports_show ports_text
@@ -159,34 +159,35 @@ _env_merge _event_files _exec_pump _execs_sweep _exit_status _gap _gate _hijacke
 _host_verify _insert _insert_once _interpreter_sealed _is_server _is_user_defined _items_check
 _json_encoder _kernel_memory_verify _launch _launcher_spawn _launcher_start _link_body _link_make
 _mac_make _mac_move _memory_verify _modes_check _modes_resolve _monitor_ask _monitor_request
-_namespaces_resolve _network_prepare _object _platform_settle _query_text _resizer _root_fill _route
-_shm_mounts _signal_sender _size_known _size_number _spawned_reap _spec_linux _spec_mounts
-_spec_namespaces _spec_process _spec_root _start_time _stream_type _sysctl_problems _sysctls_verify
-_thermal_paths _ulimits_verify _value_check _version_adapt address_message answer_read
-apparmor_is_on body_fill body_set bool_parse bridge_ensure build_id capabilities_available
-capabilities_normalize capabilities_resolve cgroup_name cmd_exec cmd_run command_words config_fill
-config_merge configuration_read container_attach container_event container_wait create_body
-create_check create_verify detach_keys_check devices_build dir_ensure driver_of endpoint_attached
-endpoint_list endpoint_names endpoint_problems endpoint_take endpoints_plan endpoints_start
-env_merge environment_build event_emit exec_create exec_dir exec_find exec_inspect exec_start
-extra_hosts fds_send fields_check file_write files_guard.__enter__ files_guard.__exit__
-files_guard.__init__ files_write firewall_watch get_exec go_int health_plan health_words
-host_complete host_defaults hosts_text id_new image_platform_warning init_layer_make ip_pack ip_text
-is_hex json_text launcher_call launcher_name layer_directories layer_name layer_paths layer_stack
-lease_take libc limits_build link_index link_is_up link_plan links_prepare links_verify
-lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_verify mac_pack mac_text
-mode_container monitor_call monitor_connect monitor_expect monitor_start mount_attrs mount_clone
-mount_readonly mounts_sorted name_random names_write network_find network_get networks_event
-networks_named nl_attr nl_message owner_of owner_self pair_message parent_ensure parent_name
-plan_build platform_rank points_mounts port_message ports_check ports_expose ports_publish
-ports_start ports_wanted post_container_attach post_container_create post_container_exec
-post_container_start post_container_wait post_exec_start prefix_parse process_build program_path
-record_find record_insert record_move record_new resolver_conf resources_build resources_verify
-restart_parse restart_verify route_message routes_choose security_parse sha256 signal_number
-signal_parse signals_caught.__enter__ signals_caught.__exit__ signals_caught.__init__
-signals_caught.fileno size_float size_parse spec_build storage_begin terminal_size tty_check
-undo_on_error.__enter__ undo_on_error.__exit__ undo_on_error.__init__ undo_on_error.callback
-unix_connect unix_listen up_message wait_any walls_build winsize_get write_all
+_namespaces_resolve _network_prepare _object _platform_settle _program_words _query_text _resizer
+_root_fill _route _shm_mounts _signal_sender _size_known _size_number _spawned_reap _spec_linux
+_spec_mounts _spec_namespaces _spec_process _spec_root _start_time _stream_type _sysctl_problems
+_sysctls_verify _thermal_paths _ulimits_verify _value_check _version_adapt address_message
+answer_read apparmor_is_on body_fill body_set bool_parse bridge_ensure build_id
+capabilities_available capabilities_normalize capabilities_resolve cgroup_name cmd_exec cmd_run
+command_words config_fill config_merge configuration_read container_attach container_event
+container_wait create_body create_check create_verify detach_keys_check devices_build dir_ensure
+driver_of endpoint_attached endpoint_list endpoint_names endpoint_problems endpoint_take
+endpoints_plan endpoints_start env_merge environment_build event_emit exec_create exec_dir exec_find
+exec_inspect exec_start extra_hosts fds_send fields_check file_write files_guard.__enter__
+files_guard.__exit__ files_guard.__init__ files_write firewall_watch get_exec go_int health_plan
+health_words host_complete host_defaults hosts_text id_new image_platform_warning init_layer_make
+ip_pack ip_text is_hex json_text launcher_call launcher_name layer_directories layer_name
+layer_paths layer_stack lease_take libc limits_build link_index link_is_up link_plan links_prepare
+links_verify lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_verify
+mac_pack mac_text mode_container monitor_call monitor_connect monitor_expect monitor_start
+mount_attrs mount_clone mount_readonly mounts_sorted name_random names_write network_find
+network_get networks_event networks_named nl_attr nl_message owner_of owner_self pair_message
+parent_ensure parent_name plan_build platform_rank points_mounts port_message ports_check
+ports_expose ports_publish ports_start ports_wanted post_container_attach post_container_create
+post_container_exec post_container_start post_container_wait post_exec_start prefix_parse
+process_build program_path record_find record_insert record_move record_new resolver_conf
+resources_build resources_verify restart_parse restart_verify route_message routes_choose
+security_parse sha256 signal_number signal_parse signals_caught.__enter__ signals_caught.__exit__
+signals_caught.__init__ signals_caught.fileno size_float size_parse spec_build storage_begin
+terminal_size tty_check undo_on_error.__enter__ undo_on_error.__exit__ undo_on_error.__init__
+undo_on_error.callback unix_connect unix_listen up_message wait_any walls_build winsize_get
+write_all
 """)
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (
