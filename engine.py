@@ -40481,7 +40481,6 @@ FROM_HOST_FLAGS = (
     Flag("-t --tag", kind="string", help="The image's name"),
 )
 
-
 @command("image from-host", usage="[OPTIONS] PROGRAM [PROGRAM...]", flags=FROM_HOST_FLAGS,
          nargs=(1, None), help="Make an image of programs of this host and all that they need")
 def cmd_from_host(client: Any, args: Any) -> int:
