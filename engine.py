@@ -40481,6 +40481,7 @@ FROM_HOST_FLAGS = (
     Flag("-t --tag", kind="string", help="The image's name"),
 )
 
+
 @command("image from-host", usage="[OPTIONS] PROGRAM [PROGRAM...]", flags=FROM_HOST_FLAGS,
          nargs=(1, None), help="Make an image of programs of this host and all that they need")
 def cmd_from_host(client: Any, args: Any) -> int:
@@ -40542,6 +40543,7 @@ LATER_FLAGS = (
     Flag("-t --tag", "list", hidden=True), Flag("--target", "string", hidden=True),
     Flag("--variant", "string", hidden=True),
 )
+
 
 @command("image build", aliases=("build", "builder build"), usage="[OPTIONS] PATH | URL | -",
          flags=LATER_FLAGS, nargs=(0, None), help="Build an image (not supported yet)")
