@@ -12,6 +12,7 @@ from conftest import PYTHON, end_launchers
 from escapes_help import (  # noqa: F401
     DESCRIPTORS,
     EXE,
+    EXE_ANSWERS,
     FILE,
     LINK,
     LOOK,
@@ -32,7 +33,7 @@ def test_the_hosts_interpreter_cannot_be_written_to(den, options):  # noqa: F811
     den("create", "--name", name, "--network", "none", *options, "den", "/evil").ok()
     den("cp", "-", name + ":/", input=archive(("evil", FILE, "#!/proc/self/exe\n" + EXE))).ok()
     out = den("start", "-a", name).ok().out
-    assert "reached" in out and set(out.split()) <= {"reached", "EROFS", "ETXTBSY", "EPERM"}, out
+    assert "reached" in out and set(out.split()) <= EXE_ANSWERS, out
     assert len(out.split()) == 5
 
 
