@@ -24400,6 +24400,7 @@ NETWORK_PLUGINS = ["bridge", "host", "ipvlan", "macvlan", "null"]
 #: Options of the driver bridge that are true or false, below OPTION_BRIDGE.
 BRIDGE_SWITCHES = ("enable_icc", "enable_ip_masquerade", "inhibit_ipv4", "default_bridge")
 GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
+GATEWAY_MODES_LATER = ("nat-unprotected", "routed")
 
 
 def network_check(body: Any, made: dict, version: str) -> dict:
@@ -24479,6 +24480,8 @@ def _bridge_check(asked: dict, options: dict) -> None:
         mode = options.get(OPTION_BRIDGE + name, "nat")
         if mode not in GATEWAY_MODES:
             raise _unparsed(OPTION_BRIDGE + name, f"unknown gateway mode {mode}", options)
+        if mode in GATEWAY_MODES_LATER:
+            raise Unsupported(f"gateway mode '{mode}' is not supported by this engine: use nat")
         if mode == "isolated" and not asked["Internal"]:
             raise EngineError("gateway mode 'isolated' can only be used for an internal network")
     for name in (OPTION_BRIDGE + "host_binding_ipv4", "com.docker.network.host_ipv4",

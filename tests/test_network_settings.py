@@ -56,6 +56,8 @@ def option(name, value, below="com.docker.network.bridge."):
      "failed to parse com.docker.network.bridge.host_binding_ipv4 value: x (nil ip)"),
     (option("gateway_mode_ipv4", "x"), "InvalidParameter", "unknown gateway mode x"),
     (option("gateway_mode_ipv4", "isolated"), "EngineError", "only be used for an internal"),
+    (option("gateway_mode_ipv4", "routed"), "Unsupported", "'routed' is not supported"),
+    (option("gateway_mode_ipv6", "nat-unprotected"), "Unsupported", "is not supported by this"),
     (option("name", "much-too-long-a-name"), "InvalidParameter", "invalid bridge name"),
     ({"Driver": "macvlan", "Options": {"parent": "lo"}}, "EngineError",
      "loopback interface is not a valid macvlan parent link"),
