@@ -36554,7 +36554,7 @@ def _flag_set(args: Args, flag: Flag, text: str) -> None:
             setattr(args, attribute, function(text))
     except (ValueError, InvalidParameter) as exc:
         shown = f"-{flag.short}, --{flag.long}" if flag.short else f"--{flag.long}"
-        raise ValueError(f'invalid argument "{text}" for "{shown}" flag: {exc}') from None
+        raise ValueError(f'invalid argument {quote(text)} for "{shown}" flag: {exc}') from None
     if flag.deprecated:
         args.warnings.append(f"Flag --{flag.long} has been deprecated, {flag.deprecated}")
     args.seen.add(flag.long)
@@ -39004,6 +39004,8 @@ def _body_storage(body: dict, args: Args) -> None:
         parts = text.split(":") if len(text) > 2 else [text]
         if "" in parts:
             raise InvalidParameter(f"invalid spec: {text}: empty section between colons")
+        if len(parts) > 3:
+            raise InvalidParameter(f"invalid spec: {text}: too many colons")
         if len(parts) == 1:
             body.setdefault("Volumes", {})[text] = {}
             continue
@@ -41058,15 +41060,17 @@ def _copy_in(client: ApiClient, container: str, path: str, target: str, args: Ar
         end.exists, end.is_dir = True, bool(stat["mode"] & GO_DIR)
     query = {"path": end.path, "noOverwriteDirNonDir": "true",
              "copyUIDGID": "true" if args.archive else None}
+    if path == "-":
+        if not end.is_dir:
+            raise InvalidParameter(f'destination "{container}:{target}" must be a directory')
+        chunks: Iterable[bytes] = iter(lambda: os.read(0, STREAM_CHUNK), b"")
+    else:
+        source = source_find(path, args.follow_link)
+        query["path"], renames = copy_plan(source, end)
+        chunks = pieces_joined(_source_pack(source, renames))
     with CopyMeter("Copying to container - ", args.quiet) as meter:
-        if path == "-":
-            if not end.is_dir:
-                raise InvalidParameter(f'destination "{container}:{target}" must be a directory')
-            chunks: Iterable[bytes] = iter(lambda: os.read(0, STREAM_CHUNK), b"")
-        else:
-            source = source_find(path, args.follow_link)
-            query["path"], renames = copy_plan(source, end)
-            chunks = meter.count(pieces_joined(_source_pack(source, renames)))
+        if path != "-":
+            chunks = meter.count(chunks)
         client.send("PUT", _archive_path(container), query, ChunkBody(chunks),
                     {"content-type": "application/x-tar"})
     _copied(meter, f"{container}:{end.path}", args)

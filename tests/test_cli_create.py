@@ -79,6 +79,20 @@ def test_binds_keep_their_order(monkeypatch):
     assert body["HostConfig"]["Binds"] == ["/a:/b", "/c:/d:ro"] and body["Volumes"] == {"/anon": {}}
 
 
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("", "invalid empty volume spec"),
+        ("a::/b", "invalid spec: a::/b: empty section between colons"),
+        ("/a:/b:/c:/d", "invalid spec: /a:/b:/c:/d: too many colons"),
+    ],
+)
+def test_volumes_that_are_none(text, want):
+    args = engine.flags_parse(engine.CREATE_FLAGS, ["-v", text, "x"])
+    with pytest.raises(engine.InvalidParameter, match="^" + want + "$"):
+        engine.create_body(args)
+
+
 def test_what_is_refused_by_name():
     args = engine.flags_parse(engine.CREATE_FLAGS, ["--use-api-socket", "x"])
     with pytest.raises(engine.Unsupported, match="--use-api-socket"):

@@ -151,6 +151,22 @@ class TestCopy:
         told = box("cp", "--quiet=false", str(tmp_path / "passwd"), "box:/tmp/").ok().err
         assert told == "Successfully copied 2.05kB to box:/tmp/\n"
 
+    def test_progress_on_a_terminal(self, box, tmp_path):
+        """Shown once the source is known to be there, and gone when the last line comes."""
+        (tmp_path / "f").write_text("x")
+        for name, code, told in (
+            ("f", 0, b"\x1b[sPreparing to copy...\x1b[?25l\x1b[u\x1b[2KCopying to container - 0B"
+                     b"\x1b[?25h\x1b[u\x1b[2KSuccessfully copied 2.05kB to box:/tmp\r\n"),
+            ("gone", 1, f"lstat {tmp_path}/gone: no such file or directory\r\n".encode()),
+        ):
+            master, slave = os.openpty()
+            process = box.popen("cp", str(tmp_path / name), "box:/tmp", stdin=slave, stdout=slave,
+                                stderr=slave)
+            assert process.wait(60) == code
+            os.close(slave)
+            assert os.read(master, 4096) == told
+            os.close(master)
+
     def test_archive_mode_gives_to_the_user(self, busybox, tmp_path):
         (tmp_path / "f").write_text("x")
         busybox("create", "--name", "own", "--user", "user:audio", "--network", "none",

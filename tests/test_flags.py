@@ -127,6 +127,11 @@ def test_positions():
             'invalid argument "1" for "--interval" flag: time: missing unit in duration "1"',
         ),
         (
+            ["--filter", 'a"b'],
+            'invalid argument "a\\"b" for "--filter" flag: '
+            "bad format of filter (expected name=value)",
+        ),
+        (
             ["--filter", "a"],
             'invalid argument "a" for "--filter" flag: bad format of filter (expected name=value)',
         ),

@@ -84,6 +84,9 @@ BUDGETS = (
     ("files", "cp out, 1 GB", "engine", "of", "docker", 1.0),
     ("files", "diff, 20,000 files", "engine", "of", "find", 1.5),
     ("files", "commit of 100 MB", "engine", "of", "docker", 1.0),
+    ("volume", "1 GB, volume", "engine", "of", "host", 1.1),
+    ("volume", "1 GB, bind", "engine", "of", "host", 1.1),
+    ("volume", "1 GB, container layer", "engine", "of", "host", 1.1),
     ("load", "load 20,000 files", "engine", "of", "tar", 1.5),
     ("load", "load 6 layers of 40 MB", "engine", "of", "docker", 0.50),
 )
@@ -644,6 +647,48 @@ def bench_files(bench):
     os.unlink(large)
 
 
+def bench_volume(bench):
+    """1 GB written with fsync(2) and read again, by the same program: here and in a container."""
+    bind = os.path.join(bench.work, "bind")
+    os.mkdir(bind)
+    places = {"volume": "/volume", "bind": "/bind", "container layer": "/tmp"}
+    names = {}
+
+    def job(directory):
+        file = directory + "/gigabyte"
+        written = f"dd if=/dev/zero of={file} bs=1M count=1000 conv=fsync"
+        return ["sh", "-c", f"{written} && dd if={file} of=/dev/null bs=1M"]
+
+    def start(target):
+        names[target.name] = name = target.new_name()
+        mounts = ["-v", name + ":/volume", "-v", bind + ":/bind"]
+        sleeper = ["--network", "none", "--name", name, IMAGE, "sleep", "10000"]
+        target.run("run", "-d", *mounts, *sleeper)
+
+    def one(target):
+        found = {}
+        for place, directory in places.items():
+            os.sync()
+            line = ["exec", names[target.name], *job(directory)]
+            found["1 GB, " + place] = target.seconds(*line) * 1000
+            target.run("exec", names[target.name], "rm", directory + "/gigabyte")
+        return found
+
+    def host():
+        found = {}
+        for place in places:
+            os.sync()
+            found["1 GB, " + place] = command_ms("busybox", *job(bind))
+            os.unlink(bind + "/gigabyte")
+        return found
+
+    good = bench.each("volume", start)
+    functions = {target.name: lambda target=target: one(target) for target in good}
+    bench.interleave("volume", {**functions, "host": host}, 9)
+    for target in good:
+        target.remove(names[target.name])
+
+
 BENCHES = {
     "client": bench_client,
     "run": bench_run,
@@ -656,6 +701,7 @@ BENCHES = {
     "api": bench_api,
     "fifty": bench_fifty,
     "files": bench_files,
+    "volume": bench_volume,
     "load": bench_load,
 }
 
@@ -675,7 +721,7 @@ def shown(value):
 
 
 def table(bench, middle):
-    columns = "engine daemon docker podman runc floor tar python limit"
+    columns = "engine daemon docker podman runc floor host find tar python limit"
     names = [name for name in columns.split() if any(name in row for row in middle.values())]
     lines = ["| | unit | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     for (part, metric), row in middle.items():
