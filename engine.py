@@ -38996,6 +38996,15 @@ def _body_restart(body: dict, args: Args) -> None:
     body["HostConfig"]["RestartPolicy"] = policy
 
 
+def _fields_count(parts: list) -> int:
+    """How many fields a -v has for Docker's client: a lone letter is a drive, its colon no end."""
+    count, drive = 0, False
+    for part in parts[:-1]:
+        drive = not drive and len(part) == 1 and part.isalpha()
+        count += not drive
+    return count + 1
+
+
 def _body_storage(body: dict, args: Args) -> None:
     host = body["HostConfig"]
     for text in args.volume:
@@ -39004,7 +39013,7 @@ def _body_storage(body: dict, args: Args) -> None:
         parts = text.split(":") if len(text) > 2 else [text]
         if "" in parts:
             raise InvalidParameter(f"invalid spec: {text}: empty section between colons")
-        if len(parts) > 3:
+        if _fields_count(parts) > 3:
             raise InvalidParameter(f"invalid spec: {text}: too many colons")
         if len(parts) == 1:
             body.setdefault("Volumes", {})[text] = {}

@@ -85,6 +85,7 @@ def test_binds_keep_their_order(monkeypatch):
         ("", "invalid empty volume spec"),
         ("a::/b", "invalid spec: a::/b: empty section between colons"),
         ("/a:/b:/c:/d", "invalid spec: /a:/b:/c:/d: too many colons"),
+        ("c:/a:d:/b:ro:e", "invalid spec: c:/a:d:/b:ro:e: too many colons"),
     ],
 )
 def test_volumes_that_are_none(text, want):
