@@ -34831,7 +34831,9 @@ def _proxy_error(failed: EngineError) -> EngineError:
 # An error that came from the engine is marked (from_engine), so that the command line can say so.
 
 STREAM_PIECE = 256 * 1024
-_START_EXITS = (("executable file not found", 127), ("no such file or directory", 127),
+#: (words of the message, exit code); a device that is missing is no program that is
+_START_EXITS = (("gathering device information", 125), ("executable file not found", 127),
+                ("no such file or directory", 127),
                 ("system cannot find the file specified", 127), ("permission denied", 126),
                 ("is a directory", 126))
 

@@ -265,7 +265,7 @@ def test_load_tells_errors_in_the_stream(monkeypatch, error, text):
 def test_save(asked, path, query, names):
     stream = call("GET", path, query=query)
     assert (b"".join(stream.chunks), stream.content_type) == (b"ab", "application/x-tar")
-    assert asked[0][1] == (names, None)
+    assert asked[0][1] == (names, None, [])
 
 
 def test_save_of_nothing_has_a_status(monkeypatch):

@@ -272,8 +272,8 @@ def same(mine, theirs, name):
         assert set(mine) == set(theirs), name
         mine = {key: mine[key] for key in theirs}
         if name == "ROUTES":
-            mine, theirs = ({key: sorted(rows, key=lambda row: row[0]) for key, rows in each.items()}
-                            for each in (mine, theirs))
+            mine, theirs = ({key: sorted(rows, key=lambda row: row[0])
+                             for key, rows in each.items()} for each in (mine, theirs))
     assert type(mine) is type(theirs) or theirs.__class__.__module__ == "engine", name
     if isinstance(mine, type) and mine.__module__ == "engine":
         assert list(mine.__dict__) == list(theirs.__dict__), name
