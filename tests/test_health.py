@@ -317,6 +317,7 @@ def test_a_check_whose_monitor_is_killed(box):  # noqa: F811
     os.kill(engine.monitor_call(box.store, id, {"verb": "hello"})["pid"], signal.SIGKILL)
     conftest.wait_for(lambda: box.inspect(id)["State"]["Status"] == "running"
                       and box.inspect(id)["RestartCount"] == 1)
+    conftest.wait_for(lambda: health(box, id)["Status"] == "starting")
     assert health(box, id) == {"Status": "starting", "FailingStreak": 0, "Log": []}
     assert exec_id not in (box.inspect(id)["ExecIDs"] or ())
     seen = box.client.get(f"/exec/{exec_id}/json")
