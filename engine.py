@@ -36243,7 +36243,8 @@ def inspect_show(refs: Iterable[str], fetch: Callable[[str], dict], format: str 
             # Go calls the field ID, the JSON Id: both are used
             found.append(value if template is None and not is_each else json_text(value) + "\n"
                          if template is None else
-                         template.render({**value, "ID": value.get("Id")}) + "\n")
+                         template.render(value if isinstance(value, GoStruct) else
+                                         {**value, "ID": value.get("Id")}) + "\n")
         except EngineError as error:
             errors.append(error)
     if template is not None or is_each:     # Docker ends with a newline even when nothing was found
@@ -41452,7 +41453,14 @@ def cmd_volume_create(client: ApiClient, args: Args) -> int:
          flags=(Flag("-f --format", "string", help=HELP_FORMAT),), help="Show all about volumes")
 def cmd_volume_inspect(client: ApiClient, args: Args) -> int:
     """Prints a JSON array, or the template's lines."""
-    errors = inspect_show(args.rest, lambda name: client.get(f"/volumes/{name}"), args.format)
+    def fetch(name: str) -> dict:
+        found = client.get(f"/volumes/{name}")
+        if args.format in ("", "json", "{{json .}}"):
+            return found
+        # a template may ask for what JSON leaves out
+        return GoStruct({**unset, **found}, "volume.Volume", (*unset,))
+    unset = {"ClusterVolume": None, "Status": NIL_MAP, "UsageData": None}
+    errors = inspect_show(args.rest, fetch, args.format)
     for error in errors:
         print_error(error_line(error))
     return 1 if errors else 0

@@ -25,6 +25,12 @@ def test_list(made):
 
 def test_inspect_and_remove(made):
     assert made("volume", "inspect", "-f", "{{.Name}} {{.Scope}}", "v9").out == "v9 local\n"
+    assert made("volume", "inspect", "-f", "{{.Status}} {{json .UsageData}}", "v9").out == (
+        "map[] null\n")
+    assert "can't evaluate field Nope in type volume.Volume" in made(
+        "volume", "inspect", "-f", "{{.Nope}}", "v9").err
+    assert '"Status"' not in made("volume", "inspect", "-f", "json", "v9").out
+    assert made("volume", "inspect", "-f", "{{json .}}", "v9").json()["Name"] == "v9"
     told = made("volume", "inspect", "none")
     assert (told.code, told.out, told.err) == (
         1, "[]\n", "Error response from daemon: get none: no such volume\n")
