@@ -11037,7 +11037,10 @@ class Launcher:
         _signal.set_wakeup_fd(-1)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.close(self._wake)
+        os.close(self._wake_in)
         self._listener.close()
+        for _, other, more in self._patient:
+            self._drop(other, more)         # else its client would not see the end of its process
         os.setsid()
         request = json_parse(text)
         name = request["role"]

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import PYTHON, TOP, launchers_of, processes, wait_for
+from conftest import PYTHON, TOP, end_launchers, launchers_of, processes, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -80,6 +80,21 @@ def test_many_at_once_start_one(busybox):
     assert [run.returncode for run in runs] == [0] * 8, outs
     # It may be rehearsing now, with a process that has its name for a moment.
     wait_for(lambda: len(launcher_pid(busybox.roots)) == 1, what="one launcher")
+
+
+def test_monitors_have_no_connection_in_common(busybox):
+    """Those asked for while the launcher starts wait together, and are forked one after another."""
+    end_launchers(busybox.roots.run)
+    runs = [busybox.popen("run", "-d", "--network", "none", "busybox", "sleep", "60")
+            for _ in range(4)]
+    outs = [run.communicate(timeout=60) for run in runs]
+    assert [run.returncode for run in runs] == [0] * 4, outs
+    seen = []
+    for pid in launchers_of(names=("engine:monitor",)):
+        links = (os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+        seen += {link for link in links if link.startswith("socket:")}
+    assert len(seen) >= 4 and len(seen) == len(set(seen)), seen
+    busybox("rm", "-f", *(out.strip() for out, _ in outs)).ok()
 
 
 def test_a_worker_that_fails_is_told_with_its_reason(engine, busybox, monkeypatch):
