@@ -46,6 +46,10 @@ def layer(*names, salt=""):
     return tar_of({name: (name + salt).encode() for name in names})
 
 
+#: three layers that differ
+A, B, C = layer("a", "dir/x"), layer("b"), layer("c", salt="!")
+
+
 def config_of(layers, created="2024-01-01T00:00:00Z", **more):
     """Bytes of a config over plain layers; `labels`, `env` and the like go to its settings."""
     document = {

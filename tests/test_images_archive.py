@@ -17,6 +17,9 @@ import tempfile
 import engine
 import pytest
 from image_help import (
+    A,
+    B,
+    C,
     config_of,
     content,
     digest,
@@ -33,8 +36,6 @@ from image_help import (
     tar_of,
     thread_worker,
 )
-
-A, B, C = layer("a", "dir/x"), layer("b"), layer("c", salt="!")
 
 
 class Pipe:

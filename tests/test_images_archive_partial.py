@@ -8,12 +8,14 @@ import tarfile
 import engine
 import pytest
 from image_help import (
+    A,
+    B,
+    C,
     config_of,
     content,
     digest,
     docker_files,
     gz,
-    layer,
     load,
     named,
     oci_files,
@@ -22,8 +24,6 @@ from image_help import (
     tar_of,
     thread_worker,
 )
-
-A, B, C = layer("a", "dir/x"), layer("b"), layer("c", salt="!")
 
 
 @pytest.fixture(name="far")

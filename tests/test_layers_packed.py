@@ -14,11 +14,13 @@ import engine
 import pytest
 from conftest import Cli, Roots, end_launchers
 from image_help import (
+    A,
+    B,
+    C,
     content,
     digest,
     docker_files,
     gz,
-    layer,
     load,
     store_fixture,  # noqa: F401
     tar_of,
@@ -26,7 +28,6 @@ from image_help import (
 )
 from registry_help import registry_running
 
-A, B, C = layer("a", "dir/x"), layer("b"), layer("c", salt="!")
 NOBODY = 65534
 
 

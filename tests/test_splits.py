@@ -14,6 +14,9 @@ import zlib
 import engine
 import pytest
 from image_help import (
+    A,
+    B,
+    C,
     config_of,
     content,
     digest,
@@ -31,7 +34,6 @@ from image_help import (
 )
 from registry_help import registry_running
 
-A, B, C = layer("a", "dir/x"), layer("b"), layer("c", salt="!")
 BIG = random.Random(1).randbytes(300_000)
 
 
