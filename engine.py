@@ -4140,7 +4140,7 @@ CONFIGURATION: dict[str, Any] = {
     "default-ulimits": [], "dns": [], "dns-opts": [], "dns-search": [],
     "features": {}, "fixed-cidr": "", "fixed-cidr-v6": "", "host-gateway-ips": [], "hosts": [],
     "http-proxy": "", "https-proxy": "", "icc": True, "ip": "0.0.0.0", "ip-forward": True,
-    "ip-forward-no-drop": False, "ip-masq": True,
+    "ip-forward-no-drop": False, "ip-masq": True, "ip6tables": True, "iptables": True,
     "ipv6": False, "init": False, "insecure-registries": [], "labels": [], "live-restore": True,
     "log-driver": "json-file", "log-opts": {}, "max-concurrent-downloads": 3,
     "max-concurrent-uploads": 5, "max-download-attempts": 5, "mtu": 1500,
@@ -4150,7 +4150,7 @@ CONFIGURATION: dict[str, Any] = {
     "seccomp": "", "seccomp-profile": "builtin",        # the text of the profile, and its name
     "shutdown-timeout": 15,
     "storage-opts": [],                 # ours: ["blobs=drop"], see section splits
-    "tls": False, "tlsverify": False,
+    "tls": False, "tlsverify": False, "userland-proxy": True,
 }
 CONFIGURATION_FILE = "daemon.json"
 DAEMON_FILE = "/etc/docker/daemon.json"
@@ -19473,7 +19473,8 @@ def exec_change(path: str, change: dict) -> None:
 # it: "bridge", the interface, and "pools", one for each family: {"subnet", "range", "gateway",
 # "reserved": addresses that no container gets}. The kernel's side (section bridges) is made when a
 # container first needs it.
-#   - `bridge`, `host` and `none` are there from the first use on.
+#   - `bridge`, `host` and `none` are there from the first use on; without `bridge` (a daemon's
+#     `--bridge none`) containers that ask for it, or for nothing, have no network.
 #   - A subnet that nobody asked for is the first of the pools that overlaps neither another network
 #     nor a route or name server of this host.
 #   - A lease is a row too. It is taken inside one transaction with all others of a start, and given
@@ -19481,6 +19482,7 @@ def exec_change(path: str, change: dict) -> None:
 #     LEASE_REST seconds others are preferred: the kernel may still be ending the interface.
 
 NETWORK_PREDEFINED = ("bridge", "host", "none")
+NO_BRIDGE = "none"              # as a daemon's `bridge`: moby config.DisableNetworkBridge
 NETWORK_SELECT = "SELECT id, name, driver, created, document FROM networks "
 #: moby ipamutils: (subnet, length of what is cut from it).
 NETWORK_POOLS = (("172.17.0.0/16", 16), ("172.18.0.0/16", 16), ("172.19.0.0/16", 16),
@@ -19576,14 +19578,19 @@ def network_find(store: Store, ref: str) -> Network:
 
 
 def networks_ensure(store: Store) -> None:
-    """Make the three networks that are always there."""
-    if len(store.rows("SELECT 1 FROM networks WHERE name IN ('bridge', 'host', 'none')")) == 3:
+    """Make the networks that are always there; `bridge` unless a daemon's configuration has none.
+    """
+    count = len(store.rows("SELECT 1 FROM networks WHERE name IN ('bridge', 'host', 'none')"))
+    if count == 3:
         return
     made = configuration_read(store.run)
+    if count == 2 and made["bridge"] == NO_BRIDGE:
+        return
     taken = host_prefixes(store)
     with store.write() as db:
         for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
-            if db.execute("SELECT 1 FROM networks WHERE name = ?", (name,)).fetchone():
+            if db.execute("SELECT 1 FROM networks WHERE name = ?", (name,)).fetchone() or \
+                    name == "bridge" and made["bridge"] == NO_BRIDGE:
                 continue
             kept = db.execute("SELECT value FROM meta WHERE key = ?", ("network:" + name,)
                               ).fetchone()
@@ -19599,6 +19606,16 @@ def network_insert(db: Any, network: Network) -> None:
     db.execute("INSERT INTO networks(id, name, driver, created, document) VALUES(?, ?, ?, ?, ?)",
                (network.id, network.name, network.driver, network.created,
                 json_text(network.document)))
+
+
+def network_forget(db: Any, network: Network) -> bool:
+    """Remove a network's row, inside the caller's transaction; whether there was one.
+
+    A container that is still to be started in it knows it by its name again.
+    """
+    db.execute("UPDATE OR REPLACE endpoints SET network = ? WHERE network = ?",
+               (network.name, network.id))
+    return bool(db.execute("DELETE FROM networks WHERE id = ?", (network.id,)).rowcount)
 
 
 def network_document(driver: str, **given: Any) -> dict:
@@ -19862,6 +19879,7 @@ def names_remove(store: Store, container: str, network: str = "") -> None:
 # One table of nf_tables, `engine`, or `engine-<hex>` for another run root. Its rules are always the
 # same; networks and published ports are elements of its sets and maps. Nobody else's table is ever
 # touched, and an "accept" here is no more than "not refused here".
+#   - A daemon may want no rules (`iptables`), or none for IPv6 (`ip6tables`): see firewall_settle.
 #   - bridges, internal, masquerade: bridges by what holds for their networks; same: (in, out) both
 #     the same bridge; icc: those whose containers may talk; home4, home6: (subnet, bridge); before:
 #     interfaces that were there when forwarding was switched on for us; dropped: families that
@@ -19912,8 +19930,8 @@ _FORWARD4 = "/proc/sys/net/ipv4/ip_forward"
 _FORWARD6 = "/proc/sys/net/ipv6/conf/all/forwarding"
 
 
-def _rules(table: str) -> list:
-    """The rules, which are always the same."""
+def _rules(table: str, has_v6: bool = True) -> list:
+    """The rules, which are always the same; without `has_v6` they leave IPv6 alone."""
     accept, drop = nft_verdict(NFT_ACCEPT), nft_verdict(NFT_DROP)
     v4, v6 = (nft_load("family") + nft_is(bytes([number])) for number in (NFT_IPV4, NFT_IPV6))
     comes, goes = nft_load("iifname"), nft_load("oifname")
@@ -19957,11 +19975,13 @@ def _rules(table: str) -> list:
             ("ports", test, *at, nft_lookup("range" + digit, 8, is_map=True),
              nft_dnat(family, 8)),
         ]
+    if not has_v6:
+        rules = [(chain[0], v6, nft_verdict(NFT_RETURN)) for chain in _CHAINS[:-1]] + rules
     return [nft_rule(table, chain, *expressions) for chain, *expressions in rules]
 
 
 def firewall_messages(table: str, networks: list, rows: list, before: list | tuple = (),
-                      dropped: list | tuple = ()) -> list:
+                      dropped: list | tuple = (), has_v6: bool = True) -> list:
     """The whole table as one transaction, whatever is there now.
 
     `networks` is of (bridge, list of Prefix, is internal, has icc, masquerades), `rows` as
@@ -19971,7 +19991,7 @@ def firewall_messages(table: str, networks: list, rows: list, before: list | tup
     out += [nft_set(table, name, key, data, is_interval=is_interval)
             for name, (key, data, is_interval) in _TABLE_KEYS.items()]
     out += [nft_chain(table, *chain) for chain in _CHAINS]
-    out += _rules(table)
+    out += _rules(table, has_v6)
     members: dict = {"before": [(_ifname(name), b"") for name in before],
                      "dropped": [(bytes([family]), b"") for family in dropped]}
     for bridge, subnets, is_internal, has_icc, masquerades in networks:
@@ -20055,6 +20075,7 @@ def firewall_lock(store: Store) -> lock_file:
 
 def firewall_restore(store: Store, without: str = "") -> None:
     """Make the table from what the store says, less one network. In the lock."""
+    made, table = configuration_read(store.run), firewall_table(store)
     networks = []
     for network in network_list(store):
         if network.driver == "bridge" and network.id != without:
@@ -20062,9 +20083,21 @@ def firewall_restore(store: Store, without: str = "") -> None:
             flags = [bool_parse(network.options.get(OPTION_BRIDGE + name, "true"))
                      for name in ("enable_icc", "enable_ip_masquerade")]
             networks.append((network.bridge, subnets, network.is_internal, *flags))
+    if not made["iptables"]:
+        for bridge, *_ in networks:
+            _localnet_set(bridge, False)
+        nft_batch([nft_table(table), nft_table_delete(table)])
+        return
     rows = store.rows("SELECT proto, host_ip, host_port, ip, port FROM ports")
-    nft_batch(firewall_messages(firewall_table(store), networks, firewall_rows(rows),
-                                _marked(store), firewall_dropped()))
+    nft_batch(firewall_messages(table, networks, firewall_rows(rows), _marked(store),
+                                firewall_dropped(), made["ip6tables"]))
+    for bridge, _, is_internal, *_ in networks:
+        _localnet_set(bridge, not is_internal)
+
+
+def _localnet_set(bridge: str, is_on: bool) -> None:
+    """Let 127.0.0.1 lead to containers: only while chain `loopback` is there."""
+    _sysctl(f"/proc/sys/net/ipv4/conf/{bridge}/route_localnet", str(int(is_on)))
 
 
 def firewall_publish(store: Store, rows: list) -> None:
@@ -20072,7 +20105,7 @@ def firewall_publish(store: Store, rows: list) -> None:
     the lock.
     """
     messages = firewall_ports(firewall_table(store), rows)
-    if not messages:
+    if not messages or not configuration_read(store.run)["iptables"]:
         return
     try:
         nft_batch(messages)
@@ -20100,16 +20133,13 @@ def firewall_unpublish(store: Store, rows: list) -> None:
 
 def firewall_network_begin(store: Store, network: Network) -> None:
     """A network's bridge is up: its rules and what the kernel must allow for them. Idempotent."""
-    _sysctl(f"/proc/sys/net/ipv4/conf/{network.bridge}/route_localnet", "0")
+    _localnet_set(network.bridge, False)
     try:
         with firewall_lock(store):
             forwarding_begin(store)
             firewall_restore(store)
     except OSError as refused:
         _refused_note(refused)              # ports are forwarded by monitors
-        return
-    if not network.is_internal:
-        _sysctl(f"/proc/sys/net/ipv4/conf/{network.bridge}/route_localnet", "1")
 
 
 def firewall_network_end(store: Store, network: Network) -> None:
@@ -20213,8 +20243,21 @@ def firewall_watch(store: Store) -> None:
 
 
 def _table_is_whole(store: Store) -> bool:
-    """Whether our table and its rules are there."""
-    return nft_rules_count(firewall_table(store)) == len(_rules(""))
+    """Whether our table and its rules are there, or are not where there are to be none."""
+    made = configuration_read(store.run)
+    return nft_rules_count(firewall_table(store)) == (
+        len(_rules("", made["ip6tables"])) if made["iptables"] else 0)
+
+
+def firewall_settle(store: Store) -> None:
+    """Make the table, where there is one or is to be one, what a daemon's configuration says."""
+    try:
+        with firewall_lock(store):
+            if not _table_is_whole(store) and (_is_used(store)
+                                               or nft_rules_count(firewall_table(store))):
+                firewall_restore(store)
+    except OSError as refused:
+        _refused_note(refused)
 
 
 def _is_used(store: Store) -> bool:
@@ -20804,7 +20847,12 @@ def ports_start(store: Store, c: Container, attached: list) -> dict:
                           ) from None
     with firewall_lock(store):
         _publish(store, rows)
-    return {"rows": rows}
+    return _plan(store, rows)
+
+
+def _plan(store: Store, rows: list) -> dict:
+    return {"rows": rows} if configuration_read(store.run)["userland-proxy"] else {
+        "rows": rows, "forward": False}
 
 
 def _publish(store: Store, rows: list) -> None:
@@ -20902,8 +20950,11 @@ def _last_random(store: Store) -> int:
         return 0
 
 
-def _bind(protocol: str, host_ip: str, port: int) -> _socket.socket:
-    """A socket that has this port of the host; a listening one for tcp."""
+def _bind(protocol: str, host_ip: str, port: int, listens: bool = True) -> _socket.socket:
+    """A socket that has this port of the host; a listening one for tcp.
+
+    One that does not listen refuses connections; nobody else gets the port for all that.
+    """
     kind, number = _SOCKETS[protocol]
     is_v6 = ":" in host_ip
     family = _socket.AF_INET6 if is_v6 else _socket.AF_INET
@@ -20911,10 +20962,10 @@ def _bind(protocol: str, host_ip: str, port: int) -> _socket.socket:
     try:
         if is_v6:
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
-        if protocol == "tcp":
+        if protocol == "tcp" and listens:
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         sock.bind((host_ip, port))
-        if protocol != "udp":
+        if protocol != "udp" and listens:
             sock.listen(4096)
     except BaseException:
         sock.close()
@@ -20970,7 +21021,7 @@ def ports_change(store: Store, c: Container, attached: list) -> dict:
         if ip:
             after.append((protocol, host_ip, host_port, ip, port))
     if after == before:
-        return {"rows": firewall_rows(before)}
+        return _plan(store, firewall_rows(before))
     with firewall_lock(store):
         with store.write(durable=False) as db:
             db.execute(_PORT_SQL["give"], (c.id,))
@@ -20979,7 +21030,7 @@ def ports_change(store: Store, c: Container, attached: list) -> dict:
                                                ip, port))
         firewall_unpublish(store, firewall_rows(before))
         _publish(store, firewall_rows(after))
-    return {"rows": firewall_rows(after)}
+    return _plan(store, firewall_rows(after))
 
 
 def ports_rows(store: Store, id: str) -> list:
@@ -21029,7 +21080,7 @@ def ports_begin(monitor: Monitor, plan: dict) -> None:
         monitor.ports.close()
         monitor.ports = None
     elif rows:
-        monitor.ports = Forwarder(monitor, rows)
+        monitor.ports = Forwarder(monitor, rows, plan["ports"].get("forward", True))
 
 
 def ports_end(monitor: Monitor) -> None:
@@ -21044,10 +21095,11 @@ def ports_end(monitor: Monitor) -> None:
 class Forwarder:
     """The held ports of one container, and what is forwarded from them to it."""
 
-    __slots__ = ("_held", "_open", "_targets", "_udp", "loop")
+    __slots__ = ("_forwards", "_held", "_open", "_targets", "_udp", "loop")
 
-    def __init__(self, loop: Loop, rows: list) -> None:
+    def __init__(self, loop: Loop, rows: list, forwards: bool = True) -> None:
         self.loop = loop
+        self._forwards = forwards          # else the ports are only held
         self._held: dict = {}              # (protocol, address, port) of the host -> socket
         self._targets: dict = {}           # the same -> (address, port) of the container
         self._open: set = set()            # streams
@@ -21073,14 +21125,16 @@ class Forwarder:
             self._targets[key] = target
 
     def _hold(self, key: tuple, target: tuple) -> None:
-        protocol = key[0]
+        protocol, host_ip, port = key
         try:
-            sock = _bind(*key)
+            sock = _bind(protocol, host_ip, port, self._forwards)
         except OSError as refused:
             if refused.errno == errno.EPROTONOSUPPORT:
                 return                      # sctp: the kernel's table knows more than its sockets
             raise EngineError(_bind_words((*key, *target), refused)) from None
         self._held[key] = sock
+        if not self._forwards:
+            return
         if protocol == "tcp":
             self.loop.watch(sock.fileno(), EPOLLIN, lambda events: self._accept(key))
         elif protocol == "udp":
@@ -23855,7 +23909,13 @@ def endpoints_start(store: Store, c: Container) -> list:
     endpoints = endpoint_list(store, c.id)
     if not endpoints:
         return []
-    networks = [network_find(store, endpoint.network) for endpoint in endpoints]
+    try:
+        networks = [network_find(store, endpoint.network) for endpoint in endpoints]
+    except NotFound:
+        if configuration_read(store.run)["bridge"] != NO_BRIDGE:
+            raise
+        endpoints = [endpoint for endpoint in endpoints if endpoint.network != "bridge"]
+        networks = [network_find(store, endpoint.network) for endpoint in endpoints]
     for network in networks if len(networks) > 1 else ():
         if network.driver in ("host", "null"):
             raise Forbidden(CONFLICT_SHARED if network.driver == "host" else CONFLICT_NONE)
@@ -24063,17 +24123,23 @@ def _bridge_settle(store: Store, network: Network, sock: _socket.socket) -> None
 
 def bridge_settle(store: Store, made: dict) -> bool:
     """Make the default bridge what a daemon's configuration says; False while it is in use."""
-    before = network_find(store, "bridge")
+    before = network_get(store, "bridge")
+    if before is None:
+        return True
     taken = host_prefixes(store)
     with store.write() as db:
-        document = bridge_default(store, db, made, taken)
+        is_wanted = made["bridge"] != NO_BRIDGE
+        document = bridge_default(store, db, made, taken) if is_wanted else {}
         if document == before.document:
             return True
         if db.execute("SELECT 1 FROM endpoints WHERE network = ? AND id <> ''", (before.id,)
                       ).fetchone():
             return False
-        db.execute("UPDATE networks SET document = ? WHERE id = ?",
-                   (json_text(document), before.id))
+        if is_wanted:
+            db.execute("UPDATE networks SET document = ? WHERE id = ?",
+                       (json_text(document), before.id))
+        else:
+            network_forget(db, before)
         db.execute("DELETE FROM leases WHERE network = ?", (before.id,))
     bridge_end(store, before)           # the next container makes it anew
     return True
@@ -24224,8 +24290,9 @@ def extra_hosts(store: Store, host: dict) -> list:
         name, _, address = entry.partition(":")
         addresses = [address.strip()]
         if address == HOST_GATEWAY:
+            default = network_get(store, "bridge")
             addresses = configuration_read(store.run)["host-gateway-ips"] or [
-                pool["gateway"] for pool in network_find(store, "bridge").document["pools"]]
+                pool["gateway"] for pool in (default.document["pools"] if default else ())]
             if not addresses:
                 raise EngineError("unable to derive the IP value for host-gateway")
         lines += [f"{text}\t{name}" for text in addresses]
@@ -27500,10 +27567,7 @@ class Networks:
                 told = ", ".join(f'name:"{name}" id:"{id[:12]}"' for name, id in active)
                 raise Forbidden("error while removing network: network"
                                 f" {network.name} has active endpoints ({told})")
-            # A container that is still to be started in it knows it by its name again.
-            db.execute("UPDATE OR REPLACE endpoints SET network = ? WHERE network = ?",
-                       (network.name, network.id))
-            known = db.execute("DELETE FROM networks WHERE id = ?", (network.id,)).rowcount
+            known = network_forget(db, network)
             # Who is killed now leaves an interface behind, whose name the next one finds here.
             db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)",
                        ("gone:" + network.id, json_text([network.name, network.driver,
@@ -41899,7 +41963,7 @@ def cmd_events(client: Any, args: Any) -> int:
 # Nothing is done here: daemon_configure returns what is to be, reload_configure what a SIGHUP makes
 # of it, in the form of section configuration with some keys more.
 
-NETWORKS = "it makes no networks yet"
+DIRECT = "containers are reached from outside by published ports only"
 SWARM = "it has no swarm mode"
 BUILTIN = "its runtime is built in"
 IGNORED = "ignored"
@@ -41908,7 +41972,7 @@ IGNORED = "ignored"
 #: (flag, kind, key when it is another word, default, reason to refuse, help)
 DAEMON_OPTIONS = (
     ("--add-runtime", "list", "runtimes", {}, BUILTIN, "Further runtimes"),
-    ("--allow-direct-routing", "bool", "", False, NETWORKS, "Let others reach container addresses"),
+    ("--allow-direct-routing", "bool", "", False, DIRECT, "Let others reach container addresses"),
     ("--allow-nondistributable-artifacts", "list", "", [], IGNORED,
      "Registries to push all layers to"),
     ("--api-cors-header", "string", "", "", "use a reverse proxy", "CORS headers of the API"),
@@ -41961,8 +42025,8 @@ DAEMON_OPTIONS = (
     ("--ip-forward", "bool", "", True, "", "Switch forwarding on"),
     ("--ip-forward-no-drop", "bool", "", False, "", "Forward between other interfaces, too"),
     ("--ip-masq", "bool", "", True, "", "Masquerade the default bridge"),
-    ("--ip6tables", "bool", "", True, NETWORKS, "Add rules of ip6tables"),
-    ("--iptables", "bool", "", True, NETWORKS, "Add rules of iptables"),
+    ("--ip6tables", "bool", "", True, "", "Add rules for IPv6"),
+    ("--iptables", "bool", "", True, "", "Add rules; without, monitors forward ports"),
     ("--ipv6", "bool", "", False, "", "IPv6 on the default bridge"),
     ("--label", "list", "labels", [], "", "Labels of the engine"),
     ("--live-restore", "bool", "", True, "", "Let containers live on when the daemon ends"),
@@ -41999,8 +42063,8 @@ DAEMON_OPTIONS = (
     ("--tlscert", "string", "", "", "", "Certificate of the daemon"),
     ("--tlskey", "string", "", "", "", "Key of the daemon"),
     ("--tlsverify", "bool", "", False, "", "Use TLS and verify clients"),
-    ("--userland-proxy", "bool", "", True, NETWORKS, "Forward loopback by a process"),
-    ("--userland-proxy-path", "string", "", "", NETWORKS, "Program that forwards"),
+    ("--userland-proxy", "bool", "", True, "", "Let monitors forward what the rules do not"),
+    ("--userland-proxy-path", "string", "", "", IGNORED, "Program that forwards"),
     ("--userns-remap", "string", "", "", "it has no user namespaces yet", "User namespaces"),
 )
 # fmt: on
@@ -42325,8 +42389,6 @@ def _modes_check_default(made: dict) -> None:
 def _networks_check(made: dict) -> None:
     """Addresses and numbers of the default bridge and of networks that are yet to come."""
     start = 'error creating default "bridge" network: '
-    if made["bridge"] == "none":
-        raise Unsupported("a daemon without the network bridge is not supported by this engine")
     for key, flag in (("bip", "--bip"), ("bip6", "--bip6")):
         if made["bridge"] and made[key]:
             raise InvalidParameter(f"You specified -b & {flag}, mutually exclusive options. Please"
@@ -42553,6 +42615,7 @@ class Daemon:
             containers_restore(self.engine)
             containers = self.engine.containers.all()
             self.engine.networks.repair()
+            firewall_settle(self.store)
             notice("info", "Loading containers: done.", containers=len(containers))
             self._listen()
             self._configuration_publish()

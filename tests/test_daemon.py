@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -14,6 +15,7 @@ import conftest
 import engine
 import pytest
 from daemon_help import Daemon
+from network_help import ask
 
 pytestmark = pytest.mark.root
 HAVE_DOCKER = shutil.which("docker") is not None
@@ -307,6 +309,33 @@ def test_what_it_decides_holds_for_every_command(cli, start, image):
     assert "65536" in out.splitlines()[0]
     assert "10.1.2.3" not in out
     assert "NoNewPrivs:\t0\nSeccomp:\t2" in out
+
+
+def test_networks_without_rules_and_without_the_default_bridge(cli, start, image):
+    daemon = start("--iptables=false", "-b", "none")
+    assert [one["Name"] for one in daemon.get("/networks")] == ["host", "none"]
+    assert cli("run", "--rm", image, "ls", "/sys/class/net").ok().out == "lo\n"
+    refused = cli("run", "--rm", "--add-host", "h:host-gateway", image, "true")
+    assert "unable to derive the IP value for host-gateway" in refused.err
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    cli("network", "create", "net1").ok()
+    cli("run", "-d", "--name", "web", "--network", "net1", "-p", f"127.0.0.1:{port}:80", image,
+        "sh", "-c", "while :; do echo hello | nc -l -p 80; done").ok()
+    late = time.monotonic() + 5
+    while (said := ask("127.0.0.1", port)) != "hello\n":
+        assert time.monotonic() < late, said
+    assert engine.nft_rules_count("engine-" + engine.engine_tag(engine.Store(
+        cli.roots.data, cli.roots.run))) == 0
+    # The next daemon wants them again, and the port is led by the table.
+    assert daemon.end() == 0
+    start()
+    assert engine.nft_rules_count("engine-" + engine.engine_tag(engine.Store(
+        cli.roots.data, cli.roots.run))) > 20
+    assert ask("127.0.0.1", port) == "hello\n"
+    assert cli("run", "--rm", image, "ls", "/sys/class/net").ok().out == "eth0\nlo\n"
+    cli("rm", "-f", "web").ok()
 
 
 def test_third_signal_ends_it_at_once(cli, start, image):

@@ -13,7 +13,6 @@ def made(engine, **given):
     ({"bip": "fd00::1/64"}, "parse bip failed"),
     ({"fixed-cidr-v6": "10.0.0.0/24"}, "parse fixed-cidr-v6 failed"),
     ({"bridge": "br9", "bip": "10.0.0.1/24"}, "You specified -b & --bip, mutually exclusive"),
-    ({"bridge": "none"}, "without the network bridge is not supported"),
     ({"mtu": -1}, "invalid default MTU: -1"),
     ({"default-gateway": "fd00::1"}, "default-gateway: fd00::1 is not an ip address"),
     ({"host-gateway-ips": ["x"]}, "x is not an ip address"),
@@ -69,3 +68,26 @@ def test_the_default_bridge_is_what_the_daemon_says_until_it_is_used(engine, roo
     assert engine.bridge_settle(store, made(engine, ipv6=True))
     assert pool()["subnet"] == "172.17.0.0/16"
     assert engine.network_find(store, "bridge").pool(128)["subnet"].startswith("fd")
+
+
+def test_without_the_default_bridge(engine, roots, monkeypatch):
+    monkeypatch.setattr(engine, "host_prefixes", lambda store: [])
+    monkeypatch.setattr(engine, "bridge_end", lambda store, network: None)
+    store = engine.Store(roots.data, roots.run)
+    store.roots_make()
+    before = engine.network_find(store, "bridge").id
+    with store.write() as db:
+        db.execute("INSERT INTO endpoints(container, network, position, config, id)"
+                   " VALUES('c', ?, 0, '{}', '')", (before,))
+    none = made(engine, bridge="none")
+    held = engine.configuration_write(store.run, none)
+    assert engine.bridge_settle(store, none)
+    assert [network.name for network in engine.network_list(store)] == ["host", "none"]
+    assert engine.network_get(store, "bridge") is None
+    assert engine.bridge_settle(store, none)
+    assert engine.endpoint_list(store, "c")[0].network == "bridge"
+    with pytest.raises(engine.EngineError, match="unable to derive the IP value for host-gateway"):
+        engine.extra_hosts(store, {"ExtraHosts": ["h:host-gateway"]})
+    # With the daemon its decision ends.
+    engine.os.close(held)
+    assert engine.network_find(store, "bridge").pool(32)

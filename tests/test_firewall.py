@@ -272,3 +272,65 @@ def test_rows_that_follow_each_other_are_one():
 
 def test_what_nf_tables_cannot_do_is_left_to_the_forwarder():
     assert engine.firewall_ports("t", [("tcp", "::", 80, "10.0.0.2", 80, 1)]) == []
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("ip"), reason="ip is not installed")
+def test_a_table_that_leaves_ipv6_alone():
+    def inside():
+        with Net() as net:
+            for number in (1, 2):
+                net.bridge(f"br{number}", f"fd0{number}::1/64", f"10.{number}.0.1/24")
+            write("ipv6/conf/all/forwarding", "1")
+            write("ipv4/ip_forward", "1")
+            one = net.member("one", "10.1.0.2/24", bridge="br1", gateway="10.1.0.1")
+            two = net.member("two", "fd02::2/64", bridge="br2", gateway="fd02::1")
+            two.run(ip, "addr", "add", "10.2.0.2/24", "dev", "eth0")
+            two.run(ip, "route", "add", "default", "via", "10.2.0.1")
+            one.run(ip, "addr", "add", "fd01::2/64", "dev", "eth0", "nodad")
+            one.run(ip, "route", "add", "default", "via", "fd01::1")
+            two.serve(80, socket.AF_INET6)
+            for _ in range(30):             # until its addresses are known to be nobody else's
+                if one.run(ask, "fd02::2", 80, 0.2) == "fd01::2":
+                    break
+            out = []
+            for has_v6 in (True, False):
+                install([("br1", "10.1.0.0/24", False, True, True),
+                         ("br2", "10.2.0.0/24", False, True, True)], has_v6=has_v6)
+                out += [one.run(ask, "fd02::2", 80, 0.5), one.run(ask, "10.2.0.2", 80, 0.5)]
+            return out
+    assert apart(inside) == ["TimeoutError", "TimeoutError", "fd01::2", "TimeoutError"]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("ip"), reason="ip is not installed")
+def test_a_daemon_that_wants_no_rules(tmp_path):
+    """The table goes, and with it the way from 127.0.0.1 to a bridge; and comes back."""
+    def inside():
+        store = engine.Store(str(tmp_path / "d"), str(tmp_path / "r"))
+        store.roots_make()
+        name = engine.network_find(store, "bridge").bridge
+        ip("link", "add", name, "type", "bridge")
+        with store.write() as db:
+            db.execute("INSERT INTO endpoints(container, network, position, config, id)"
+                       " VALUES('c', 'n', 0, '{}', 'e')")
+        out = []
+        for made in ({}, {"iptables": False}, {"ip6tables": False}):
+            held = engine.configuration_write(store.run, {**engine.CONFIGURATION, **made})
+            engine.firewall_settle(store)
+            with open(f"/proc/sys/net/ipv4/conf/{name}/route_localnet") as file:
+                out.append((engine.nft_rules_count(engine.firewall_table(store)),
+                            file.read().strip()))
+            os.close(held)
+        return out
+    (whole, on), (none, off), (half, again) = apart(inside)
+    assert (on, none, off, again) == ("1", 0, "0", "1")
+    assert half == whole + 5                            # a rule for each chain that is a hook's
+
+
+def test_a_daemon_without_use_for_a_table_makes_none(tmp_path, monkeypatch):
+    store = engine.Store(str(tmp_path / "d"), str(tmp_path / "r"))
+    store.roots_make()
+    monkeypatch.setattr(engine, "nft_rules_count", lambda table: 0)
+    monkeypatch.setattr(engine, "firewall_restore", None)
+    engine.firewall_settle(store)

@@ -334,3 +334,19 @@ def test_udp_clients_are_few_and_forgotten(monkeypatch):
     port._sweep()
     assert port._clients == {}
     assert errno.EAGAIN == 11
+
+
+def test_without_a_userland_proxy_ports_are_only_held(store, quiet, monkeypatch):
+    held = engine.configuration_write(store.run, {**engine.CONFIGURATION, "userland-proxy": False})
+    plan = engine._plan(store, [("tcp", "127.0.0.1", 0, "10.0.0.2", 80, 1)])
+    assert plan["forward"] is False
+    monitor = type("Monitor", (), {"ports": None})()
+    engine.ports_begin(monitor, {"ports": plan})
+    (sock,) = monitor.ports._held.values()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(sock.getsockname())
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(sock.getsockname())
+    monitor.ports.loop = types.SimpleNamespace(unwatch=lambda fd: None)
+    monitor.ports.close()
+    engine.os.close(held)
