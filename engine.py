@@ -9321,6 +9321,8 @@ def create_verify(config: dict, host: dict) -> list:
                                " annotation key")
     warnings += resources_verify(host)
     _host_verify(host)
+    if host["NetworkMode"] == "host" and host["PortBindings"]:
+        warnings.append("Published ports are discarded when using host network mode")
     security_parse(host["SecurityOpt"])
     log_verify(host["LogConfig"])
     for name, flag in NOT_YET.items():
@@ -20134,12 +20136,25 @@ def firewall_unpublish(store: Store, rows: list) -> None:
 def firewall_network_begin(store: Store, network: Network) -> None:
     """A network's bridge is up: its rules and what the kernel must allow for them. Idempotent."""
     _localnet_set(network.bridge, False)
-    try:
-        with firewall_lock(store):
+    refused = _rules_make(store, True)
+    if refused:
+        _refused_note(refused)
+
+
+def _rules_make(store: Store, is_new: bool) -> OSError | None:
+    """Forwarding and the table, as far as they are not there or `is_new`; why not.
+
+    Without rules nothing would keep networks apart: then nothing is forwarded by the kernel.
+    """
+    with firewall_lock(store):
+        try:
             forwarding_begin(store)
-            firewall_restore(store)
-    except OSError as refused:
-        _refused_note(refused)              # ports are forwarded by monitors
+            if is_new or not _table_is_whole(store):
+                firewall_restore(store)
+        except OSError as refused:
+            forwarding_end(store)
+            return refused
+    return None
 
 
 def firewall_network_end(store: Store, network: Network) -> None:
@@ -20147,8 +20162,8 @@ def firewall_network_end(store: Store, network: Network) -> None:
     try:
         with firewall_lock(store):
             firewall_restore(store, network.id)
-    except OSError as refused:
-        _refused_note(refused)
+    except OSError:
+        pass                                # there never was a table
 
 
 def firewall_dropped() -> list:
@@ -20161,7 +20176,8 @@ def firewall_dropped() -> list:
 
 
 def _refused_note(refused: OSError) -> None:
-    print(f"engine: nf_tables: {refused.strerror}", file=sys.stderr)
+    print(f"engine: nf_tables cannot be used ({refused.strerror}): published ports are forwarded"
+          " by processes", file=sys.stderr)
 
 
 def firewall_warnings() -> list:
@@ -20171,7 +20187,8 @@ def firewall_warnings() -> list:
         legacy = [(0, "iptables-legacy filter", "FORWARD")] if xtables_drops(NFT_FORWARD) else []
     except OSError as refused:
         return [f"WARNING: nf_tables cannot be used ({refused.strerror}): published ports are"
-                " forwarded by processes, and containers reach nothing outside this host"]
+                " forwarded by processes, containers reach nothing outside this host, and where it"
+                " forwards packets, networks are not kept apart"]
     return [f"WARNING: the policy of chain {chain} of table {table} drops what is forwarded:"
             " containers reach nothing outside this host, and published ports are forwarded by"
             " processes" for _, table, chain in found + legacy]
@@ -20231,15 +20248,8 @@ def firewall_watch(store: Store) -> None:
             pass
     except BlockingIOError:
         return
-    try:
-        with firewall_lock(store):
-            forwarding_begin(store)
-            if not _table_is_whole(store):
-                firewall_restore(store)
-    except OSError as refused:
-        _refused_note(refused)
-        return
-    launcher_call(store, "watch", {}).close()
+    if _rules_make(store, False) is None:   # else who made the bridge was told
+        launcher_call(store, "watch", {}).close()
 
 
 def _table_is_whole(store: Store) -> bool:
@@ -20858,9 +20868,8 @@ def _plan(store: Store, rows: list) -> dict:
 def _publish(store: Store, rows: list) -> None:
     try:
         firewall_publish(store, rows)
-    except OSError as refused:
-        print(f"engine: nf_tables: {refused.strerror}: published ports are forwarded by the"
-              " container's monitor", file=sys.stderr)
+    except OSError:
+        pass                                # the container's monitor forwards them
 
 
 class _NoPort(Exception):
@@ -22091,15 +22100,18 @@ def health_words(config: dict) -> list:
     return words if kind == "CMD" else []
 
 
-def health_plan(c: Container, bundle: str) -> dict | None:
-    """Prepare a container's check for its monitor: health.json, and the plan; None without one."""
+def health_plan(c: Container, bundle: str, environment: list | tuple = ()) -> dict | None:
+    """Prepare a container's check for its monitor: health.json, and the plan; None without one.
+
+    `environment` comes from links.
+    """
     words = health_words(c.config)
     if not words:
         return None
     config = c.config
     process = process_build(
         c, words, tty=False, user=config["User"], directory=config["WorkingDir"],
-        env=environment_build({**config, "Tty": False}, config["Hostname"]))
+        env=environment_build({**config, "Tty": False}, config["Hostname"], environment))
     seccomp = security_parse(c.host["SecurityOpt"])["seccomp"]
     document = {"process": process,
                 "linux": {} if seccomp == "unconfined" else {"seccomp": seccomp}}
@@ -23993,6 +24005,7 @@ def endpoint_attached(c: Container, endpoint: Place, network: Network) -> dict:
         "gateway4": endpoint.gateway4, "gateway6": endpoint.gateway6,
         "is_gateway4": False, "is_gateway6": False,
         "names": endpoint_names(c, network, endpoint.config["Aliases"]),
+        "link_local": (endpoint.config["IPAMConfig"] or {}).get("LinkLocalIPs") or [],
         "links": endpoint.config["Links"] or [], "priority": endpoint.config["GwPriority"],
         "driver_opts": endpoint.config["DriverOpts"] or {}}
 
@@ -24013,13 +24026,16 @@ def routes_choose(attached: list) -> None:
 
 def link_plan(one: dict, by_fd: bool = False) -> dict:
     """What link_enter is given for an attached endpoint."""
-    sysctls = {} if one["ipv6"] else {f"net/ipv6/conf/{one['ifname']}/disable_ipv6": "1"}
+    has_ipv6 = one["ipv6"] or any(":" in address for address in one["link_local"])
+    sysctls = {} if has_ipv6 else {f"net/ipv6/conf/{one['ifname']}/disable_ipv6": "1"}
     for text in filter(None, one["driver_opts"].get(OPTION_SYSCTLS, "").split(",")):
         name, _, value = text.partition("=")
         parts = name.split(".", 4)
         sysctls["/".join((*parts[:3], one["ifname"], parts[4]))] = value
     inner = [address_message(ip_pack(one["ipv" + v]), one["prefix" + v])
              for v in "46" if one["ipv" + v]]
+    for address in map(ip_pack, one["link_local"]):     # moby linkLocalMask, linkLocalMaskIPv6
+        inner.append(address_message(address, 16 if len(address) == 4 else 64))
     inner.append(up_message())
     inner += [_route(one, v) for v in "46" if one["is_gateway" + v]]
     port = b""
@@ -24359,10 +24375,23 @@ def _link_environment(name: str, address: str, config: dict) -> list:
         (text + "/tcp" * ("/" not in text)).partition("/") for text in config["ExposedPorts"] or ())
         if number.isdigit())
     out = [f"{word}_PORT={kind}://{address}:{number}" for _, kind, number in ports[:1]]
-    for _, kind, number in ports:
-        prefix = f"{word}_PORT_{number}_{kind.upper()}"
-        out += [f"{prefix}={kind}://{address}:{number}", f"{prefix}_ADDR={address}",
+    first = last = ports[0] if ports else (False, "", 0)
+    for at, port in enumerate(ports):
+        _, kind, number = port
+        prefix, where = f"{word}_PORT_{number}_{kind.upper()}", f"{kind}://{address}:"
+        out += [f"{prefix}={where}{number}", f"{prefix}_ADDR={address}",
                 f"{prefix}_PORT={number}", f"{prefix}_PROTO={kind}"]
+        if port == (*last[:2], last[2] + 1):
+            last = port
+            if at < len(ports) - 1:
+                continue
+        if first != last:               # moby tells of a range when it has ended
+            prefix = f"{word}_PORT_{first[2]}_{first[1].upper()}"
+            out += [f"{prefix}_START={first[1]}://{address}:{first[2]}",
+                    f"{prefix}_PORT_START={first[2]}",
+                    f"{prefix}_END={last[1]}://{address}:{last[2]}",
+                    f"{prefix}_PORT_END={last[2]}"]
+        first = last = port
     out.append(f"{word}_NAME={name}")
     for entry in config["Env"] or ():
         key, separator, value = entry.partition("=")
@@ -26020,7 +26049,7 @@ def _launch(containers: Containers, store: Store, c: Container, again: int,
                0o600)
     layers = [] if c.is_copied else layer_paths(store, c.document["Layers"])
     plan = plan_build(c, spec, bundle=bundle, layers=layers, directory=directory,
-                      health=health_plan(c, bundle))
+                      health=health_plan(c, bundle, environment))
     with files_guard(store, c.id):
         pass                        # a copy into it has an overlay of its own on its files
     plan["realtime"] = {"realtimePeriod": made["cpu-rt-period"],
@@ -26273,7 +26302,9 @@ def exec_create(engine: Engine, ref: str, body: Any) -> str:
         _user_check(c, asked["User"])
     config = c.config
     host_complete(c.host, configuration_read(engine.store.run))
-    env = environment_build({**config, "Tty": asked["Tty"]}, config["Hostname"])
+    linked = links_prepare(engine.store, c, attached_list(engine.store, c))[1] \
+        if c.host["Links"] else []
+    env = environment_build({**config, "Tty": asked["Tty"]}, config["Hostname"], linked)
     user = asked["User"] or config["User"]
     process = process_build(
         c, asked["Cmd"], tty=asked["Tty"], user=user, env=env_merge(env, asked["Env"] or ()),
@@ -27751,7 +27782,7 @@ class Networks:
             names = (network.id, network.name) if network else (ref,)
             place = next((one for one in places if one.network in names), None)
             if place is None:
-                word = "network" if c.is_running else "the network"
+                word = "network" if c.is_running and network else "the network"
                 raise EngineError(f"container {c.id} is not connected to {word}"
                                   f" {network.name if network else ref}")
             if network and place.id and c.is_running:
@@ -38330,45 +38361,62 @@ def _add_network(values: list, text: str) -> None:
 
 # -- ports ------------------------------------------------------------------------
 
-def _port_span(text: str, whole: str, what: str) -> tuple:
-    first, dash, last = text.partition("-")
-    try:
-        start, end = int(first), int(last if dash else first)
-    except ValueError:
-        raise InvalidParameter(f"invalid {what}: {whole}") from None
-    if not 0 <= start <= end <= 65535:
-        raise InvalidParameter(f"invalid {what}: {whole}")
-    return start, end
+def _port_span(text: str) -> tuple:
+    """(first, last) of "80" or "80-90"; ValueError with go-connections' words."""
+    if not text:
+        raise ValueError("empty string specified for ports")
+    ends = text.split("-")[:2]
+    for end in ends:
+        if not (end.isascii() and end.isdigit()):
+            raise ValueError(f"strconv.ParseUint: parsing {quote(end)}: invalid syntax")
+        if int(end) > 65535:
+            raise ValueError(f"strconv.ParseUint: parsing {quote(end)}: value out of range")
+    if int(ends[-1]) < int(ends[0]):
+        raise ValueError("invalid range specified for port: " + text)
+    return int(ends[0]), int(ends[-1])
 
 
 def _proto_split(text: str) -> tuple:
-    ports, slash, proto = text.partition("/")
-    proto = proto.lower() if slash else "tcp"
-    if proto not in ("tcp", "udp", "sctp"):
-        raise InvalidParameter(f"invalid proto: {proto}")
-    return ports, proto
+    """(ports, protocol): "" for both when there is no port."""
+    ports, _, proto = text.partition("/")
+    return (ports, proto or "tcp") if ports else ("", "")
+
+
+def _publish_text(text: str) -> str:
+    """The long form, published=8080,target=80,protocol=udp, as the short one."""
+    if "=" not in text:
+        return text
+    fields = {"protocol": "tcp", "published": "", "target": ""}
+    for field in text.split(","):
+        name, equals, value = field.partition("=")
+        if not equals or not name:
+            raise InvalidParameter("invalid publish opts format (should be name=value but got"
+                                   f" '{field}')")
+        fields[name] = value
+    return f"{fields['published']}:{fields['target']}/{fields['protocol']}"
 
 
 def ports_publish(texts: list) -> dict:
     """{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]} of --publish values."""
     bindings: dict = {}
-    for text in texts:
-        if "=" in text:
-            fields = {"protocol": "tcp", **key_values(text.split(","))}
-            text = f"{fields.get('published', '')}:{fields.get('target', '')}/{fields['protocol']}"
-        rest, proto = _proto_split(text)
-        rest, _, inner = rest.rpartition(":")
+    for text in map(_publish_text, texts):
+        rest, _, inner = text.rpartition(":")
         address, _, outer = rest.rpartition(":")
-        address = address[1:-1] if address[:1] == "[" else address
+        inner, proto = _proto_split(inner)
+        if address[:1] == "[" and address[-1:] == "]":
+            address = address[1:-1]
         if address and not ip_is_valid(address):
             raise InvalidParameter(f"invalid IP address: {address}")
         if not inner:
-            raise InvalidParameter("no port specified: " + text + "<empty>")
-        first, last = _port_span(inner, inner, "containerPort")
-        low, high = _port_span(outer, outer, "hostPort") if outer else (0, 0)
+            raise InvalidParameter(f"no port specified: {text}<empty>")
+        first, last = _span_of(inner, "containerPort")
+        low, high = _span_of(outer, "hostPort") if outer else (0, 0)
         if outer and high - low != last - first and first != last:
             raise InvalidParameter("invalid ranges specified for container and host Ports: "
                                    f"{inner} and {outer}")
+        told, proto = proto, proto.lower()
+        if proto not in ("tcp", "udp", "sctp"):
+            raise InvalidParameter(f"invalid proto: {told}")
         for at in range(last - first + 1):
             port = (str(low + at) if first != last or low == high else outer) if outer else ""
             bindings.setdefault(f"{first + at}/{proto}", []).append(
@@ -38376,17 +38424,25 @@ def ports_publish(texts: list) -> dict:
     return bindings
 
 
+def _span_of(text: str, what: str) -> tuple:
+    try:
+        return _port_span(text)
+    except ValueError:
+        raise InvalidParameter(f"invalid {what}: {text}") from None
+
+
 def ports_expose(texts: list) -> list:
     """["80/tcp", "81/tcp"] of --expose values."""
     found = []
     for text in texts:
+        if ":" in text:
+            raise InvalidParameter(f"invalid port format for --expose: {text}")
         ports, proto = _proto_split(text)
         try:
-            first, last = _port_span(ports, ports, "start port")
-        except InvalidParameter:
-            raise InvalidParameter(f"invalid range format for --expose: {text}, error: "
-                                   f'strconv.ParseUint: parsing "{ports.partition("-")[0]}": '
-                                   "invalid syntax") from None
+            first, last = _port_span(ports)
+        except ValueError as wrong:
+            raise InvalidParameter(f"invalid range format for --expose: {text}, error: {wrong}"
+                                   ) from None
         found += [f"{port}/{proto}" for port in range(first, last + 1)]
     return found
 

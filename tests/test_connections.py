@@ -142,7 +142,12 @@ def test_links_of_the_old_kind(busybox):
     address = nets(busybox, "db")["bridge"]["IPAddress"]
     assert f"{address}\tstore " in out
     assert f"STORE_PORT=tcp://{address}:80" in out and "STORE_ENV_A=1" in out
+    busybox("run", "-d", "--name", "app", "--link", "db:store", "busybox", "sleep", "1000").ok()
+    assert f"STORE_PORT_80_TCP_ADDR={address}\n" in busybox("exec", "app", "env").ok().out
     busybox("stop", "-t0", "db").ok()
+    refused = busybox("exec", "app", "env")
+    assert "Cannot link to a non running container: /db AS /app/store" in refused.err
+    busybox("rm", "-f", "app").ok()
     refused = busybox("run", "--rm", "--link", "db:store", "busybox", "true")
     assert "Cannot link to a non running container: /db AS /" in refused.err
     busybox("rm", "db").ok()
@@ -212,3 +217,22 @@ def test_many_at_once_leave_nothing(busybox):
             break
         threading.Event().wait(0.05)
     assert links() == before
+
+
+@pytest.mark.root
+def test_addresses_beside_the_own_one(busybox):
+    busybox("network", "create", "net1").ok()
+    out = busybox("run", "--rm", "--network", "name=net1,link-local-ip=169.254.7.8", "busybox",
+                  "ip", "a").ok().out
+    assert "inet 169.254.7.8/16" in out
+    busybox("network", "rm", "net1").ok()
+
+
+@pytest.mark.root
+def test_what_is_told_of_networks_that_are_not_there(busybox):
+    busybox("run", "-d", "--name", "one", "busybox", "sleep", "1000").ok()
+    forced = busybox("network", "disconnect", "-f", "nosuch", "one")
+    id = busybox("inspect", "-f", "{{.Id}}", "one").out.strip()
+    assert f"container {id} is not connected to the network nosuch" in forced.err
+    assert "network nosuch not found" in busybox("network", "disconnect", "nosuch", "one").err
+    busybox("rm", "-f", "one").ok()

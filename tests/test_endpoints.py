@@ -121,3 +121,9 @@ def test_variables_of_a_link(engine):
         "MY_DB_PORT_80_TCP_PROTO=tcp", "MY_DB_PORT_53_UDP=udp://1.2.3.4:53",
         "MY_DB_PORT_53_UDP_ADDR=1.2.3.4", "MY_DB_PORT_53_UDP_PORT=53",
         "MY_DB_PORT_53_UDP_PROTO=udp", "MY_DB_NAME=/web/my-db", "MY_DB_ENV_A=1"]
+    ports = [line.partition("=") for line in engine._link_environment("/w/db", "1.2.3.4", {
+        "ExposedPorts": {f"{port}/tcp": {} for port in (80, 81, 82, 90)}, "Env": None})]
+    ranges = {name: value for name, _, value in ports if "START" in name or "END" in name}
+    assert ranges == {
+        "DB_PORT_80_TCP_START": "tcp://1.2.3.4:80", "DB_PORT_80_TCP_PORT_START": "80",
+        "DB_PORT_80_TCP_END": "tcp://1.2.3.4:82", "DB_PORT_80_TCP_PORT_END": "82"}

@@ -72,6 +72,13 @@ def test_one_string_for_a_list_of_words():
     assert checked(Entrypoint="/bin/sh")[0]["Entrypoint"] == ["/bin/sh"]
 
 
+def test_ports_of_who_has_the_hosts_network():
+    body = {"Image": "x", "HostConfig": {"NetworkMode": "host", "PortBindings": {"80/tcp": [{}]}}}
+    config, host, _ = engine.create_check(body)
+    assert engine.create_verify(config, host) == [
+        "Published ports are discarded when using host network mode"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

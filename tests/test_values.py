@@ -43,6 +43,37 @@ def test_expose():
     assert engine.ports_expose(["80", "90-91/udp"]) == ["80/tcp", "90/udp", "91/udp"]
 
 
+@pytest.mark.parametrize("text, told", [
+    ("70000", 'strconv.ParseUint: parsing "70000": value out of range'),
+    ("x/udp", 'strconv.ParseUint: parsing "x": invalid syntax'),
+    ("80-+9", 'strconv.ParseUint: parsing "+9": invalid syntax'),
+    ("9-8", "invalid range specified for port: 9-8"),
+    ("/tcp", "empty string specified for ports"),
+])
+def test_what_is_not_to_be_exposed(text, told):
+    with pytest.raises(engine.InvalidParameter) as refused:
+        engine.ports_expose([text])
+    assert str(refused.value) == f"invalid range format for --expose: {text}, error: {told}"
+
+
+@pytest.mark.parametrize("text, told", [
+    ("", "no port specified: <empty>"), ("80:", "no port specified: 80:<empty>"),
+    ("80/foo", "invalid proto: foo"),
+    ("1_0", "invalid containerPort: 1_0"), (" 80:80", "invalid hostPort:  80"),
+    ("1.2.3:80:80", "invalid IP address: 1.2.3"), ("published=80,x", "invalid publish opts format"
+     " (should be name=value but got 'x')"), ("published=80", "no port specified: 80:/tcp<empty>"),
+    ("1-2:1-3", "invalid ranges specified for container and host Ports: 1-3 and 1-2")])
+def test_what_is_not_to_be_published(text, told):
+    with pytest.raises(engine.InvalidParameter) as refused:
+        engine.ports_publish([text])
+    assert str(refused.value) == told
+
+
+def test_the_long_form_of_publish():
+    assert engine.ports_publish(["published=53,target=5353,protocol=UDP", "target=80"]) == {
+        "5353/udp": [{"HostIp": "", "HostPort": "53"}], "80/tcp": [{"HostIp": "", "HostPort": ""}]}
+
+
 def test_kinds_that_repeat_keep_their_order():
     args = engine.flags_parse(
         engine.CREATE_FLAGS,
