@@ -55,7 +55,8 @@ def restarts(told):
     told.until("inspect -f '{{.State.Status}} {{.RestartCount}}' rr", "exited 2")
     told.do("rm rr")
     told.do("run -d --name ss --restart always busybox sh -c 'exit 7'")
-    told.until("inspect -f '{{.RestartCount}}' ss", "4")
+    # After the sixth the pause is 6.4 s: long enough for all that is asked while it lasts.
+    told.until("inspect -f '{{.RestartCount}}' ss", "6", seconds=30.0)
     told.until("inspect -f '{{.State.Status}}' ss", "restarting")
     told.do("inspect -f '{{.State.Running}} {{.State.Restarting}} {{.State.Pid}}"
             " {{.State.ExitCode}} {{.State.Dead}}' ss")
