@@ -4454,8 +4454,10 @@ sys_clone             = RawCall("clone", "LLLLL",         56, 220, 120, 220)  # 
 sys_pivot_root        = RawCall("pivot_root", "ss",      155,  41, 218,  41)  # pivot_root(2)
 sys_brk               = RawCall("brk", "L",               12, 214,  45, 214)  # brk(2)
 sys_mmap              = RawCall("mmap", "LLiiil",          9, 222, 192, 222)  # mmap(2)
+sys_munmap            = RawCall("munmap", "LL",           11, 215,  91, 215)  # munmap(2)
 sys_pwrite64          = RawCall("pwrite64", "ipLl",       18,  68, 181,  68)  # pwrite(2)
 sys_madvise           = RawCall("madvise", "LLi",         28, 233, 220, 233)  # madvise(2)
+sys_epoll_pwait       = RawCall("epoll_pwait", "ipiipL", 281,  22, 346,  22)  # epoll_wait(2)
 sys_capget            = RawCall("capget", "pp",          125,  90, 184,  90)  # capget(2)
 sys_capset            = RawCall("capset", "pp",          126,  91, 185,  91)  # capset(2)
 sys_keyctl            = RawCall("keyctl", "isLLL",       250, 219, 311, 219)  # keyctl(2)
@@ -10216,8 +10218,10 @@ IF_SAME = {
         "c0035fd6",             # ret
 }
 SAME_ROW = struct.Struct("=10q")
-SAME_ROWS = 50
+REGION = struct.Struct("=3Q")   # start, end, offset in the image
+SAME_ROWS, SOME_ROWS = 500, 50
 PIECE_PAGES = 16                # mapped over at once
+SMALL = 464                     # bytes that are read at once: larger objects would be malloc(3)'s
 #: proc_pid_pagemap(5): present, of a file, mapped by nobody else.
 PAGE_BITS, PAGE_COPIED = 1 << 63 | 1 << 61 | 1 << 56, 1 << 63 | 1 << 56
 F_ADD_SEALS = 1033
@@ -10229,13 +10233,14 @@ MADV_DONTNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 4, 22, 23
 class MemoryImage:
     """What the launcher's memory was when it began to serve, and how to compare with it."""
 
-    __slots__ = ("_function", "_table", "inode", "page", "view")
+    __slots__ = ("_event", "_function", "_mask", "_table", "inode", "page", "view")
 
     def __init__(self) -> None:
         self.page = os.sysconf("SC_PAGE_SIZE")
         self.inode = b""                   # of the file, as proc_pid_maps(5) shows it
         self.view = 0                      # where it can be read
         self._table = sys_buffer(SAME_ROWS * SAME_ROW.size)
+        self._event, self._mask = sys_buffer(16), sys_buffer(8)
         code = bytes.fromhex(IF_SAME[machine_name()])
         fd = _memory_file(MFD_EXEC)
         os.write(fd, code)
@@ -10243,16 +10248,35 @@ class MemoryImage:
                                              0))
         os.close(fd)
 
-    def run(self, rows: Iterable[tuple], most: int = SAME_ROWS) -> None:
-        """Make the calls of those rows whose memory is the same, at most so many at once."""
-        table, count = self._table if most == SAME_ROWS else sys_buffer(most * SAME_ROW.size), 0
+    def run(self, rows: Iterable[tuple], most: int = SAME_ROWS, table: Any = None) -> None:
+        """Make the calls of those rows whose memory is the same, at most so many at once.
+
+        The interpreter's cache of lookups is emptied before: it counts references to names.
+        """
+        table, count = table or self._table, 0
+        address = sys_address(table)
         for row in rows:
             SAME_ROW.pack_into(table, count * SAME_ROW.size, *row)
             count += 1
             if count == most:
-                self._function(sys_address(table), count)
+                sys._clear_type_cache()
+                self._function(address, count)
                 count = 0
-        self._function(sys_address(table), count)
+        sys._clear_type_cache()
+        self._function(address, count)
+
+    def drops(self) -> Iterator[tuple]:
+        """Rows that give copied pages back."""
+        drop, words = sys_madvise.number(), self.page // 8
+        for page, read in self.copied(self.pieces()):
+            yield page, read, words, drop, page, self.page, MADV_DONTNEED, 0, 0, 0
+
+    def wait(self, epoll: int, timeout: float, blocked: Iterable) -> tuple:
+        """A row that waits for an event, or so many seconds, with only those signals blocked."""
+        mask = sum(1 << number - 1 for number in blocked)
+        self._mask.raw = mask.to_bytes(8, sys.byteorder)
+        return (0, 0, 0, sys_epoll_pwait.number(), epoll, sys_address(self._event), 1,
+                max(-1, int(timeout * 1000)), sys_address(self._mask), 8)
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
         """(address, end, where the image of it is) of the memory that is mapped from the image.
@@ -10261,7 +10285,7 @@ class MemoryImage:
         """
         fd, rest = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC), b""
         while True:
-            text = os.read(fd, 4096)        # no more at once: it would stay ours
+            text = os.read(fd, SMALL)
             if not text:
                 break
             *lines, rest = (rest + text).split(b"\n")
@@ -10272,13 +10296,13 @@ class MemoryImage:
                     yield int(start, 16), int(end, 16), self.view + int(offset, 16)
         os.close(fd)
 
-    def copied(self, pieces: list) -> Iterator[tuple[int, int]]:
+    def copied(self, pieces: Iterable[tuple]) -> Iterator[tuple[int, int]]:
         """(address of a page, where its image is) of pages that belong to this process alone."""
         fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         try:
             for start, end, view in pieces:
-                for at in range(start, end, self.page * 512):
-                    found = os.pread(fd, min(512, (end - at) // self.page) * 8,
+                for at in range(start, end, self.page * (SMALL // 8)):
+                    found = os.pread(fd, min(SMALL, (end - at) // self.page * 8),
                                      at // self.page * 8)
                     for number, entry in enumerate(memoryview(found).cast("Q")):
                         if entry & PAGE_BITS == PAGE_COPIED:
@@ -10308,22 +10332,18 @@ def memory_image() -> None:
     except (OSError, KeyError, EngineError):
         return
     fd = _memory_file(MFD_NOEXEC_SEAL)
-    regions, offset = [], 0
-    for start, end in _memory_writable():
-        regions.append((start, end, offset))
-        offset += end - start
-    os.ftruncate(fd, offset)
+    regions, size = _memory_writable()
+    os.ftruncate(fd, size)
     image.inode = b"%d" % os.fstat(fd).st_ino
     readable = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    view = image.view = sys_mmap(0, offset, PROT_READ, MAP_SHARED, readable, 0)
+    image.view = sys_mmap(0, size, PROT_READ, MAP_SHARED, readable, 0)
     os.close(readable)
-    regions = [(start, end, view + offset) for start, end, offset in regions]
-    rows: list = []
-    for at, end, read in _pieces(image, regions, PIECE_PAGES * image.page):
-        rows.append((0, 0, 0, sys_pwrite64.number(), fd, at, end - at, read - view, 0, 0))
-        rows.append((at, read, (end - at) // 8, sys_mmap.number(), at, end - at,
-                     PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, read - view))
-    image.run(rows, len(rows))
+    # Two rows for a page is the most that there can be; what is not used is no memory.
+    size = size // image.page * 2 * SAME_ROW.size
+    table = sys_mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    image.run(_image_rows(image, fd, regions), size // SAME_ROW.size,
+              sys_memory(table, size))
+    sys_munmap(table, size)
     fcntl.fcntl(fd, F_ADD_SEALS, F_SEALS)
     os.close(fd)
     for at, end, _ in list(image.pieces()):
@@ -10346,7 +10366,8 @@ def memory_copied() -> list:
     """[(start, end)] of the pages that this process alone has; empty where that is not known."""
     image = getattr(memory_image, "made", None)
     found: list = []
-    for page, _ in image.copied([(*each, 0) for each in _memory_writable()]) if image else ():
+    regions = REGION.iter_unpack(_memory_writable()[0])
+    for page, _ in image.copied(regions) if image else ():
         if found and found[-1][1] == page:
             found[-1] = found[-1][0], page + image.page
         else:
@@ -10354,10 +10375,21 @@ def memory_copied() -> list:
     return found
 
 
-def _pieces(image: MemoryImage, regions: list, size: int) -> Iterator[tuple[int, int, int]]:
+def _image_rows(image: MemoryImage, fd: int, regions: bytes) -> Iterator[tuple]:
+    """Rows that write a piece of memory into the image, and map it over what it is of."""
+    view = image.view
+    write, map_over = sys_pwrite64.number(), sys_mmap.number()
+    for at, end, read in _pieces(image, regions, PIECE_PAGES * image.page):
+        yield 0, 0, 0, write, fd, at, end - at, read - view, 0, 0
+        yield (at, read, (end - at) // 8, map_over, at, end - at, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_FIXED, fd, read - view)
+
+
+def _pieces(image: MemoryImage, regions: bytes, size: int) -> Iterator[tuple[int, int, int]]:
     """(address, end, where the image of it is) of what is in memory and not of a file, cut."""
     end = at = read = 0
-    for page, view in image.copied(regions):
+    for page, view in image.copied((start, stop, image.view + offset) for start, stop, offset
+                                   in REGION.iter_unpack(regions)):
         if page != end or page % size == 0:
             if end:
                 yield at, end, read
@@ -10367,36 +10399,44 @@ def _pieces(image: MemoryImage, regions: list, size: int) -> Iterator[tuple[int,
         yield at, end, read
 
 
-def _memory_writable() -> list:
-    """[(start, end)] of the private writable mappings of this process, less its stack."""
-    found = []
+def _memory_writable() -> tuple[bytes, int]:
+    """The private writable mappings of this process, less its stack, as REGIONs, and their size.
+
+    Packed: objects that are alive when the image is made, and not later, are differences to it.
+    """
+    found, size = bytearray(), 0
     for line in file_read("/proc/self/maps").decode("utf-8", "replace").splitlines():
         where, mode, *_, name = line.split()
         if mode == "rw-p" and name != "[stack]":
-            start, end = where.split("-")
-            found.append((int(start, 16), int(end, 16)))
-    return found
+            start, end = (int(number, 16) for number in where.split("-"))
+            found += REGION.pack(start, end, size)
+            size += end - start
+    return bytes(found), size
 
 
-def memory_return() -> None:
+def memory_return(epoll: int = -1, timeout: float = -1) -> None:
     """Give back what this process need not have for itself: free memory, and pages that are as
     they were when the launcher began to serve. A millisecond; for processes at rest.
+
+    With an epoll descriptor it may wait then, for an event or so many seconds (-1: without end),
+    since to return from here copies pages again.
     """
-    image = getattr(memory_image, "made", None)
-    if image:
-        _copies_drop(image)
     try:
         sys_malloc_trim(0)
     except AttributeError:
         pass                                # glibc only
+    image = getattr(memory_image, "made", None)
+    if image:
+        _copies_drop(image, epoll, timeout)
 
 
-def _copies_drop(image: MemoryImage) -> None:
+def _copies_drop(image: MemoryImage, epoll: int, timeout: float) -> None:
     signal = sys.modules["_signal"]
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    number, words = sys_madvise.number(), image.page // 8
-    image.run((page, read, words, number, page, image.page, MADV_DONTNEED, 0, 0, 0)
-              for page, read in image.copied(list(image.pieces())))
+    image.run(image.drops(), SOME_ROWS)
+    # While it looked it wrote; now all that is left is in the table before one page is dropped.
+    waits = (image.wait(epoll, timeout, blocked),) if epoll >= 0 else ()
+    image.run(row for rows in (image.drops(), waits) for row in rows)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
@@ -20371,7 +20411,7 @@ class Loop:
             ready = self._poll.poll(REST)
             if not ready:
                 self._used = False
-                memory_return()
+                memory_return(self._poll.fileno(), self._timeout())
                 return
         else:
             ready = self._poll.poll(timeout)
@@ -20405,6 +20445,7 @@ class Loop:
         now = time.monotonic()
         due = [timer for timer in self._timers if timer[0] <= now]
         if due:
+            self._used = True
             self._timers = [timer for timer in self._timers if timer[0] > now]
             for _, function in due:
                 function()

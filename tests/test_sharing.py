@@ -90,10 +90,40 @@ at = [engine.sys_address(each) for each in same]
 def row(a, b, words, text):
     return (a, b, words, number, write, engine.sys_address(word) + text, 1, 0, 0, 0)
 image.run([row(at[0], at[1], 8, 0), row(at[0], at[2], 8, 1), row(at[0], at[2], 7, 2),
-           row(0, 0, 0, 3)] * 30)
+           row(0, 0, 0, 3)] * 30, 50)
 print(os.read(read, 1000).decode())
 """)
     assert out == "134" * 30 + "\n"
+
+
+def test_who_waits_after_it_wakes_at_an_event_a_signal_or_in_time():
+    """Signals that were blocked stay so; the event is there for who asks next."""
+    out = run("""
+import select, time
+engine.memory_image()
+read, write = os.pipe()
+poll = select.epoll()
+poll.register(read, select.EPOLLIN)
+came = []
+_signal.signal(_signal.SIGALRM, lambda *_: came.append("alarm"))
+_signal.signal(_signal.SIGUSR1, lambda *_: came.append("blocked"))
+_signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGUSR1])
+def work():
+    began = time.monotonic()
+    engine.memory_return(poll.fileno(), 0.3)
+    print("in time", time.monotonic() - began >= 0.3, poll.poll(0), came)
+    os.kill(os.getpid(), _signal.SIGUSR1)
+    _signal.setitimer(_signal.ITIMER_REAL, 0.1)
+    engine.memory_return(poll.fileno())
+    print("signal", came)
+    asleep = own()
+    os.write(write, b"x")
+    engine.memory_return(poll.fileno())
+    print("event", poll.poll(0) == [(read, select.EPOLLIN)], asleep < 500)
+    engine.memory_return()
+fork(work)
+""")
+    assert out.splitlines() == ["in time True [] []", "signal ['alarm']", "event True True"]
 
 
 def test_the_image_cannot_be_written():
