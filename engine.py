@@ -33,6 +33,7 @@ KERNEL      Linux as Python; has never heard of containers
     nftables        nf_tables by hand: tables, sets, rules, atomic batches, what others drop
 RUNTIME     an OCI configuration becomes a process
     events          the journal of what happened; any process appends, any process follows
+    documents       JSON objects by tables of fields: types, defaults, Go's words for what is wrong
     limits          resource limits of a HostConfig: Docker's checks, and what this host can keep
     mountpoints     what a create body mounts, as points: -v, --mount; Docker's checks; pure
     settings        a create body at the door: types, defaults, Docker's checks, the image merge
@@ -8336,6 +8337,104 @@ def _events_read(directory: str, number: int, offset: int) -> tuple:
     return events, offset, number, False
 
 # =============================================================================
+# documents -- JSON objects by tables of fields: types, defaults, Go's words for what is wrong
+# =============================================================================
+# Runs in: api, cli.   Refs: Go encoding/json (decode.go), Docker Engine API 1.51
+#
+# What a client sends is checked once, against a table: wrong JSON types are 400 with the text that
+# Go's decoder gives; names match in any case, as Go's do; what is missing gets its default, and
+# null is missing. From there on the document has every key.
+#
+# A field's row: (kind, default, left out of JSON when empty). Kinds: string, bool, int, uint (as in
+# Go), strings (list), words (a list or one string), map (of strings), set (of {}), object, objects,
+# lists, sizes, a table for an object with known fields, [table] for a list of them.
+
+_GO_TYPES = {"string": "string", "bool": "bool", "int": "int64", "uint": "uint64",
+             "strings": "[]string", "words": "[]string", "map": "map[string]string",
+             "set": "map[string]struct {}", "object": "map[string]interface {}",
+             "objects": "[]interface {}", "lists": "[][]string", "sizes": "[2]uint"}
+
+
+def json_kind(value: Any) -> str:
+    """What Go's decoder calls a JSON value: "bool", "number", "array" and so on."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, (int, float)):
+        return "number" if isinstance(value, int) else f"number {value}"
+    return "array" if isinstance(value, list) else "object"
+
+
+def mistyped(value: Any, where: str, kind: str) -> InvalidParameter:
+    """The refusal of a value that is none of that Go type, as Go\'s decoder tells it."""
+    return InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(value)} into Go"
+                            f" struct field {where} of type {kind}")
+
+
+def _items_check(items: Any, where: str, item_kind: type, go: str) -> None:
+    for item in items:
+        if not isinstance(item, item_kind):
+            raise mistyped(item, where, go)
+
+
+def _value_check(value: Any, kind: Any, where: str) -> Any:
+    """The value as its kind asks for it, or 400 as Go's decoder tells it."""
+    if isinstance(kind, dict):
+        if not isinstance(value, dict):
+            raise mistyped(value, where, "object")
+        return fields_check(value, kind, where)
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            raise mistyped(value, where, "[]object")
+        return [_value_check(item, kind[0], where) for item in value if item is not None]
+    go = _GO_TYPES[kind]
+    if kind in ("string", "bool"):
+        good = isinstance(value, str if kind == "string" else bool)
+    elif kind in ("int", "uint"):
+        low = 0 if kind == "uint" else -(1 << 63)
+        good = isinstance(value, int) and not isinstance(value, bool) and low <= value < 1 << 63
+    elif kind in ("map", "set", "object"):
+        good = isinstance(value, dict)
+        if good and kind == "map":
+            value = {key: "" if item is None else item for key, item in value.items()}
+            _items_check(value.values(), where, str, "string")
+    elif kind == "words" and isinstance(value, str):
+        return [value]
+    else:
+        good = isinstance(value, list)
+        if good:
+            inner = {"sizes": (int, "uint"), "objects": (dict, "object"),
+                     "lists": (list, "[]string")}.get(kind, (str, "string"))
+            _items_check(value, where, *inner)
+    if not good:
+        raise mistyped(value, where, go)
+    return value
+
+
+def fields_check(given: dict, table: dict, where: str) -> dict:
+    """A document with every field of the table: what was given, checked, or its default.
+
+    Names match in any case, null means "not given", unknown names are ignored, as in Go.
+    """
+    lowered = None
+    out = {}
+    for name, (kind, default, _) in table.items():
+        value = given.get(name)
+        if value is None and name not in given:
+            if lowered is None:
+                lowered = {key.lower(): item for key, item in given.items()}
+            value = lowered.get(name.lower())
+        if value is not None:
+            out[name] = _value_check(value, kind, f"{where}.{name}")
+        elif isinstance(kind, dict) and default is not None:
+            out[name] = fields_check({}, kind, where)
+        else:
+            out[name] = list(default) if isinstance(default, tuple) else default
+    return out
+
+
+# =============================================================================
 # limits -- resource limits of a HostConfig: Docker's checks, and what this host can keep
 # =============================================================================
 # Runs in: api, cli.   Refs: moby daemon/daemon_unix.go verifyPlatformContainerResources, cgroups(7)
@@ -8915,18 +9014,14 @@ def mounts_sorted(mounts: list) -> list:
 # =============================================================================
 # Runs in: api, cli.   Refs: Docker Engine API 1.51, moby runconfig and daemon/container.go
 #
-# A create body is checked once, here, against the tables CONFIG and HOST_CONFIG: wrong JSON types
-# are 400 with the text that Go's decoder gives; names match in any case, as Go's do; what is
-# missing gets its default. From here to the disk the documents have every key, so inside one writes
-# host["Memory"], never .get; empty ones are left out again when they are shown (config_show).
+# A create body is checked once, here, against the tables CONFIG and HOST_CONFIG (see documents).
+# From here to the disk the documents have every key, so inside one writes host["Memory"], never
+# .get; empty ones are left out again when they are shown (config_show).
 # Then come Docker's own checks, in Docker's words (create_verify), and the merge with the image's
 # configuration (config_merge). Pure, but for a look at the host's cgroups and processors where a
 # limit asks for it: a limit that this kernel cannot keep is dropped with Docker's warning.
 # What later issues bring stands in NOT_YET and is refused by its flag's name.
 
-#: A field's row: (kind, default, left out of JSON when empty). Kinds: string, bool, int, uint (as
-#: in Go), strings (list), words (a list or one string), map (of strings), set (of {}), object,
-#: objects, sizes, a table for an object with known fields, [table] for a list of them.
 HEALTH_CONFIG = {
     "Test":          ("strings", None, True),
     "Interval":      ("int", 0, True),
@@ -9086,91 +9181,8 @@ TMPFS_DATA = frozenset(("mode", "gid", "uid", "size", "nr_blocks", "nr_inodes", 
 _PROPAGATION = frozenset(("private", "rprivate", "shared", "rshared", "slave", "rslave",
                           "unbindable", "runbindable"))
 
-_GO_TYPES = {"string": "string", "bool": "bool", "int": "int64", "uint": "uint64",
-             "strings": "[]string", "words": "[]string", "map": "map[string]string",
-             "set": "map[string]struct {}", "object": "map[string]interface {}",
-             "objects": "[]interface {}", "lists": "[][]string", "sizes": "[2]uint"}
-
 
 # ---- the door ----
-
-def json_kind(value: Any) -> str:
-    """What Go's decoder calls a JSON value: "bool", "number", "array" and so on."""
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, (int, float)):
-        return "number" if isinstance(value, int) else f"number {value}"
-    return "array" if isinstance(value, list) else "object"
-
-
-def _mistyped(value: Any, where: str, kind: str) -> InvalidParameter:
-    return InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(value)} into Go"
-                            f" struct field {where} of type {kind}")
-
-
-def _items_check(items: Any, where: str, item_kind: type, go: str) -> None:
-    for item in items:
-        if not isinstance(item, item_kind):
-            raise _mistyped(item, where, go)
-
-
-def _value_check(value: Any, kind: Any, where: str) -> Any:
-    """The value as its kind asks for it, or 400 as Go's decoder tells it."""
-    if isinstance(kind, dict):
-        if not isinstance(value, dict):
-            raise _mistyped(value, where, "object")
-        return fields_check(value, kind, where)
-    if isinstance(kind, list):
-        if not isinstance(value, list):
-            raise _mistyped(value, where, "[]object")
-        return [_value_check(item, kind[0], where) for item in value if item is not None]
-    go = _GO_TYPES[kind]
-    if kind in ("string", "bool"):
-        good = isinstance(value, str if kind == "string" else bool)
-    elif kind in ("int", "uint"):
-        low = 0 if kind == "uint" else -(1 << 63)
-        good = isinstance(value, int) and not isinstance(value, bool) and low <= value < 1 << 63
-    elif kind in ("map", "set", "object"):
-        good = isinstance(value, dict)
-        if good and kind == "map":
-            value = {key: "" if item is None else item for key, item in value.items()}
-            _items_check(value.values(), where, str, "string")
-    elif kind == "words" and isinstance(value, str):
-        return [value]
-    else:
-        good = isinstance(value, list)
-        if good:
-            inner = {"sizes": (int, "uint"), "objects": (dict, "object"),
-                     "lists": (list, "[]string")}.get(kind, (str, "string"))
-            _items_check(value, where, *inner)
-    if not good:
-        raise _mistyped(value, where, go)
-    return value
-
-
-def fields_check(given: dict, table: dict, where: str) -> dict:
-    """A document with every field of the table: what was given, checked, or its default.
-
-    Names match in any case, null means "not given", unknown names are ignored, as in Go.
-    """
-    lowered = None
-    out = {}
-    for name, (kind, default, _) in table.items():
-        value = given.get(name)
-        if value is None and name not in given:
-            if lowered is None:
-                lowered = {key.lower(): item for key, item in given.items()}
-            value = lowered.get(name.lower())
-        if value is not None:
-            out[name] = _value_check(value, kind, f"{where}.{name}")
-        elif isinstance(kind, dict) and default is not None:
-            out[name] = fields_check({}, kind, where)
-        else:
-            out[name] = list(default) if isinstance(default, tuple) else default
-    return out
-
 
 _CREATE_PARTS = ("HostConfig", "NetworkingConfig")
 
@@ -9190,15 +9202,15 @@ def create_check(body: Any, version: str = API_VERSION) -> tuple:
         {} if parts.get(name.lower()) is None else parts[name.lower()] for name in _CREATE_PARTS)
     for name, part in zip(_CREATE_PARTS, (given, networking)):
         if not isinstance(part, dict):
-            raise _mistyped(part, "CreateRequest." + name, "container." + name)
+            raise mistyped(part, "CreateRequest." + name, "container." + name)
     if not parts.keys() - {name.lower() for name in _CREATE_PARTS}:
         raise InvalidParameter("config cannot be empty in order to create a container")
     config = fields_check(body, CONFIG, "CreateRequest")
     host = fields_check(given, HOST_CONFIG, "HostConfig.HostConfig")
     endpoints = networking.get("EndpointsConfig") or {}
     if not isinstance(endpoints, dict):
-        raise _mistyped(endpoints, "NetworkingConfig.NetworkingConfig.EndpointsConfig",
-                        "map[string]*network.EndpointSettings")
+        raise mistyped(endpoints, "NetworkingConfig.NetworkingConfig.EndpointsConfig",
+                       "map[string]*network.EndpointSettings")
     known = tuple(int(part) for part in version.split(".")[:2])
     _version_adapt(config, host, known)
     if known < (1, 44) and len(endpoints) > 1:
