@@ -8362,20 +8362,49 @@ def json_kind(value: Any) -> str:
     if isinstance(value, str):
         return "string"
     if isinstance(value, (int, float)):
-        return "number" if isinstance(value, int) else f"number {value}"
+        return "number"
     return "array" if isinstance(value, list) else "object"
 
 
 def mistyped(value: Any, where: str, kind: str) -> InvalidParameter:
     """The refusal of a value that is none of that Go type, as Go\'s decoder tells it."""
-    return InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(value)} into Go"
+    what = json_kind(value)
+    if what == "number" and "int" in kind and "[" not in kind:
+        what = f"number {value}"        # one that the type cannot hold
+    return InvalidParameter(f"invalid JSON: json: cannot unmarshal {what} into Go"
                             f" struct field {where} of type {kind}")
+
+
+def object_check(body: Any, kind: str) -> dict:
+    """A body that has to be an object of that Go type, {} for null; InvalidParameter otherwise."""
+    if body is not None and not isinstance(body, dict):
+        raise InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(body)} into Go"
+                               f" value of type {kind}")
+    return body or {}
 
 
 def _items_check(items: Any, where: str, item_kind: type, go: str) -> None:
     for item in items:
         if not isinstance(item, item_kind):
             raise mistyped(item, where, go)
+
+
+def _list_check(value: list, kind: str, where: str) -> list:
+    """A list as its kind asks for it; nothing in a list of texts is an empty one, as in Go."""
+    if kind == "sizes":                     # an array of two: Go fills it up, and cuts it
+        sizes = [0 if each is None else each for each in value[:2]]
+        for each in sizes:
+            if type(each) is not int or not 0 <= each < 1 << 64:
+                raise mistyped(each, where, "uint")
+        return [*sizes, 0, 0][:2]
+    if kind in ("objects", "lists"):
+        inner = (dict, "object") if kind == "objects" else (list, "[]string")
+        _items_check(value, where, *inner)
+        return value
+    if None in value:
+        value = ["" if each is None else each for each in value]
+    _items_check(value, where, str, "string")
+    return value
 
 
 def _value_check(value: Any, kind: Any, where: str) -> Any:
@@ -8388,7 +8417,6 @@ def _value_check(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise mistyped(value, where, "[]object")
         return [_value_check(item, kind[0], where) for item in value if item is not None]
-    go = _GO_TYPES[kind]
     if kind in ("string", "bool"):
         good = isinstance(value, str if kind == "string" else bool)
     elif kind in ("int", "uint"):
@@ -8404,11 +8432,9 @@ def _value_check(value: Any, kind: Any, where: str) -> Any:
     else:
         good = isinstance(value, list)
         if good:
-            inner = {"sizes": (int, "uint"), "objects": (dict, "object"),
-                     "lists": (list, "[]string")}.get(kind, (str, "string"))
-            _items_check(value, where, *inner)
+            return _list_check(value, kind, where)
     if not good:
-        raise mistyped(value, where, go)
+        raise mistyped(value, where, _GO_TYPES[kind])
     return value
 
 
@@ -9192,11 +9218,7 @@ def create_check(body: Any, version: str = API_VERSION) -> tuple:
 
     Raises InvalidParameter for wrong shapes and for what Docker refuses while it decodes.
     """
-    if body is None:
-        body = {}
-    if not isinstance(body, dict):
-        raise InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(body)} into Go"
-                               " value of type container.CreateRequest")
+    body = object_check(body, "container.CreateRequest")
     parts = {name.lower(): value for name, value in body.items()}
     given, networking = (
         {} if parts.get(name.lower()) is None else parts[name.lower()] for name in _CREATE_PARTS)
@@ -9383,7 +9405,8 @@ def update_check(body: Any, version: str = API_VERSION) -> tuple:
 
     InvalidParameter for what Docker refuses, and for what no update can change.
     """
-    asked = fields_check(body, UPDATE_CONFIG, "UpdateConfig")
+    asked = fields_check(object_check(body, "container.UpdateConfig"), UPDATE_CONFIG,
+                         "UpdateConfig")
     for name in UPDATE_NEVER:
         if asked[name]:
             raise InvalidParameter(f"{name} cannot be changed by an update")
@@ -17317,8 +17340,8 @@ def _change_expose(settings: dict, rest: str, _state: dict) -> None:
         proto = proto.lower() or "tcp"
         first, _, last = span.rpartition(":")[2].partition("-")
         numbers = [
-            int(text) if text.isdigit() and int(text) < 65536 else -1
-            for text in (first, last or first)
+            number if number is not None and number < 65536 else -1
+            for number in map(go_int, (first, last or first))
         ]
         if min(numbers) < 0 or numbers[0] > numbers[1]:
             raise InvalidParameter(f"invalid containerPort: {span}")
@@ -17357,11 +17380,12 @@ def _health_flag(health: dict, word: str) -> None:
     if not equals:
         raise InvalidParameter(f"missing a value on flag: --{name}")
     if name == "retries":
-        if not value.lstrip("-+").isdigit():
+        number = go_int(value)
+        if number is None:
             raise InvalidParameter(f"strconv.ParseInt: parsing {quote(value)}: invalid syntax")
-        if int(value) < 0:
-            raise InvalidParameter(f"--retries cannot be negative ({int(value)})")
-        health["Retries"] = int(value)
+        if number < 0:
+            raise InvalidParameter(f"--retries cannot be negative ({number})")
+        health["Retries"] = number
         return
     ns = duration_parse(value)
     if 0 < ns < HEALTH_FLAG_MIN or ns < 0:
@@ -24227,7 +24251,7 @@ def parent_ensure(network: Network) -> None:
     name, vlan, parent = parent_name(network), 0, ""
     if network.options.get("parent"):
         parent, dot, number = name.rpartition(".")
-        vlan = int(number) if dot and number.isdigit() else 0
+        vlan = (dot and go_int(number)) or 0
         if not dot or not parent or not 0 < vlan < 4095 or not link_index(parent):
             raise EngineError(
                 f"invalid subinterface vlan name {name}, example formatting is eth0.10" if not dot
@@ -24316,10 +24340,8 @@ def endpoint_check(value: Any, name: str) -> dict:
     """An EndpointSettings of a request: the part that is the user's to say, every key there."""
     if value is None:
         raise InvalidParameter(f"invalid config for network {name}: EndpointsConfig is nil")
-    if not isinstance(value, dict):
-        raise InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(value)} into Go"
-                               " value of type network.EndpointSettings")
-    return fields_check(value, ENDPOINT_SETTINGS, "EndpointSettings")
+    return fields_check(object_check(value, "network.EndpointSettings"), ENDPOINT_SETTINGS,
+                        "EndpointSettings")
 
 
 def _mac_move(config: dict, mode: str, settings: dict, version: tuple) -> list:
@@ -24426,7 +24448,7 @@ def _link_environment(name: str, address: str, config: dict) -> list:
     word = name.rpartition("/")[2].upper().replace("-", "_")
     ports = sorted((kind != "tcp", kind, int(number)) for number, _, kind in (
         (text + "/tcp" * ("/" not in text)).partition("/") for text in config["ExposedPorts"] or ())
-        if number.isdigit())
+        if number.isascii() and number.isdigit())
     out = [f"{word}_PORT={kind}://{address}:{number}" for _, kind, number in ports[:1]]
     first = last = ports[0] if ports else (False, "", 0)
     for at, port in enumerate(ports):
@@ -24560,7 +24582,8 @@ def network_check(body: Any, made: dict, version: str) -> dict:
 
     `made` is the configuration. Raises InvalidParameter, Forbidden or NotFound.
     """
-    asked = fields_check(body if isinstance(body, dict) else {}, NETWORK_CREATE, "CreateRequest")
+    asked = fields_check(object_check(body, "network.CreateRequest"), NETWORK_CREATE,
+                         "CreateRequest")
     if asked["Name"] in NETWORK_PREDEFINED:
         raise Forbidden(f"operation is not permitted on predefined {asked['Name']} network ")
     asked["Driver"] = driver = asked["Driver"] or "bridge"
@@ -26343,7 +26366,7 @@ END_TOLD_LATE = 100_000_000     # ns by which the journal may have it later than
 
 def exec_create(engine: Engine, ref: str, body: Any) -> str:
     """Note a process to be run in a running container; its exec id."""
-    asked = fields_check(_object(body, "ExecOptions"), EXEC_CONFIG, "ExecOptions")
+    asked = fields_check(object_check(body, "container.ExecOptions"), EXEC_CONFIG, "ExecOptions")
     if not asked["Cmd"]:
         raise InvalidParameter("No exec command specified")
     c = engine.containers.running(ref)
@@ -26385,13 +26408,6 @@ def exec_create(engine: Engine, ref: str, body: Any) -> str:
 def _command_line(words: list) -> str:
     """As events name a command: a blank stands behind the first word, also where it is the last."""
     return f"{words[0]} {' '.join(words[1:])}"
-
-
-def _object(body: Any, name: str) -> dict:
-    if not isinstance(body, dict):
-        raise InvalidParameter(f"invalid JSON: json: cannot unmarshal {json_kind(body)} into Go"
-                               f" value of type container.{name}")
-    return body
 
 
 def _keys_check(text: str, what: str) -> None:
@@ -26480,7 +26496,8 @@ def exec_start(engine: Engine, id: str, body: Any, hijack: Callable) -> bool:
     `hijack(is_raw)` gives (socket, bytes already read) once it is sure that the process will be
     tried; it is not called for a detached exec.
     """
-    asked = fields_check(_object(body, "ExecStartOptions"), EXEC_START, "ExecStartOptions")
+    asked = fields_check(object_check(body, "container.ExecStartOptions"), EXEC_START,
+                         "ExecStartOptions")
     record = exec_find(engine, id)
     c = engine.containers.running(record["ContainerID"])
     if c.state == "paused":
@@ -27747,7 +27764,8 @@ class Networks:
 
     def connect(self, ref: str, body: Any) -> None:
         """Connect a container to a network, also while it runs."""
-        asked = fields_check(body if isinstance(body, dict) else {}, CONNECT, "ConnectOptions")
+        asked = fields_check(object_check(body, "network.ConnectOptions"), CONNECT,
+                             "ConnectOptions")
         config = asked["EndpointConfig"] or fields_check({}, ENDPOINT_SETTINGS, "EndpointSettings")
         c = self._engine.containers.find(asked["Container"])
         with container_lock(self._store, c.id):
@@ -27815,7 +27833,7 @@ class Networks:
 
     def disconnect(self, ref: str, body: Any) -> None:
         """Take a container out of a network, also while it runs."""
-        asked = fields_check(body if isinstance(body, dict) else {}, DISCONNECT,
+        asked = fields_check(object_check(body, "network.DisconnectOptions"), DISCONNECT,
                              "DisconnectOptions")
         c = self._engine.containers.find(asked["Container"])
         try:
@@ -28804,6 +28822,7 @@ ROUTES_REFUSED: dict[tuple, list] = {}      # looked at where those have nothing
 TOO_OLD = ("client version {} is too old. Minimum supported API version is " + API_VERSION_MIN
            + ", please upgrade your client to a newer version")
 FALSE_WORDS = frozenset(("", "0", "no", "false", "none"))   # moby httputils.BoolValue
+VERSION_DIGITS = 9                  # of a part of a version: more make it too new all the same
 BODY_LIMIT = 16 * 1024 * 1024       # a JSON body; archives are read as streams and have no limit
 #: how Python's scanner begins to tell what is wrong -> how Go's ends
 JSON_MORE = "invalid character after top-level value"
@@ -28980,12 +28999,13 @@ class Request:
         text = self.arg(name)
         if not text:
             return default
-        digits = text[1:] if text[0] in "+-" else text
-        if not (digits.isascii() and digits.isdigit()):
-            raise EngineError(f"strconv.Atoi: parsing {quote(text)}: invalid syntax")
-        if not -1 << 63 <= int(text) < 1 << 63:
-            raise EngineError(f"strconv.Atoi: parsing {quote(text)}: value out of range")
-        return int(text)
+        number = go_int(text)
+        if number is None:
+            digits = text[1:] if text[0] in "+-" else text
+            why = "value out of range" if digits.isascii() and digits.isdigit() else \
+                "invalid syntax"
+            raise EngineError(f"strconv.Atoi: parsing {quote(text)}: {why}")
+        return number
 
     def filters(self) -> dict:
         """The `filters` parameter as {key: [values]}; both encodings are read."""
@@ -29156,8 +29176,11 @@ def _route_best(table: dict, method: str, parts: list) -> tuple | None:
 
 
 def version_tuple(text: str) -> tuple:
-    """(1, 41) from "1.41"; what is not a number counts as 0."""
-    return tuple(int(part) if part.isdigit() else 0 for part in text.split("."))
+    """(1, 41) from "1.41" and from "1.41.0"; what is not a number counts as 0."""
+    numbers = [int(part[:VERSION_DIGITS]) if part.isdigit() else 0 for part in text.split(".")]
+    while len(numbers) > 2 and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def _is_version(word: str) -> bool:
@@ -29240,6 +29263,10 @@ def error_text(exc: BaseException) -> str:
 def _error_response(exc: Exception) -> Response:
     if isinstance(exc, ImportError):
         exc = module_missing(exc)
+    if isinstance(exc, UnicodeEncodeError):     # a name in a query or a body
+        exc = InvalidParameter(error_text(exc))
+    elif isinstance(exc, ValueError) and "digits" in str(exc):      # int() of newer Pythons
+        exc = InvalidParameter("value out of range")
     if not isinstance(exc, EngineError):
         if os.environ.get("ENGINE_DEBUG"):
             import traceback
@@ -29253,6 +29280,8 @@ def _error_response(exc: Exception) -> Response:
 def http_dispatch(engine: Any, request: Request) -> Any:
     """Runs the request's handler: a Response, a Stream or HIJACKED; it raises no Exception."""
     path = request.path
+    if not path.isascii():                  # no name has bytes that are no UTF-8: Go's decoder
+        path = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if "//" in path or "/." in path:
         clean = path_clean(path)
         if clean != path:
@@ -31819,8 +31848,9 @@ def _refusal(kind: type, text: str) -> Callable:
 def _update_refusal(kind: str) -> Callable:
     def refuse(engine: Any, request: Request) -> None:
         text = request.arg("version")
-        if not text.isdigit() or int(text) >> 64:
-            wrong = "value out of range" if text.isdigit() else "invalid syntax"
+        is_number = text.isascii() and text.isdigit()
+        if not is_number or len(text) > 20 or int(text) >> 64:
+            wrong = "value out of range" if is_number else "invalid syntax"
             raise InvalidParameter(f"invalid {kind} version '{text}': strconv.ParseUint: parsing "
                                    f"{quote(text)}: {wrong}")
         raise Unavailable(NO_SWARM)
@@ -32257,7 +32287,7 @@ def get_images_search(engine: Any, request: Request) -> list:
 @route("POST", "/auth")
 def post_auth(engine: Any, request: Request) -> dict:
     """{"IdentityToken", "Status"} for credentials that the registry takes; 401 for others."""
-    body = request.json()
+    body = object_check(request.json(), "registry.AuthConfig")
     found = {key.lower(): value for key, value in body.items() if isinstance(value, str)}
     return registry_login(engine.store.run, found)
 
@@ -32428,11 +32458,12 @@ def _size_of_terminal(request: Request) -> tuple:
         text = request.arg(name)
         digits = text[1:] if text[:1] == "-" else text
         why = "" if digits.isascii() and digits.isdigit() else "invalid syntax"
-        if not why and (digits != text or int(digits) >= 1 << 32):
+        number = go_int(text)
+        if not why and (number is None or digits != text or number >= 1 << 32):
             why = "value out of range"
         if why:
             raise InvalidParameter(f"invalid resize {what} {quote(text)}: {why}")
-        out.append(int(text) & 0xFFFF)
+        out.append((number or 0) & 0xFFFF)
     return tuple(out)
 
 
@@ -32487,12 +32518,12 @@ def _stream_type(request: Request, tty: bool) -> str:
 @route("GET", "/containers/{id}/logs")
 def get_container_logs(engine: Engine, request: Request) -> Stream:
     """What a container has written, and with `follow` what it goes on to write."""
-    tail = request.arg("tail")
+    tail = go_int(request.arg("tail"))
     asked = {
         "stdout": request.flag("stdout"), "stderr": request.flag("stderr"),
         "timestamps": request.flag("timestamps"), "details": request.flag("details"),
         # What is no number, as "all", means all (moby daemon/logs.go).
-        "tail": int(tail) if tail.isdigit() else -1,
+        "tail": -1 if tail is None else max(tail, -1),
         "since": _time_arg(request, "since"), "until": _time_arg(request, "until")}
     follow = request.flag("follow")
     chunks, tty = container_logs(
@@ -32659,7 +32690,7 @@ def get_container_export(engine: Engine, request: Request) -> Stream:
 @route("POST", "/commit")
 def post_commit(engine: Engine, request: Request) -> Response:
     """Make an image of a container: 201 with its id."""
-    body = request.body.json(optional=True)
+    body = object_check(request.body.json(optional=True), "container.Config")
     name = None
     if request.arg("repo"):
         name = reference_parse(request.arg("repo"))
@@ -32749,7 +32780,8 @@ def get_volume(engine: Engine, request: Request) -> dict:
 @route("POST", "/volumes/create")
 def post_volumes_create(engine: Engine, request: Request) -> Response:
     """Make a volume, or find the one that has the name: 201."""
-    asked = fields_check(request.json(), VOLUME_CREATE, "CreateOptions")
+    asked = fields_check(object_check(request.json(), "volume.CreateOptions"), VOLUME_CREATE,
+                         "CreateOptions")
     if asked["ClusterVolumeSpec"] is not None and version_tuple(request.version) >= (1, 42):
         raise Unavailable(NO_SWARM)
     made = volume_ensure(engine.store, asked["Name"], driver=asked["Driver"],
@@ -32793,7 +32825,8 @@ def post_volumes_prune(engine: Engine, request: Request) -> dict:
 #
 # A monitor gets a plain descriptor, always: one end of a socketpair. The connection's thread copies
 # between the other end and the client. Neither is waited for while the other has something, and
-# what one does not take is not read from the other beyond READ_SIZE.
+# what one does not take is not read from the other beyond READ_SIZE. A client that only pings, and
+# takes no answers, is not read beyond REPLIES_SIZE.
 
 READ_SIZE = 1 << 16             # bytes
 WEBSOCKET_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -32801,6 +32834,7 @@ WEBSOCKET_VERSION = "13"
 OP_MORE, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9, 10
 CLOSE_NORMAL, CLOSE_PROTOCOL = 1000, 1002
 CONTROL_MAX = 125               # bytes of a control frame
+REPLIES_SIZE = 1 << 20          # bytes for a client that pings and takes no answers
 
 
 def websocket_accept(key: str) -> str:
@@ -32997,7 +33031,8 @@ class Relay:
         return not self._to_client and (not self._near_reads or self._codec.closed)
 
     def _client_mask(self, reads: int, writes: int) -> int:
-        wants = self._client_reads and len(self._to_near) < READ_SIZE
+        wants = (self._client_reads and len(self._to_near) < READ_SIZE
+                 and len(self._to_client) < REPLIES_SIZE)
         return (reads if wants else 0) | (writes if self._to_client else 0)
 
     def _near_mask(self, reads: int, writes: int) -> int:
@@ -38674,13 +38709,13 @@ def _helper_call(helper: str, verb: str, text: bytes) -> bytes:
 
 PULL_FLAGS = (
     Flag("-a --all-tags", help="Pull every tag of the repository"),
-    Flag("--disable-content-trust", default=True, hidden=True, help="Ignored: nothing is signed"),
+    Flag("--disable-content-trust", default=True, help="No effect: signatures are not checked"),
     Flag("--platform", "string", help="The platform to pull for: os[/arch[/variant]]"),
     Flag("-q --quiet", help="Show the name only"),
 )
 PUSH_FLAGS = (
     Flag("-a --all-tags", help="Push every tag of the repository"),
-    Flag("--disable-content-trust", default=True, hidden=True, help="Ignored: nothing is signed"),
+    Flag("--disable-content-trust", default=True, help="No effect: signatures are not checked"),
     Flag("--platform", "string", help="Push only if it is for this platform"),
     Flag("-q --quiet", help="Show the name only"),
 )

@@ -53,6 +53,8 @@ def test_value_none_response_stream(routes):
         ("/images/a/b/tag/json", "inspect", {"name": "a/b/tag"}),
         ("/v1.24/images/json", "list", {}),
         ("/v1.51/images/x/json", "inspect", {"name": "x"}),
+        ("/v1.51.0/images/x/json", "inspect", {"name": "x"}),
+        ("/images/\udcffé/json", "inspect", {"name": "\ufffdé"}),
         ("/images/a/layers/7", "layer", {"name": "a", "n": "7"}),
     ],
 )
@@ -74,6 +76,14 @@ def test_matching(routes, path, hit, params):
         ("/v1.51", 404, "page not found"),
         ("/v1.51/nowhere", 404, "page not found"),
         ("/v9.99/x", 400, "client version 9.99 is too new. Maximum supported API version is 1.51"),
+        (
+            "/v" + "9" * 5000 + "/x", 400,
+            f"client version {'9' * 5000} is too new. Maximum supported API version is 1.51",
+        ),
+        (
+            "/v1.51.1/x", 400,
+            "client version 1.51.1 is too new. Maximum supported API version is 1.51",
+        ),
     ],
 )
 def test_refusals(routes, path, status, text):
@@ -110,6 +120,7 @@ def test_unclean_paths_are_redirected(routes, path, clean):
             "/data/x: no space left on device",
         ),
         (lambda: ValueError("bug\nhere"), 500, "ValueError: bug here"),
+        (lambda: "\udcff".encode(), 400, "a text is not valid UTF-8"),
     ],
 )
 def test_errors_become_replies(routes, error, status, text):

@@ -46,6 +46,14 @@ def test_defaults_have_every_key():
         ({"Image": "x", "HostConfig": {"RestartPolicy": "no"}}, "RestartPolicy of type object"),
         ({"Image": "x", "HostConfig": {"Ulimits": [{"Name": 1}]}}, "Ulimits.Name of type string"),
         ([], "array into Go value of type container.CreateRequest"),
+        (
+            {"Image": "x", "HostConfig": {"Memory": 1 << 63}},
+            "number 9223372036854775808 into Go struct field HostConfig.HostConfig.Memory of type",
+        ),
+        ({"Image": "x", "HostConfig": {"ConsoleSize": [1, -1]}}, "number -1 into Go struct field"),
+        ({"Image": "x", "HostConfig": {"ConsoleSize": [True, 1]}}, "cannot unmarshal bool into"),
+        ({"Image": "x", "HostConfig": {"ConsoleSize": [1.5, 1]}}, "ConsoleSize of type uint"),
+        ({"Image": "x", "HostConfig": {"ConsoleSize": {}}}, "ConsoleSize of type [2]uint"),
     ],
 )
 def test_wrong_types(body, text):
@@ -53,6 +61,13 @@ def test_wrong_types(body, text):
         engine.create_check(body)
     assert str(caught.value).startswith("invalid JSON: json: cannot unmarshal ")
     assert text in str(caught.value)
+
+
+def test_arrays_as_go_reads_them():
+    """Nothing in a list of texts is an empty one; an array of two is filled up, and cut."""
+    config, host, _ = checked({"ConsoleSize": [None, 7, "more"]}, Cmd=["a", None])
+    assert (config["Cmd"], host["ConsoleSize"]) == (["a", ""], [0, 7])
+    assert checked({"ConsoleSize": [5]})[1]["ConsoleSize"] == [5, 0]
 
 
 def test_empty_config():

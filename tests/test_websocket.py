@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import struct
+import threading
 
 import engine
 import hypothesis
@@ -141,3 +143,24 @@ def test_no_bytes_break_it(pieces):
     codec = engine.WebSocketCodec()
     for piece in pieces:
         assert len(codec.feed(piece)) <= len(piece)
+
+
+def test_answers_to_a_client_that_takes_none_are_bounded():
+    """It pings without end and reads nothing: from some point on nothing is read of it either."""
+    client, served = socket.socketpair()
+    near, far = socket.socketpair()
+    relay = engine.Relay(served, near, engine.WebSocketCodec(), b"")
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    pings = frame(9, b"x" * 100) * 600
+    client.settimeout(1)
+    sent = 0
+    with pytest.raises(TimeoutError):
+        while sent < 64 << 20:
+            sent += client.send(pings)
+    assert sent < 8 << 20
+    client.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    for each in (served, near, far):
+        each.close()
