@@ -64,6 +64,7 @@ CONTENT     bytes that have a digest
 OBJECTS     the things users name
     records         containers as rows: names, state transitions by compare-and-set
     networks        rows of networks, their subnets and leases: who has which address
+    firewalld       the host's firewalld is told of our bridges, over D-Bus
     firewall        the table of this engine's networks: NAT, isolation, and who puts it back
     stdio           a process's streams between pipes or a pty, a log, and attached clients
     ports           published ports: leases of a host's ports, sockets that hold them, a forwarder
@@ -7938,7 +7939,7 @@ NFT_DROP, NFT_ACCEPT, NFT_RETURN, NFT_JUMP = 0, 1, -5, -3
 NFT_PROTO, NFT_PORT, NFT_IP4, NFT_IP6, NFT_IFNAME = (12, 1), (13, 2), (7, 4), (8, 16), (41, 16)
 NFT_FAMILY = (2, 1)
 _NFNL_BEGIN, _NFNL_END, _NFNL_NFTABLES = 16, 17, 10
-_NEWTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE = 0, 2, 3, 4, 6, 7
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE = 0, 1, 2, 3, 4, 6, 7
 _NEWSET, _NEWSETELEM, _DELSETELEM = 9, 12, 14
 _INTERVAL, _MAP, _CONCAT = 4, 8, 0x80
 _NFT_NESTED = 0x8000
@@ -8146,6 +8147,19 @@ def nft_rules_count(table: str, family: int = NFT_INET) -> int:
                                 struct.pack(">BBH", family, 0, 0) + nl_attr(1, table)))
     except FileNotFoundError:
         return 0
+    finally:
+        sock.close()
+
+
+def nft_table_handle(table: str, family: int = NFT_INET) -> bytes:
+    """What tells a table from others that have had its name; b"" when there is none."""
+    sock = netlink_open(NETLINK_NETFILTER)
+    try:
+        for message in netlink_dump(sock, _NFNL_NFTABLES << 8 | _GETTABLE, bytes(4)):
+            attrs = nl_attrs(message[4:])
+            if (message[0], attrs[1].rstrip(b"\0")) == (family, table.encode()):
+                return attrs[4]
+        return b""
     finally:
         sock.close()
 
@@ -19949,6 +19963,117 @@ def names_remove(store: Store, container: str, network: str = "") -> None:
 
 
 # =============================================================================
+# firewalld -- the host's firewalld is told of our bridges, over D-Bus
+# =============================================================================
+# Runs in: api, cli, watch.   Refs: D-Bus specification, firewalld.dbus(5), moby libnetwork/iptables
+#
+# firewalld refuses to forward between interfaces that nobody told it of, whatever other tables
+# accept. So our bridges are put into its zone `trusted`, as Docker puts its own into one that it
+# makes. That does not outlive its reload or restart: then its table is another one, and they are
+# put there again. An interface that somebody has put into another zone stays there.
+#   - It is asked only where its table is in this network namespace, and never started by asking.
+#   - D-Bus is spoken by hand: one connection, calls with strings, their answers, nothing else.
+
+FIREWALLD_TABLE = "firewalld"
+_FIREWALLD, _FIREWALLD_PATH = "org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1"
+_BUS, _BUS_SOCKET = "org.freedesktop.DBus", "/run/dbus/system_bus_socket"
+_BUS_TIMEOUT = 5.0              # s: it answers nobody while it loads its rules
+_BUS_MESSAGE = 1 << 16          # bytes; answers to what is asked here are short
+_CALL, _RETURN, _ERROR, _NO_AUTO_START = 1, 2, 3, 2
+_FIREWALLD_ZONE = "trusted"
+
+
+def firewalld_trust(bridges: list, is_gone: bool = False) -> bool:
+    """Have these interfaces trusted, or no longer; whether firewalld was there to be asked."""
+    if not bridges or not nft_table_handle(FIREWALLD_TABLE):
+        return False
+    member = "removeInterface" if is_gone else "addInterface"
+    bus = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        _bus_enter(bus)
+        for serial, bridge in enumerate(bridges, 2):
+            _bus_call(bus, serial, (_FIREWALLD, _FIREWALLD_PATH, _FIREWALLD + ".zone", member),
+                      _FIREWALLD_ZONE, bridge)
+    except OSError:
+        return False
+    finally:
+        bus.close()
+    return True
+
+
+def _bus_enter(bus: _socket.socket) -> None:
+    bus.settimeout(_BUS_TIMEOUT)
+    bus.connect(_BUS_SOCKET)
+    bus.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
+    if not bus.recv(1 << 10).startswith(b"OK "):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), _BUS_SOCKET)
+    bus.sendall(b"BEGIN\r\n")
+    _bus_call(bus, 1, (_BUS, "/org/freedesktop/DBus", _BUS, "Hello"))
+
+
+def _bus_call(bus: _socket.socket, serial: int, whom: tuple, *words: str) -> bool:
+    """Call a method (destination, path, interface, name) with strings; whether it did not refuse.
+    """
+    bus.sendall(bus_message(serial, whom, words))
+    while True:
+        head = _bus_read(bus, 16)
+        if head[:1] != b"l":
+            raise OSError(errno.EPROTO, "a message in another byte order")
+        size, _, fields = struct.unpack_from("<III", head, 4)
+        if max(size, fields) > _BUS_MESSAGE:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        rest = _bus_read(bus, (fields + 7 & ~7) + size)
+        if head[1] in (_RETURN, _ERROR) and _reply_serial(rest[:fields]) == serial:
+            return head[1] == _RETURN
+
+
+def _bus_read(bus: _socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = bus.recv(size - len(data))
+        if not more:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        data += more
+    return data
+
+
+def bus_message(serial: int, whom: tuple, words: tuple) -> bytes:
+    """A method call of D-Bus, little-endian, whose arguments are strings."""
+    body = b""
+    for word in words:
+        body += bytes(-len(body) % 4) + _bus_text(word)
+    destination, path, interface, member = whom
+    fields = b""
+    for kind, signature, text in ((1, b"o", path), (2, b"s", interface), (3, b"s", member),
+                                  (6, b"s", destination)):
+        fields += bytes(-len(fields) % 8) + struct.pack("<BB2s", kind, 1, signature + b"\0")
+        fields += _bus_text(text)
+    if words:
+        fields += bytes(-len(fields) % 8) + struct.pack("<BB2sB", 8, 1, b"g\0", len(words))
+        fields += b"s" * len(words) + b"\0"
+    head = struct.pack("<cBBBIII", b"l", _CALL, _NO_AUTO_START, 1, len(body), serial, len(fields))
+    return head + fields + bytes(-len(fields) % 8) + body
+
+
+def _bus_text(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<I", len(data)) + data + b"\0"
+
+
+def _reply_serial(fields: bytes) -> int:
+    """Which call a message answers; 0 for none: its field 5, the only number among fields."""
+    at = 0
+    while at + 8 <= len(fields):
+        kind, signature = fields[at], fields[at + 2:at + 3]
+        if kind == 5 and signature == b"u":
+            return struct.unpack_from("<I", fields, at + 4)[0]
+        size = fields[at + 4] + 2 if signature == b"g" else (
+            4 if signature == b"u" else struct.unpack_from("<I", fields, at + 4)[0] + 5)
+        at = at + 4 + size + 7 & ~7
+    return 0
+
+
+# =============================================================================
 # firewall -- the table of this engine's networks: NAT, isolation, and who puts it back
 # =============================================================================
 # Runs in: api, cli, monitor, watch.
@@ -20215,6 +20340,8 @@ def firewall_network_begin(store: Store, network: Network) -> None:
     refused = _rules_make(store, True)
     if refused:
         _refused_note(refused)
+    elif configuration_read(store.run)["iptables"]:
+        firewalld_trust([network.bridge])
 
 
 def _rules_make(store: Store, is_new: bool) -> OSError | None:
@@ -20238,6 +20365,7 @@ def firewall_network_end(store: Store, network: Network) -> None:
     try:
         with firewall_lock(store):
             firewall_restore(store, network.id)
+        firewalld_trust([network.bridge], is_gone=True)
     except OSError:
         pass                                # there never was a table
 
@@ -20267,7 +20395,7 @@ def firewall_warnings() -> list:
                 " forwards packets, networks are not kept apart"]
     return [f"WARNING: the policy of chain {chain} of table {table} drops what is forwarded:"
             " containers reach nothing outside this host, and published ports are forwarded by"
-            " processes" for _, table, chain in found + legacy]
+            " processes" for table, chain in dict.fromkeys(one[1:] for one in found + legacy)]
 
 
 # ---- forwarding
@@ -20356,19 +20484,19 @@ def watch_main(request: dict, conn: _socket.socket, fds: list) -> None:
     conn.close()
     store = Store(request["data"], request["run"])
     news = nft_news()
-    dropped: list = []
+    seen: tuple = ()
     while True:
         try:
             held = store.lock("watch", block=False).__enter__()
         except BlockingIOError:
             return                          # somebody else does it
-        dropped = firewall_heal(store, dropped)
+        seen = firewall_heal(store, seen)
         memory_return()
         while nft_news_wait(news, WATCH_REST):
             time.sleep(WATCH_SETTLE)        # a flush is news of many things
             while nft_news_wait(news, 0):
                 pass
-            dropped = firewall_heal(store, dropped)
+            seen = firewall_heal(store, seen)
         memory_return()
         if _is_used(store):
             held.__exit__()
@@ -20380,15 +20508,20 @@ def watch_main(request: dict, conn: _socket.socket, fds: list) -> None:
                 return
 
 
-def firewall_heal(store: Store, dropped: list) -> list:
+def firewall_heal(store: Store, seen: tuple) -> tuple:
     """Make the table anew if it, or something of it, is gone, or if others forward more or less
-    than the last time (`dropped`); what they do not forward now.
+    than the last time; tell a new firewalld. `seen` is what this returned then, () at first.
     """
     with firewall_lock(store):
         found = firewall_dropped()
-        if found != dropped or not _table_is_whole(store):
+        if found != (seen[0] if seen else []) or not _table_is_whole(store):
             firewall_restore(store)
-        return found
+    others = nft_table_handle(FIREWALLD_TABLE)
+    if others and others != (seen and seen[1]) and configuration_read(store.run)["iptables"]:
+        bridges = [network.bridge for network in network_list(store) if network.driver == "bridge"]
+        if not firewalld_trust(bridges):
+            others = b""                    # it is asked again with the next news
+    return found, others
 
 
 # =============================================================================
