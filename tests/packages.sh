@@ -25,6 +25,7 @@ need /usr/bin/zstd zstd
 if [ "${2:-}" = bench ]; then
     need /usr/sbin/dockerd docker.io
     need /usr/bin/podman podman
+    need /usr/bin/docker-registry docker-registry
     need /usr/bin/gcc gcc
     need /usr/sbin/mkfs.ext4 e2fsprogs
 fi

@@ -90,16 +90,26 @@ def layer_files(path, rng, vocabulary):
                 tar_add(tar, f"data/d{directory}/file{file}.txt", pool[at : at + size])
 
 
-def layer_large(path, rng, vocabulary):
+def layer_large(path, rng, vocabulary, files=10):
     """40 MB, half text and half noise, in ten files."""
     with tarfile.open(path, "w") as tar:
-        for file in range(10):
+        for file in range(files):
             words = text(rng, vocabulary, 1 << 20)
             noise = rng.getrandbits(8 << 21).to_bytes(1 << 21, "little")
             tar_add(tar, f"{os.path.basename(path)}.d/f{file}", words + noise + words[::-1])
 
 
-LAYERS = {"busybox": [layer_base], "files": [layer_files], "six": [layer_large] * 6}
+def layer_huge(path, rng, vocabulary):
+    """240 MB of the same kind, in sixty files."""
+    layer_large(path, rng, vocabulary, 60)
+
+
+LAYERS = {
+    "busybox": [layer_base],
+    "files": [layer_files],
+    "six": [layer_large] * 6,
+    "one": [layer_huge],
+}
 
 
 def image(work, name):

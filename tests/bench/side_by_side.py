@@ -26,6 +26,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import material
@@ -89,6 +90,14 @@ BUDGETS = (
     ("volume", "1 GB, container layer", "engine", "of", "host", 1.1),
     ("load", "load 20,000 files", "engine", "of", "tar", 1.5),
     ("load", "load 6 layers of 40 MB", "engine", "of", "docker", 0.50),
+    ("pull", "pull 20,000 files", "engine", "of", "docker", 0.60),
+    ("pull", "pull 6 layers of 40 MB", "engine", "of", "docker", 0.50),
+    ("pull", "pull of what is there", "engine", "over", "python", 45.0),
+    ("pull", "pull of what is there, by the API", "daemon", "of", "limit", 1.0),
+    ("pull", "PSS of pull 20,000 files", "engine", "of", "limit", 1.0),
+    ("pull", "PSS of pull 6 layers of 40 MB", "engine", "of", "limit", 1.0),
+    ("pull", "PSS of pull 1 layer of 240 MB", "engine", "of", "limit", 1.0),
+    ("push", "push of a loaded image", "engine", "of", "docker", 0.60),
 )
 
 
@@ -444,6 +453,241 @@ def bench_load(bench):
         target.start()
 
 
+# ------------------------------------------------------ images to and from a registry
+
+
+class Registry:
+    """Debian's docker-registry on loopback, empty at first; a context manager."""
+
+    def __init__(self, bench, name):
+        self.root = os.path.join(bench.work, "registry-" + name)
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.host = "127.0.0.1:%d" % sock.getsockname()[1]
+
+    def __enter__(self):
+        os.makedirs(self.root)
+        config = os.path.join(self.root, "config.yml")
+        with open(config, "w") as file:
+            json.dump(
+                {
+                    "version": "0.1",
+                    "log": {"level": "error", "accesslog": {"disabled": True}},
+                    "storage": {"filesystem": {"rootdirectory": self.root}},
+                    "http": {"addr": self.host},
+                },
+                file,
+            )
+        self.process = subprocess.Popen(
+            ["docker-registry", "serve", config],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        host, _, port = self.host.partition(":")
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
+                return self
+            time.sleep(0.02)
+        raise Failed("docker-registry does not answer")
+
+    def __exit__(self, *failure):
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.root)
+
+    def name(self, image):
+        return f"{self.host}/bench/{image}:latest"
+
+    def layers(self, image):
+        """Paths of the blobs of an image's layers."""
+        host, _, port = self.host.partition(":")
+        asked = http.client.HTTPConnection(host, int(port))
+        media = "application/vnd.docker.distribution.manifest.v2+json"
+        oci = "application/vnd.oci.image.manifest.v1+json"
+        headers = {"Accept": f"{media}, {oci}"}
+        asked.request("GET", f"/v2/bench/{image}/manifests/latest", headers=headers)
+        digests = [each["digest"] for each in json.load(asked.getresponse())["layers"]]
+        blobs = os.path.join(self.root, "docker/registry/v2/blobs/sha256")
+        return [f"{blobs}/{each[7:9]}/{each[7:]}/data" for each in digests]
+
+
+def push_line(target, name):
+    return ["push", *(["--tls-verify=false"] if target.name == "podman" else []), name]
+
+
+def pull_line(target, name):
+    return ["pull", *(["--tls-verify=false"] if target.name == "podman" else []), name]
+
+
+def local_name(target, image):
+    return ("localhost/" if target.name == "podman" else "") + f"bench-{image}:latest"
+
+
+def publish(bench, registry, *images):
+    """Has images in the registry, as docker compresses them, or who is there in its place."""
+    target = next((t for t in bench.targets if t.name == "docker"), bench.targets[0])
+    for image in images:
+        name = registry.name(image)
+        target.run("load", "-i", material.image(CACHE, image)[0])
+        target.run("tag", local_name(target, image), name)
+        target.run(*push_line(target, name))
+        target.run("rmi", name, local_name(target, image))
+
+
+class Shares:
+    """The most memory (PSS) that processes held together, looked at while something runs."""
+
+    def __init__(self, pids):
+        self.pids, self.most, self.is_over = pids, 0, threading.Event()
+        self.thread = threading.Thread(target=self.look)
+
+    def look(self):
+        while not self.is_over.wait(0.2):
+            total = 0
+            for pid in self.pids():
+                with contextlib.suppress(OSError, ValueError), open(
+                    f"/proc/{pid}/smaps_rollup"
+                ) as file:
+                    total += int(file.read().partition("\nPss:")[2].split()[0])
+            self.most = max(self.most, total)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *failure):
+        self.is_over.set()
+        self.thread.join()
+
+
+PULLED = (
+    ("files", "pull 20,000 files"),
+    ("six", "pull 6 layers of 40 MB"),
+    ("one", "pull 1 layer of 240 MB"),
+)
+
+
+def bench_pull(bench):
+    """pull onto a fresh file system, with `sync -f` after it; beside tar; and what is there."""
+    with Registry(bench, "pull") as registry:
+        publish(bench, registry, *(image for image, _ in PULLED))
+        for image, metric in PULLED:
+            bench.interleave("pull", pull_functions(bench, registry, image, metric), 3, warm=0)
+        for target in bench.targets:
+            target.start()
+        pull_again(bench, registry)
+        pull_memory(bench, registry)
+
+
+def pull_functions(bench, registry, image, metric):
+    name, layers = registry.name(image), registry.layers(image)
+
+    def one(target):
+        with fresh_file_system(bench.work) as mount:
+            target.start(mount)
+            try:
+                target.run("version")
+                taken = target.seconds(*pull_line(target, name))
+                synced = command_ms("sync", "-f", mount)
+            finally:
+                target.end()
+        return {metric: taken * 1e3 + synced}
+
+    def tar():
+        with fresh_file_system(bench.work) as mount:
+            begin = time.perf_counter()
+            for layer in layers:
+                subprocess.run(["tar", "-xzf", layer, "-C", mount], check=True)
+            subprocess.run(["sync", "-f", mount], check=True)
+            return {metric: (time.perf_counter() - begin) * 1e3}
+
+    functions = {target.name: lambda target=target: one(target) for target in bench.targets}
+    return {**functions, "tar": tar}
+
+
+def pull_again(bench, registry):
+    """A pull that has everything: by the command line, and by the API."""
+    name = registry.name("six")
+    metric = "pull of what is there"
+    lines = {}
+    for target in bench.each("pull", lambda target: target.run(*pull_line(target, name))):
+        line = pull_line(target, name)
+        lines[target.name] = lambda t=target, line=line: {metric: t.seconds(*line) * 1e3}
+    python = [bench.options.python, "-c", "pass"]
+    bench.interleave("pull", {**lines, "python": lambda: {metric: command_ms(*python)}}, 15)
+    with daemons(bench, "pull") as both:
+        for target in both:
+            target.run("pull", name)
+
+        def ask(target):
+            api = Api(target.socket)
+            host, _, tag = name.rpartition(":")
+            begin = time.perf_counter()
+            api.request("POST", f"/images/create?fromImage={host}&tag={tag}")
+            said = api.getresponse().read()
+            taken = (time.perf_counter() - begin) * 1e3
+            api.close()
+            if b"Image is up to date" not in said:
+                raise Failed(f"pull of {name}: {said[-200:]}")
+            return {metric + ", by the API": taken}
+
+        bench.interleave("pull", {t.name: lambda t=t: ask(t) for t in both}, 15)
+    bench.put("pull", metric + ", by the API", "limit", 20.0)
+
+
+def pull_memory(bench, registry):
+    """What all processes of a pull hold at once."""
+    mine = os.getpid()
+    for image, metric in PULLED:
+        with fresh_file_system(bench.work) as mount:
+            bench.engine.start(mount)
+            bench.engine.cool()
+            before = descendants()
+            try:
+                with Shares(lambda before=before: descendants() - before - {mine}) as shares:
+                    bench.engine.run(*pull_line(bench.engine, registry.name(image)))
+            finally:
+                bench.engine.end()
+        bench.put("pull", "PSS of " + metric, "engine", shares.most / 1024, "MiB")
+        bench.put("pull", "PSS of " + metric, "limit", 80.0, "MiB")
+    bench.engine.start()
+
+
+def bench_push(bench):
+    """push of what was loaded (compressed on the way) and of what was pulled, each to a new
+    registry from a fresh file system."""
+
+    def push(target, name, metric):
+        with Registry(bench, "push") as registry:
+            there = registry.name("six")
+            target.run("tag", name, there)
+            return {metric: target.seconds(*push_line(target, there)) * 1e3}
+
+    def one(target, first):
+        with fresh_file_system(bench.work) as mount:
+            target.start(mount)
+            try:
+                target.run("load", "-i", material.image(CACHE, "six")[0])
+                found = push(target, local_name(target, "six"), "push of a loaded image")
+            finally:
+                target.end()
+        with fresh_file_system(bench.work) as mount:
+            target.start(mount)
+            try:
+                target.run(*pull_line(target, first.name("six")))
+                return {**found, **push(target, first.name("six"), "push of a pulled image")}
+            finally:
+                target.end()
+
+    with Registry(bench, "first") as first:
+        publish(bench, first, "six")
+        functions = {target.name: lambda t=target: one(t, first) for target in bench.targets}
+        bench.interleave("push", functions, 3, warm=0)
+    for target in bench.targets:
+        target.start()
+
+
 # ------------------------------------------------------ the daemon, beside dockerd
 
 
@@ -703,6 +947,8 @@ BENCHES = {
     "files": bench_files,
     "volume": bench_volume,
     "load": bench_load,
+    "pull": bench_pull,
+    "push": bench_push,
 }
 
 
