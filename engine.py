@@ -17483,7 +17483,10 @@ INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
-CONFIG_TYPES = (MEDIA_CONFIG, "application/vnd.docker.container.image.v1+json")
+CONFIG_TYPES = (  # the last ones are those of registries that had forgotten (moby distribution)
+    MEDIA_CONFIG, "application/vnd.docker.container.image.v1+json", "application/json",
+    "application/octet-stream", "text/html",
+)  # fmt: skip
 INDEX_DEPTH_MAX = 4
 
 
@@ -29668,12 +29671,14 @@ ATTEMPTS = 5
 RETRY_AFTER_MAX = 60
 RETRY_STATUSES = (429, 502, 503, 504)
 RETRY_PAUSE = 0.25              # seconds, doubled each time
+_SAID_MAX = 100                 # bytes shown of what is no HTTP
 
 
 class HttpFailed(EngineError):
     """A request that got no reply: `is_fatal` where asking again cannot help; `spoke_tls` is False
-    where a server of plain HTTP stood behind https."""
+    where a server of plain HTTP stood behind https; `cause` is the text without the request."""
 
+    cause = ""
     is_fatal = False
     spoke_tls = True
 
@@ -29881,8 +29886,9 @@ class HttpClient:
             text = errno_text(wrong)
         else:
             text = str(wrong) or "EOF"
-        lead = f"{method.capitalize()} {quote(url)}: " if url else ""
-        return HttpFailed(lead + text)
+        failed = HttpFailed(f"{method.capitalize()} {quote(url)}: {text}" if url else text)
+        failed.cause = text
+        return failed
 
     def _line(self, scheme: str, host: str, port: int, context: Any) -> HttpLine:
         key = (scheme, host, port, id(context) if scheme == "https" else 0)
@@ -29932,8 +29938,12 @@ class HttpClient:
         where: Any = (host, port)
         try:
             found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
-        except (_socket.gaierror, UnicodeError):
-            raise _unreached(f"dial tcp: lookup {host}: no such host") from None
+        except (_socket.gaierror, UnicodeError) as unknown:
+            text = "no such host"
+            if isinstance(unknown, _socket.gaierror) and unknown.errno not in (
+                    _socket.EAI_NONAME, _socket.EAI_NODATA):
+                text = unknown.strerror     # the name servers do not answer
+            raise _unreached(f"dial tcp: lookup {host}: {text}") from None
         for family, kind, proto, _, where in found:
             sock = socket(family, kind, proto)
             try:
@@ -29998,6 +30008,10 @@ class HttpClient:
             if not piece or time.monotonic() > late:
                 raise ConnectionError("EOF" if not data else "unexpected EOF")
             data += piece
+            if data[:5] != b"HTTP/"[:len(data)]:    # some other protocol, which may go on for ever
+                said = data.partition(b"\n")[0].rstrip(b"\r")[:_SAID_MAX]
+                raise _unreached("net/http: HTTP/1.x transport connection broken: malformed HTTP"
+                                 f" response {quote(os.fsdecode(said))}")
 
     def _exchange(self, method: str, url: str, headers: dict, body: tuple | None,
                   context: Any) -> HttpReply:
@@ -30038,6 +30052,7 @@ class HttpClient:
             return self.failure(method, url, wrong)
         failed = HttpFailed(f"{method.capitalize()} {quote(url)}: {wrong}")
         failed.is_fatal, failed.spoke_tls = wrong.is_fatal, wrong.spoke_tls
+        failed.cause = str(wrong)
         return failed
 
     def _send(self, line: HttpLine, head: bytes, body: tuple | None) -> None:
@@ -30149,6 +30164,7 @@ REGISTRY_ERRORS = {
     "SIZE_INVALID":          (400, "provided length did not match content length"),
     "TOOMANYREQUESTS":       (429, "too many requests"),
     "UNAUTHORIZED":          (401, "authentication required"),
+    "UNKNOWN":               (500, "unknown error"),
     "UNSUPPORTED":           (405, "the operation is unsupported"),
 }
 #: what to say of a status whose body says nothing: code
@@ -30157,17 +30173,24 @@ _SHOWN_MAX = 200                # characters of what a registry said
 
 
 class RegistryRefusal(EngineError):
-    """What a registry said: `code` as in REGISTRY_ERRORS, or "" where it gave none of these."""
+    """What a registry said: `code` as in REGISTRY_ERRORS, or "" where it gave none of these.
+
+    `is_bare`: about credentials, told before the registry itself was asked for anything.
+    """
 
     def __init__(self, code: str, message: str, answered: int, bare: bool = False) -> None:
         words = code.lower().replace("_", " ") + ": " if code and not bare else ""
         super().__init__(words + message)
         self.code = code
         self.answered = answered        #: the HTTP status
+        self.is_bare = bare
 
 
-def registry_refusal(status: int, reason: str, data: bytes) -> RegistryRefusal:
-    """The error in a reply: {"errors": [{"code", "message", "detail"}]}, or what else came."""
+def registry_refusal(status: int, reason: str, data: bytes, media: str = "") -> RegistryRefusal:
+    """The error in a reply: {"errors": [{"code", "message", "detail"}]}, or what else came.
+
+    `media` is the body's type: JSON that is none is told as such.
+    """
     if status >= 500 or status < 400:
         return RegistryRefusal(
             "", f"received unexpected HTTP status: {status} {reason}".rstrip(), status)
@@ -30179,16 +30202,18 @@ def registry_refusal(status: int, reason: str, data: bytes) -> RegistryRefusal:
         found, detail = [], None
     if found:
         code = found[0].get("code")
-        code = code if isinstance(code, str) else ""
+        code = code if isinstance(code, str) and code in REGISTRY_ERRORS else "UNKNOWN"
         message = found[0].get("message")
         if not isinstance(message, str) or not message:
-            message = REGISTRY_ERRORS.get(code, (0, "unknown error"))[1]
+            message = REGISTRY_ERRORS[code][1]
         return RegistryRefusal(code, _one_line(message), status)
-    if status in REGISTRY_STATUS_CODES:
-        code = REGISTRY_STATUS_CODES[status]
-        said = detail if isinstance(detail, str) and detail else REGISTRY_ERRORS[code][1]
-        return RegistryRefusal(code, _one_line(said), status)
-    shown = quote(_one_line(data.decode("utf-8", "replace")))
+    text = _one_line(data.decode("utf-8", "replace"))
+    is_json = media.partition(";")[0].strip().lower().endswith("json")
+    if status in REGISTRY_STATUS_CODES or not is_json:
+        code = REGISTRY_STATUS_CODES.get(status, "UNKNOWN")
+        said = detail if isinstance(detail, str) else "" if is_json else text
+        return RegistryRefusal(code, _one_line(said) or REGISTRY_ERRORS[code][1], status)
+    shown = quote(text)
     return RegistryRefusal("", f"error parsing HTTP {status} response body: no error details found"
                            f" in HTTP response body: {shown}", status)
 
@@ -30235,6 +30260,8 @@ CLIENT_ID = "docker"
 TOKEN_SECONDS = 60              # how long a token holds that tells nothing
 TOKEN_MARGIN = 10               # seconds before its end from which it is not used any more
 TOKEN_SIZE_MAX = 1 << 20
+#: what a challenge says is wrong (RFC 6750 section 3.1): code
+SCOPE_ERRORS = {"insufficient_scope": "DENIED", "invalid_token": "UNAUTHORIZED"}
 #: a scheme, or a parameter with its value, plain or quoted (RFC 9110 section 11.2)
 _CHALLENGE_WORD = (r"[ ,]*([A-Za-z0-9!#$%&'*+.^_`|~-]+)[ ]*(=?)[ ]*"
                    r"(\"(?:[^\"\\]|\\.)*\"|[^ ,\"]*)")
@@ -30407,7 +30434,21 @@ def _credentials_wrong(text: str) -> RegistryRefusal:
 def _token_refusal(reply: HttpReply, data: bytes) -> EngineError:
     if reply.status == 401:
         return _credentials_wrong("unauthorized: incorrect username or password")
-    return registry_refusal(reply.status, reply.reason, data)
+    refused = reply_refusal(reply, data)
+    return _credentials_wrong(str(refused)) if refused.code else refused
+
+
+def reply_refusal(reply: HttpReply, data: bytes) -> RegistryRefusal:
+    """The error in a reply: what its challenge says is wrong comes before what its body says."""
+    for scheme, parameters in challenges_parse(reply.headers.get("www-authenticate", "")):
+        code = SCOPE_ERRORS.get(parameters.get("error", ""), "")
+        if scheme == "bearer" and code and 400 <= reply.status < 500:
+            said = parameters.get("error_description", "")
+            if not said or not said.isprintable():
+                said = REGISTRY_ERRORS[code][1]
+            return RegistryRefusal(code, said, reply.status)
+    return registry_refusal(reply.status, reply.reason, data,
+                            reply.headers.get("content-type", ""))
 
 
 # =============================================================================
@@ -30431,7 +30472,7 @@ MEDIA_SCHEMA1 = ("application/vnd.docker.distribution.manifest.v1+json",
 class Repository:
     """A repository behind one endpoint; `name` is a Reference, `actions` "pull" or "pull,push"."""
 
-    __slots__ = ("_base", "auth", "client", "endpoint", "name", "scopes")
+    __slots__ = ("_base", "auth", "client", "endpoint", "has_answered", "name", "scopes")
 
     def __init__(self, client: HttpClient, endpoint: RegistryEndpoint, name: Reference,
                  credentials: dict, actions: str = "pull") -> None:
@@ -30440,6 +30481,7 @@ class Repository:
         self.name = name
         self.auth = RegistryAuth(client, endpoint, credentials)
         self.scopes: tuple = (f"repository:{name.path}:{actions}",)
+        self.has_answered = False
         self._base = f"{endpoint.url}/v2/{name.path}"
 
     # -- requests ---------------------------------------------------------------
@@ -30454,6 +30496,7 @@ class Repository:
             more = self.auth.header(scopes) if at_home else {}
             reply = self.client.patiently(
                 method, url, {**(headers or {}), **more}, body=body, context=self._context(url))
+            self.has_answered = True
             if reply.status in good:
                 return reply
             refused += 1
@@ -30463,7 +30506,16 @@ class Repository:
                 continue
             data = b"" if method == "HEAD" else reply.document()
             reply.close()
-            raise registry_refusal(reply.status, reply.reason, data)
+            raise reply_refusal(reply, data)
+
+    def ping(self) -> None:
+        """Whether anybody is there, and what it wants to be shown; all else does not matter."""
+        url = self.endpoint.url + "/v2/"
+        reply = self.client.patiently("GET", url, context=self._context(url))
+        self.has_answered = True
+        reply.document()
+        if reply.status == 401:
+            self.auth.challenged(reply, self.scopes)
 
     def _context(self, url: str) -> Any:
         if not url.startswith("https:"):
@@ -30478,7 +30530,16 @@ class Repository:
 
     def manifest(self, ref: str, size: int = -1) -> tuple:
         """(bytes, media type, digest) of what a tag or digest names, verified."""
-        reply = self.ask("GET", f"{self._base}/manifests/{ref}", {"Accept": MANIFEST_ACCEPT})
+        url = f"{self._base}/manifests/{ref}"
+        try:
+            reply = self.ask("GET", url, {"Accept": MANIFEST_ACCEPT})
+        except RegistryRefusal as refused:
+            if not refused.is_bare:
+                raise
+            # Docker asks for the head of a tag first, and says so.
+            method = "Get" if ":" in ref else "Head"
+            raise RegistryRefusal(refused.code, f"{method} {quote(url)}: {refused}",
+                                  refused.answered, bare=True) from None
         data = reply.document()
         media = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
         digest = digest_of(data)
@@ -30874,6 +30935,8 @@ def downloads_expire(store: Store) -> None:
 # What is here is never asked for again: a pull of what is there costs one request.
 
 LAYER_TYPES = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+AI_MODELS = ('AI models are not yet supported by the Engine, please use "docker model pull/run"'
+             " instead")
 PROGRESS_PAUSE = 0.1            # seconds between two looks at how far downloads are
 ROOT_MISMATCH = "layers from manifest don't match image configuration"
 
@@ -30972,19 +31035,42 @@ class Transfer:
         for endpoint in registry_endpoints(self.name, self.settings, push=push):
             if endpoint.url[:5] == "http:" and endpoint.host in confirmed:
                 continue
+            repository = Repository(self.client, endpoint, self.name, self.credentials,
+                                    "pull,push" if push else "pull")
             try:
                 if self._is_over:
                     raise Cancelled("context canceled")
-                act(Repository(self.client, endpoint, self.name, self.credentials,
-                               "pull,push" if push else "pull"))
+                if push:                # or layers would be told of for each endpoint
+                    repository.ping()
+                act(repository)
                 return
-            except EngineError as wrong:
+            except EngineError as failed:
+                wrong = failed if repository.has_answered else _nobody_answered(endpoint, failed)
                 if not may_go_on(wrong, endpoint.is_mirror):
                     raise
                 last = last if last and "server gave HTTP" in str(wrong) else wrong
                 if getattr(wrong, "spoke_tls", True) and not isinstance(wrong, HttpFailed):
                     confirmed.add(endpoint.host)
         raise last or EngineError(f"no endpoints found for {self.name.familiar}")
+
+
+def _no_image(kind: str, is_dockers: bool) -> InvalidParameter:
+    """What Docker says of a manifest whose config is of some other kind than an image's."""
+    if is_dockers:
+        word = "plugin" if kind == "application/vnd.docker.plugin.v1+json" else "unknown"
+        return InvalidParameter(f"Encountered remote {quote(kind)}({word}) when fetching")
+    if kind.lower().startswith("application/vnd.docker.ai."):
+        return InvalidParameter(AI_MODELS)
+    return InvalidParameter(f"unsupported media type {kind if kind.isprintable() else quote(kind)}")
+
+
+def _nobody_answered(endpoint: RegistryEndpoint, failed: EngineError) -> EngineError:
+    """The failure of the first request to an endpoint, told of the one that Docker begins with."""
+    if not isinstance(failed, HttpFailed) or not failed.cause:
+        return failed
+    told = HttpFailed(f"Get {quote(endpoint.url + '/v2/')}: {failed.cause}")
+    told.is_fatal, told.spoke_tls = failed.is_fatal, failed.spoke_tls
+    return told
 
 
 class Pull(Transfer):
@@ -31074,7 +31160,7 @@ class Pull(Transfer):
         kind = (document.get("config") or {}).get("mediaType") if isinstance(
             document.get("config"), dict) else None
         if isinstance(kind, str) and kind not in CONFIG_TYPES:
-            raise InvalidParameter(f"Encountered remote {quote(kind)}(unknown) when fetching")
+            raise _no_image(kind, document.get("mediaType") == MANIFEST_TYPES[1])
         return (data, digest), manifest_parse(data, descriptor)
 
     def _index(self, repository: Repository, document: dict, digest: str) -> tuple:
@@ -38683,6 +38769,24 @@ HELPER_PREFIX = "docker-credential-"
 HELPER_NOT_FOUND = "credentials not found in native keychain"
 HELPER_TOKEN_USER = "<token>"   # the user whose secret is an identity token
 AUTH_VARIABLE = "DOCKER_AUTH_CONFIG"
+UNENCRYPTED = """
+WARNING! Your credentials are stored unencrypted in '{}'.
+Configure a credential helper to remove this warning. See
+https://docs.docker.com/go/credential-store/
+"""
+
+
+def note_write(text: str) -> None:
+    """Text for stderr as it is, empty lines too."""
+    flush_output()
+    os.write(2, text.encode("utf-8", "surrogateescape"))
+
+
+def credentials_told() -> None:
+    """Says that the environment comes before what is kept, where it does."""
+    if os.environ.get(AUTH_VARIABLE):
+        note_write(f"\n Warn -> {AUTH_VARIABLE} is set and takes precedence.\n         Unset"
+                   f" {AUTH_VARIABLE} to restore the CLI auth behaviour.\n\n")
 
 
 def credentials_key(domain: str) -> str:
@@ -38738,8 +38842,12 @@ def credentials_put(top: Args, credentials: dict) -> None:
                                     newline=False).decode()} if user != ":" else {}
         if credentials.get("identitytoken"):
             entry["identitytoken"] = credentials["identitytoken"]
+        if auths.get(key) == entry:
+            return
         auths[key] = entry
     config_change(top, "auths", auths)
+    if not helper and credentials.get("password"):
+        note_write(UNENCRYPTED.format(config_directory(top) + "/config.json") + "\n")
 
 
 def credentials_drop(top: Args, key: str) -> None:
@@ -38976,6 +39084,7 @@ def cmd_search(client: ApiClient, args: Args) -> int:
 def cmd_login(client: ApiClient, args: Args) -> int:
     """Tries credentials at a registry and keeps them where they are good."""
     _login_check(args)
+    credentials_told()
     server = args.rest[0] if args.rest and args.rest[0] != DOMAIN_DEFAULT else INDEX_SERVER
     key = server if server == INDEX_SERVER else credentials_host(server)
     known: dict = {}
@@ -39010,7 +39119,9 @@ def _login_check(args: Args) -> None:
 
 
 def _login_known(client: ApiClient, top: Args, known: dict) -> str:
-    print_error(f"Authenticating with existing credentials... [Username: {known['username']}]\n")
+    print_error(f"Authenticating with existing credentials... [Username: {known['username']}]")
+    note_write("\n Info -> To login with a different account, run 'docker logout' followed by"
+               " 'docker login'\n\n\n")
     try:
         return _login(client, top, known)
     except Unauthorized:
@@ -39053,6 +39164,7 @@ def _login_ask(args: Args, usual: str) -> tuple:
 @command("logout", usage="[SERVER]", nargs=(0, 1), clientless=True, help="Log out of a registry")
 def cmd_logout(client: Any, args: Args) -> int:
     """Forgets the credentials of a registry."""
+    credentials_told()
     server = args.rest[0] if args.rest else INDEX_SERVER
     host = server if server == INDEX_SERVER else credentials_host(server)
     output_write(f"Removing login credentials for {host}\n")

@@ -82,7 +82,9 @@ def test_login_push_pull_logout(busybox, registry, tmp_path):
     assert docker("pull", "-q", name).code == 0
     assert docker("manifest", "inspect", name).json()["schemaVersion"] == 2
     done = docker("login", registry.host)
-    assert done.code == 0 and "existing credentials" in done.err
+    assert done.code == 0 and done.err == (
+        "Authenticating with existing credentials... [Username: user]\n\n Info -> To login with a"
+        " different account, run 'docker logout' followed by 'docker login'\n\n\n")
     assert docker("logout", registry.host).out == (
         f"Removing login credentials for {registry.host}\n")
     assert docker("pull", name).code == 1

@@ -57,6 +57,22 @@ def test_what_is_kept_is_found_again(top, tmp_path):
     assert engine.credentials_get(top, HOST) == {}
 
 
+def test_a_password_in_the_file_is_warned_of_once(top, tmp_path, capfd):
+    for _ in range(2):
+        engine.credentials_put(top, SECRET)
+    assert capfd.readouterr().err == f"""
+WARNING! Your credentials are stored unencrypted in '{tmp_path}/config.json'.
+Configure a credential helper to remove this warning. See
+https://docs.docker.com/go/credential-store/
+
+"""
+    engine.credentials_put(top, {**SECRET, "password": "", "identitytoken": "t"})
+    helper(tmp_path)
+    top.config_file["credsStore"] = "test"
+    engine.credentials_put(top, SECRET)
+    assert capfd.readouterr().err == ""
+
+
 def test_other_things_in_the_file_stay(top, tmp_path):
     config(tmp_path, {"psFormat": "x", "auths": {"other": {"auth": "eDp5"}}})
     engine.credentials_put(top, SECRET)

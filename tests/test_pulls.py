@@ -20,7 +20,7 @@ from image_help import (
     store_fixture,  # noqa: F401
     thread_worker,
 )
-from registry_help import challenge, once, registry_running
+from registry_help import basic, challenge, free_port, once, registry_running
 
 A, B, C = layer("a", "dir/x"), layer("b"), layer("c", salt="!")
 HOST = engine.platform_host()
@@ -214,6 +214,42 @@ def test_a_token_that_expires_in_the_middle(store, registry):
     assert len(count) >= 2
 
 
+def test_who_may_not_read_is_told_as_docker_tells_it(store, registry):
+    def scope(handler):
+        if handler.headers.get("Authorization") != "Bearer good":
+            return False
+        handler.error(401, "UNAUTHORIZED", "authentication required", WWW_Authenticate=(
+            f'Bearer realm="{registry.url}/token",service="test",error="insufficient_scope"'))
+        return True
+
+    def token(handler):
+        return handler.path.startswith("/token") and not handler.reply(200, b'{"token": "good"}')
+    registry.faults += [token, scope, challenge(registry.url + "/token")]
+    with pytest.raises(engine.NotFound) as refused:
+        pull(store, registry.name("app:1"))
+    assert str(refused.value) == (
+        f"pull access denied for {registry.host}/app, repository does not exist or may require"
+        " 'docker login': denied: requested access to the resource is denied")
+
+
+def test_nobody_to_log_in_as(store, registry):
+    registry.faults.append(basic("me", "secret"))
+    wanted = registry.add("app", "1", [A])
+    for ref, method in (("1", "Head"), (wanted, "Get")):
+        with pytest.raises(engine.EngineError) as refused:
+            pull(store, registry.name("app" + ("@" if ":" in ref else ":") + ref))
+        assert str(refused.value) == (
+            f'{method} "{registry.url}/v2/app/manifests/{ref}": no basic auth credentials')
+
+
+def test_nobody_there_is_told_of_the_first_thing_that_docker_asks(store):
+    host = f"localhost:{free_port()}"
+    with pytest.raises(engine.EngineError) as refused:
+        pull(store, host + "/app:1")
+    assert str(refused.value).startswith(f'Get "http://{host}/v2/": dial tcp ')
+    assert str(refused.value).endswith(": connect: connection refused")
+
+
 def test_mirrors_come_first_and_may_be_wrong(store, registry, tmp_path, monkeypatch):
     with registry_running() as mirror:
         wanted = registry.add("app", "1", [A])
@@ -340,9 +376,17 @@ HOSTILE = [
     ("schema 1", raw({"schemaVersion": 1, "fsLayers": []}), "schema 1 support has been removed"),
     ("schema 1 by type", raw({"x": 1}, engine.MEDIA_SCHEMA1[1]), "schema 1 support"),
     ("an artifact", changed(config={"mediaType": "application/vnd.oci.empty.v1+json",
-                                    "digest": HEX, "size": 2}), "Encountered remote"),
+                                    "digest": HEX, "size": 2}),
+     "unsupported media type application/vnd.oci.empty.v1"),
+    ("an AI model", changed(config={"mediaType": "application/vnd.docker.ai.model.config.v0.1+json",
+                                    "digest": HEX, "size": 2}), "AI models are not yet supported"),
+    ("Docker's own plugin", changed(
+        mediaType=engine.MANIFEST_TYPES[1],
+        config={"mediaType": "application/vnd.docker.plugin.v1+json", "digest": HEX, "size": 2}),
+     r'Encountered remote "application/vnd.docker.plugin.v1\+json"\(plugin\) when fetching'),
     ("a chart", changed(config={"mediaType": "application/vnd.cncf.helm.config.v1+json",
-                                "digest": HEX, "size": 2}), "Encountered remote"),
+                                "digest": HEX, "size": 2}),
+     "unsupported media type application/vnd.cncf.helm"),
     ("config is a text", changed(config="x"), "invalid manifest"),
     ("config is null", changed(config=None), "invalid manifest"),
     ("config without a digest", changed(config={"mediaType": engine.MEDIA_CONFIG, "size": 2}),
@@ -418,9 +462,9 @@ HOSTILE = [
     ("403", fault(lambda h: h.error(403, "DENIED", "no")), "pull access denied for .*: denied: no"),
     ("404 of the name", fault(lambda h: h.error(404, "NAME_UNKNOWN", "x")),
      "repository .* not found"),
-    ("404 as HTML", fault(lambda h: h.reply(404, b"<html>\n</html>")), "error parsing HTTP 404"),
+    ("404 as HTML", fault(lambda h: h.reply(404, b"<html>\n</html>")), "unknown: <html> </html>"),
     ("500", fault(lambda h: h.reply(500)), "unexpected HTTP status: 500"),
-    ("418", fault(lambda h: h.reply(418, b"teapot")), "error parsing HTTP 418"),
+    ("418", fault(lambda h: h.reply(418, b"teapot")), "unknown: teapot"),
     ("204 for a manifest", fault(lambda h: h.reply(204), "manifests"), "204"),
     ("500 for blobs", fault(lambda h: h.reply(500), "blobs"), "unexpected HTTP status: 500"),
     ("200 for ever and nothing", fault(lambda h: h.reply(200), "blobs"),

@@ -19,7 +19,7 @@ from image_help import (
     store_fixture,  # noqa: F401
     tar_of,
 )
-from registry_help import basic, challenge, once, registry_running
+from registry_help import basic, challenge, free_port, once, registry_running
 
 A, B = layer("a", "dir/x"), layer("b")
 
@@ -176,6 +176,24 @@ def test_a_registry_that_takes_nothing(store, registry, act, words):
     registry.faults.append(lambda h: h.command in ("POST", "PUT", "PATCH") and (act(h) or True))
     with pytest.raises(engine.EngineError, match=words):
         push(store, name)
+
+
+def test_layers_are_told_of_once_though_https_is_tried_first(store, registry):
+    (name,) = loaded(store, registry, "1")
+    assert engine.registry_endpoints(registry.name("app"), engine.CONFIGURATION, push=True)[
+        0].url == f"https://{registry.host}"
+    assert push(store, name).count(f"{digest(A)[7:19]}: Preparing") == 1
+
+
+def test_nobody_to_push_to(store, registry):
+    name = f"localhost:{free_port()}/app:1"
+    engine.image_tag(store, loaded(store, registry, "1")[0], name)
+    said = []
+    with pytest.raises(engine.EngineError) as refused:
+        said += engine.Push(store, engine.reference_parse(name), credentials={}).messages()
+    host = name.partition("/")[0]
+    assert str(refused.value).startswith(f'Get "http://{host}/v2/": dial tcp ')
+    assert said == [{"status": f"The push refers to repository [{host}/app]"}]
 
 
 def test_503_in_the_middle_of_an_upload_is_asked_again(store, registry):

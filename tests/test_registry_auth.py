@@ -137,7 +137,7 @@ def test_basic(registry):
     ('{"token": "good", "refresh_token": 1}', 200, "unable to decode token response"),
     ("x", 401, "unauthorized: incorrect username or password"),
     ('{"errors": [{"code": "DENIED", "message": "no"}]}', 403, "denied: no"),
-    ("x", 404, "error parsing HTTP 404 response body"),
+    ("x", 404, "unknown: x"),
     ("x" * (2 << 20), 200, "reply of more than"),
 ])
 def test_what_token_servers_get_wrong(registry, answer, status, text):

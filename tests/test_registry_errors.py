@@ -16,25 +16,32 @@ def body(*errors):
     return json.dumps({"errors": list(errors)}).encode()
 
 
-@pytest.mark.parametrize(("status", "data", "text", "code"), [
-    (404, body({"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}),
+JSON = "application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize(("status", "data", "media", "text", "code"), [
+    (404, body({"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}), JSON,
      "manifest unknown: manifest unknown", "MANIFEST_UNKNOWN"),
-    (404, body({"code": "NAME_UNKNOWN"}), "name unknown: repository name not known to registry",
-     "NAME_UNKNOWN"),
-    (403, body({"code": "DENIED", "message": "no"}), "denied: no", "DENIED"),
-    (401, b"", "unauthorized: authentication required", "UNAUTHORIZED"),
-    (401, b'{"details": "who are you"}', "unauthorized: who are you", "UNAUTHORIZED"),
-    (429, b"<html>", "toomanyrequests: too many requests", "TOOMANYREQUESTS"),
-    (500, b"oops", "received unexpected HTTP status: 500 Reason", ""),
-    (400, b"<html>\n\x1b[31mno", "error parsing HTTP 400 response body: no error details found in"
-     ' HTTP response body: "<html>  [31mno"', ""),
-    (404, body({"code": 5, "message": ["x"]}), "unknown error", ""),
-    (404, body("x", None), "error parsing HTTP 404", ""),
-    (404, b"[]", "error parsing HTTP 404", ""),
-    (404, b'{"errors": 5}', "error parsing HTTP 404", ""),
+    (404, body({"code": "NAME_UNKNOWN"}), JSON,
+     "name unknown: repository name not known to registry", "NAME_UNKNOWN"),
+    (403, body({"code": "DENIED", "message": "no"}), "", "denied: no", "DENIED"),
+    (401, b"", "", "unauthorized: authentication required", "UNAUTHORIZED"),
+    (401, b'{"details": "who are you"}', JSON, "unauthorized: who are you", "UNAUTHORIZED"),
+    (429, b"<html>", "text/html", "toomanyrequests: <html>", "TOOMANYREQUESTS"),
+    (403, b"blocked by\nthe proxy", "text/plain", "denied: blocked by the proxy", "DENIED"),
+    (404, b"<html>", "text/html; charset=utf-8", "unknown: <html>", "UNKNOWN"),
+    (404, b"", "", "unknown: unknown error", "UNKNOWN"),
+    (500, b"oops", "", "received unexpected HTTP status: 500 Reason", ""),
+    (400, b"<html>\n\x1b[31mno", JSON, "error parsing HTTP 400 response body: no error details"
+     ' found in HTTP response body: "<html>  [31mno"', ""),
+    (404, body({"code": 5, "message": ["x"]}), JSON, "unknown: unknown error", "UNKNOWN"),
+    (404, body({"code": "NO_SUCH", "message": "x"}), JSON, "unknown: x", "UNKNOWN"),
+    (404, body("x", None), JSON, "error parsing HTTP 404", ""),
+    (404, b"[]", JSON, "error parsing HTTP 404", ""),
+    (404, b'{"errors": 5}', JSON, "error parsing HTTP 404", ""),
 ])
-def test_refusals(status, data, text, code):
-    refused = engine.registry_refusal(status, "Reason", data)
+def test_refusals(status, data, media, text, code):
+    refused = engine.registry_refusal(status, "Reason", data, media)
     assert str(refused).startswith(text)
     assert (refused.code, refused.answered) == (code, status)
 

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from registry_help import once, registry_running
 
+import _socket
+
 
 @pytest.fixture(name="registry")
 def registry_fixture():
@@ -204,6 +206,32 @@ def test_cancel_ends_what_waits(raw, client):
         client.request("GET", url)
     with pytest.raises(engine.Cancelled):
         client.pause(5)
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9\r\n", b"SSH-2.0-OpenSSH_9\n" + b"x" * 999])
+def test_a_server_of_something_else_that_waits_is_left_at_once(raw, client, answer):
+    before = time.monotonic()
+    url = raw(answer, hold=True)
+    with pytest.raises(engine.HttpFailed) as refused:
+        client.patiently("GET", url)
+    assert str(refused.value) == (
+        f'Get "{url}": net/http: HTTP/1.x transport connection broken: malformed HTTP response'
+        ' "SSH-2.0-OpenSSH_9"')
+    assert time.monotonic() - before < 5
+
+
+@pytest.mark.parametrize(("code", "text"), [
+    (_socket.EAI_NONAME, "no such host"),
+    (_socket.EAI_AGAIN, "Temporary failure in name resolution"),
+])
+def test_names_that_mean_nothing_and_name_servers_that_say_nothing(
+        client, monkeypatch, code, text):
+    def lookup(*_):
+        raise _socket.gaierror(code, "Temporary failure in name resolution")
+    monkeypatch.setattr(engine._socket, "getaddrinfo", lookup)
+    with pytest.raises(engine.HttpFailed) as refused:
+        client.patiently("GET", "http://a.example/v2/")
+    assert str(refused.value) == f'Get "http://a.example/v2/": dial tcp: lookup a.example: {text}'
 
 
 def test_nobody_there(client):
