@@ -13244,6 +13244,7 @@ COMPRESSIONS = (  # (name, the first bytes); told by content, never by file name
 COMPRESSION_SNIFF = 10  # bytes that are enough to tell
 STREAM_CHUNK = 1 << 18  # plain text made at a time; larger ones fall out of the cache
 _INPUT_CHUNK = 1 << 16
+_AHEAD_PIECES = 4
 _ZSTD_SKIPPABLE = 0x184D2A50  # 16 magic numbers of frames without content (RFC 8878, 3.1.2)
 _ZSTD_WINDOW_LOG_MAX = 27  # 128 MiB: what the zstd tool, too, accepts without being told to
 
@@ -13374,6 +13375,59 @@ def stream_of(chunks: Iterator[bytes]) -> Callable:
         return data[:size] if rest else data
 
     return read
+
+
+class StreamAhead:
+    """A stream that a thread reads ahead of who reads `read`: a processor decompresses and hashes
+    (zlib and OpenSSL give up the GIL) while another makes files. To be closed."""
+
+    __slots__ = ("_data", "_is_over", "_made", "_room", "_source")
+
+    def __init__(self, source: Callable) -> None:
+        from _queue import SimpleQueue
+        from _thread import start_new_thread
+
+        self._source = source
+        self._data: Any = None  # what was taken and not read yet; b"" at the end
+        self._is_over = False
+        self._made: Any = SimpleQueue()
+        self._room: Any = SimpleQueue()  # a token for each piece that may be made
+        for _ in range(_AHEAD_PIECES):
+            self._room.put(None)
+        start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        data: Any = None
+        while data != b"":
+            self._room.get()
+            if self._is_over:
+                return
+            try:
+                data = self._source(STREAM_CHUNK)
+            except Exception as failure:  # whatever it is: who reads gets it
+                self._made.put(failure)
+                return
+            self._made.put(data)
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, b"" at the end; raises what the source raised."""
+        if not self._data and self._data != b"":
+            made = self._made.get()
+            if isinstance(made, Exception):
+                raise made
+            self._room.put(None)
+            self._data = made
+        data = self._data
+        if len(data) <= size:
+            self._data = None if data else b""
+            return data
+        self._data = data[size:]
+        return data[:size]
+
+    def close(self) -> None:
+        """The thread ends, with what it is reading at the latest."""
+        self._is_over = True
+        self._room.put(None)
 
 
 def stream_peek(read: Callable, size: int) -> tuple:
@@ -13798,15 +13852,14 @@ def _tar_truncated() -> InvalidParameter:
 
 def _tar_number(field: bytes) -> int:
     """A number of a header: octal digits, or base 256 where the first bit is set (GNU, star)."""
-    if field[0] & 0x80:
-        value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
-        if field[0] & 0x40:
-            value -= 1 << (8 * len(field) - 1)
-    else:
+    if not field[0] & 0x80:
         try:
-            value = int(field.strip(b" \0") or b"0", 8)
+            return int(field.strip(b" \0") or b"0", 8)  # at most 12 digits
         except ValueError:
             raise _tar_bad(f"a number {field.decode('latin-1')!r}") from None
+    value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
+    if field[0] & 0x40:
+        value -= 1 << (8 * len(field) - 1)
     if abs(value) > TAR_NUMBER_MAX:
         raise _tar_bad("a number out of range")
     return value
@@ -13818,10 +13871,14 @@ def _checksum_verify(header: bytes) -> None:
         want = int(header[148:156].strip(b" \0") or b"0", 8)
     except ValueError:
         want = -1
+    from zlib import adler32
+
+    # Its lower half is one and the sum, modulo 65521: many times as fast as sum().
     others = header[:148] + header[156:]
-    total = sum(others) + 256
+    if (want - 255) % 65521 == adler32(others) & 0xFFFF and 0 < want < 1 << 18:
+        return
     # Some old tars summed signed bytes.
-    if total != want and total - 256 * sum(byte > 127 for byte in others) != want:
+    if sum(others) + 256 - 256 * sum(byte > 127 for byte in others) != want:
         raise _tar_bad("a header with a wrong checksum")
 
 
@@ -14161,6 +14218,9 @@ class _Unpacker:
         self.times: dict = {}  # cleaned name of a directory: (mtime, mode)
         self.is_root = os.geteuid() == 0  # else: owners and device nodes are not ours to give
         self.chowns = self.is_root
+        #: whose a new file is without a chown(2), () where directories may give it a group
+        self.owner: tuple = (0, os.getegid())
+        self.owner_check(os.fstat(root).st_mode, os.fstat(root).st_gid)
         self.special = 0o7000 | _umask()  # a mode with one of these bits needs a chmod(2)
         self.size = 0
         self.unchecked = 0  # bytes written since the room was last looked at
@@ -14308,10 +14368,16 @@ class _Unpacker:
     def directory_attributes(self, entry: TarEntry, fd: int, name: bytes) -> None:
         if self.chowns:
             os.fchown(fd, entry.uid, entry.gid)
+            self.owner_check(entry.mode, entry.gid)
         os.fchmod(fd, entry.mode if self.is_root else entry.mode | 0o700)
         if entry.xattrs:
             self.xattrs(fd, entry)
         self.times[name] = (_time_bound(entry.mtime), entry.mode)
+
+    def owner_check(self, mode: int, gid: int) -> None:
+        """A directory gives its group on if it is setgid, or with the mount option grpid."""
+        if self.owner and (mode & 0o2000 or gid != self.owner[1]):
+            self.owner = ()
 
     def directory_finish(self, name: bytes) -> None:
         if len(self.fds) > _FDS_KEPT or self.stale:
@@ -14342,7 +14408,7 @@ class _Unpacker:
             if self.unchecked > _ROOM_STEP:
                 self.room()
             self.size += size
-            if self.chowns:
+            if self.chowns and (entry.uid, entry.gid) != self.owner:
                 os.fchown(fd, entry.uid, entry.gid)
             if entry.mode & self.special:
                 os.fchmod(fd, entry.mode)
@@ -14487,6 +14553,7 @@ class _Receiver(_Unpacker):
         self.rules = rules
         self.kind = TAR_DIR
         self.chowns = self.chowns and rules.owner is not False
+        self.owner = ()  # the directories are somebody's, and may give files their group
 
     def clean(self, entry: TarEntry) -> bytes:
         rules = self.rules
@@ -16216,17 +16283,17 @@ def layer_unpack(request: dict, fd: int, at: int, size: int, read: Callable | No
     """Unpack a layer's blob, a part of a file, into request["root"]; the sum of its files' sizes.
 
     InvalidParameter unless the plain bytes have request["diff_id"]. They are not hashed again where
-    the blob itself, which was verified, is plain and has that digest. Who reads the blob in a way
-    of its own gives `read`.
+    the blob itself, which was verified, is plain and has that digest. A worker gives `read`, its
+    own way to read the blob; there a thread decompresses and hashes beside the unpacking.
     """
-    files = _verified_unpack(request, read or span_stream(fd, at, size))
+    files = _verified_unpack(request, read or span_stream(fd, at, size), read is not None)
     if request["split"]:
         plain = decompressed(span_stream(fd, at, size))[1]
         split_record(os.path.dirname(request["root"]), plain)
     return files
 
 
-def _verified_unpack(request: dict, read: Callable) -> int:
+def _verified_unpack(request: dict, read: Callable, ahead: bool) -> int:
     name, plain = decompressed(read)
     if not name and request["blob"] == request["diff_id"]:
         return _plain_unpack(request, plain)
@@ -16237,7 +16304,14 @@ def _verified_unpack(request: dict, read: Callable) -> int:
         digester.update(data)
         return data
 
-    size = _plain_unpack(request, hashed)
+    if ahead and len(os.sched_getaffinity(0)) > 1:
+        stream = StreamAhead(hashed)
+        try:
+            size = _plain_unpack(request, stream.read)
+        finally:
+            stream.close()
+    else:
+        size = _plain_unpack(request, hashed)
     got = "sha256:" + digester.hexdigest()
     if got != request["diff_id"]:
         raise InvalidParameter(
@@ -31186,6 +31260,7 @@ class Pull(Transfer):
                 raise InvalidParameter("unsupported media type " + layer["mediaType"])
         if self.store.row("SELECT 1 FROM images WHERE id=?", config["digest"]):
             return config["digest"]
+        self._workers_begin()
         try:
             data = repository.document(config["digest"], config["size"])
         except EngineError as wrong:
@@ -31201,6 +31276,18 @@ class Pull(Transfer):
         except BaseException:
             content_collect(self.store, self._in_use, COLLECT_ATTEMPTS)
             raise
+
+    def _workers_begin(self) -> None:
+        """Has who forks the workers start, where nobody is there yet, while the bytes come."""
+        from threading import Thread
+
+        def begin() -> None:
+            try:
+                launcher_ensure(self.store)
+            except (EngineError, OSError):
+                return                  # who asks for a worker hears of it
+        if self._run_worker is not None and not layers_stay_packed():
+            Thread(target=begin, daemon=True).start()
 
     def _config_check(self, document: dict, layers: list) -> None:
         if len(image_diff_ids(document)) != len(layers):

@@ -9,6 +9,8 @@ import lzma
 import os
 import shutil
 import subprocess
+import threading
+import time
 
 import engine
 import pytest
@@ -147,3 +149,43 @@ def test_damaged_gzip_is_told_in_plain_words():
     with pytest.raises(engine.InvalidParameter) as refused:
         list(engine._gunzip(io.BytesIO(data).read))
     assert str(refused.value) == "damaged gzip data: incorrect data check"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_a_thread_that_reads_ahead(size):
+    data = PLAIN[: 100 * size]
+    stream = engine.StreamAhead(io.BytesIO(data).read)
+    assert read_all(stream.read, size) == data
+    assert stream.read(size) == stream.read(size) == b""
+    stream.close()
+
+
+def test_a_thread_that_reads_ahead_tells_what_went_wrong_and_waits_for_room():
+    asked = []
+
+    def read(size):
+        asked.append(size)
+        if len(asked) > 20:
+            raise engine.InvalidParameter("damaged")
+        return b"x" * size
+
+    stream = engine.StreamAhead(read)
+    assert stream.read(1) == b"x"
+    time.sleep(0.1)
+    assert len(asked) < 10
+    with pytest.raises(engine.InvalidParameter, match="damaged"):
+        read_all(stream.read)
+    assert len(asked) == 21
+    stream.close()
+
+
+def test_a_thread_that_nobody_reads_from_any_more_ends():
+    before = threading.active_count() + len(os.listdir("/proc/self/task"))
+    stream = engine.StreamAhead(lambda size: b"x")
+    assert stream.read(5) == b"x"
+    stream.close()
+    for _ in range(100):
+        if threading.active_count() + len(os.listdir("/proc/self/task")) <= before:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the thread is still there")

@@ -123,6 +123,32 @@ def sample(path):
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("own", ["plain", "setgid", "group"])
+def test_owners_in_directories_that_give_their_group(root, own):
+    if own == "setgid":
+        root.chmod(0o2755)
+    elif own == "group":
+        os.chown(root, 0, 9)
+    unpack(
+        root,
+        ("a", FILE, b""),
+        ("mine", FILE, b"", {"uid": 5, "gid": 6}),
+        ("d", DIR, b"", {"mode": 0o2775, "gid": 7}),
+        ("d/a", FILE, b"x"),
+        ("d/mine", FILE, b"x", {"gid": 8}),
+        ("d/sub", DIR, b""),
+        ("d/sub/a", FILE, b""),
+        ("z", FILE, b""),
+    )
+    found = {name: (root / name).stat() for name in ("a", "mine", "d", "d/a", "d/mine", "d/sub",
+                                                     "d/sub/a", "z")}
+    assert {name: (there.st_uid, there.st_gid) for name, there in found.items()} == {
+        "a": (0, 0), "mine": (5, 6), "d": (0, 7), "d/a": (0, 0), "d/mine": (0, 8), "d/sub": (0, 0),
+        "d/sub/a": (0, 0), "z": (0, 0)}
+    assert found["d"].st_mode & 0o7777 == 0o2775 and found["d/sub"].st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("format", ["gnu", "posix"])
 def test_as_gnu_tar(root, tmp_path, format):
     """What GNU tar packs is unpacked as it was."""
