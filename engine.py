@@ -488,6 +488,17 @@ def _json_lay_out(value: object, indent: str, newline: str, out: list[str]) -> N
     out.append(newline + ("}" if is_object else "]"))
 
 
+def json_kind(value: Any) -> str:
+    """What Go's decoder calls a JSON value: "bool", "number", "array" and so on."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "array" if isinstance(value, list) else "object"
+
+
 def json_parse(text: str | bytes) -> Any:
     """The value that the JSON text holds; ValueError when it is not exactly one JSON value."""
     if isinstance(text, (bytes, bytearray, memoryview)):
@@ -6910,7 +6921,67 @@ _PROGRAM_MAX = 4096
 _TESTS = frozenset(("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
 
 
+_BOTH = ("both '{0}' and '{1}' are specified in the seccomp profile, "
+         "use either '{0}' or '{1}'")
+# fmt: off
+#: Structures of a profile, and Go's types of their fields (moby's profiles/seccomp).
+_DECODED: dict[str, dict[str, str]] = {
+    "Seccomp": {
+        "defaultAction": "specs.LinuxSeccompAction", "defaultErrnoRet": "uint",
+        "architectures": "[]specs.Arch", "flags": "[]specs.LinuxSeccompFlag",
+        "listenerPath": "string", "listenerMetadata": "string",
+        "archMap": "[]seccomp.Architecture", "syscalls": "[]*seccomp.Syscall"},
+    "Architecture": {"architecture": "specs.Arch", "subArchitectures": "[]specs.Arch"},
+    "Syscall": {
+        "names": "[]string", "name": "string", "comment": "string", "errnoRet": "uint",
+        "action": "specs.LinuxSeccompAction", "args": "[]specs.LinuxSeccompArg",
+        "includes": "seccomp.Filter", "excludes": "seccomp.Filter"},
+    "Filter": {"caps": "[]string", "arches": "[]string", "minKernel": "version"},
+    "LinuxSeccompArg": {"index": "uint", "value": "uint64", "valueTwo": "uint64",
+                        "op": "specs.LinuxSeccompOperator"},
+}
+# fmt: on
+
+
 # ---- seccomp: from a profile to rules
+
+def seccomp_decode(value: Any, kind: str = "seccomp.Seccomp", path: str = "") -> Any:
+    """A profile as Go decodes one: names in any case, null is not given, others are left out.
+
+    InvalidParameter in Go's words for a value of another type than `kind`, Go's; `path`: where.
+    """
+    struct = _DECODED.get(kind.rpartition(".")[2]) if kind[:2] != "[]" else None
+    if kind[:2] == "[]" and isinstance(value, list):
+        return [seccomp_decode(item, kind[2:].lstrip("*"), path) for item in value
+                if item is not None]
+    if struct is not None and isinstance(value, dict):
+        names = {name.lower(): name for name in struct}
+        found = ((names.get(name.lower(), ""), item) for name, item in value.items())
+        return {name: seccomp_decode(item, struct[name], f"{path}.{name}".lstrip("."))
+                for name, item in found if name and item is not None}
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if (is_number and 0 <= value < 1 << 64) if kind[:4] == "uint" else (
+            isinstance(value, str) and struct is None and kind[:2] != "[]"):
+        return value if kind != "version" else _version_check(value)
+    shown = json_kind(value)
+    if shown == "number" and kind[:4] == "uint":
+        shown += f" {value}"
+    owners = [name for name, fields in _DECODED.items() if path.rpartition(".")[2] in fields]
+    raise _undecoded(f"json: cannot unmarshal {shown} into Go " + (
+        f"struct field {owners[0]}.{path} of type {kind}" if path else f"value of type {kind}"))
+
+
+def _version_check(text: str) -> str:
+    words = text.split(".")
+    if text and not (len(words) == 2 and all(word.isdigit() and int(word) < 256 for word in words)
+                     and any(map(int, words))):
+        raise _undecoded(f'invalid kernel version: {quote(text)}, expected "<kernel>.<major>"')
+    return text
+
+
+def _undecoded(why: str) -> InvalidParameter:
+    return InvalidParameter("Decoding seccomp profile failed: " + why)
+
 
 def seccomp_default_profile(machine: str | None = None) -> dict:
     """The default profile in Docker's JSON format, for this machine or another."""
@@ -6925,14 +6996,8 @@ def seccomp_default_profile(machine: str | None = None) -> dict:
             row["includes"] = {"arches": words[1:]}
         elif words:
             values = [int(word) for word in words[2:]]
-            row["args"] = [
-                {
-                    "index": int(words[0][3:]),
-                    "op": "SCMP_CMP_" + words[1],
-                    "value": values[0],
-                    "valueTwo": values[1] if len(values) > 1 else 0,
-                }
-            ]
+            row["args"] = [{"index": int(words[0][3:]), "op": "SCMP_CMP_" + words[1],
+                            "value": values[0], "valueTwo": values[1] if values[1:] else 0}]
         if names == "clone":
             row["excludes"] = {"caps": ["CAP_SYS_ADMIN"]}
         rows.append(row)
@@ -6941,31 +7006,21 @@ def seccomp_default_profile(machine: str | None = None) -> dict:
                      "excludes": {"caps": ["CAP_SYS_ADMIN"]}})
     subs = _SUB_ARCHES.get(native)
     arches = [] if subs is None else [{"architecture": native, "subArchitectures": subs}]
-    return {
-        "defaultAction": "SCMP_ACT_ERRNO",
-        "defaultErrnoRet": _EPERM,
-        "archMap": arches,
-        "syscalls": rows,
-    }
+    return {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": _EPERM, "archMap": arches,
+            "syscalls": rows}
 
 
-def seccomp_resolve(
-    profile: dict, caps: list[str] | tuple | frozenset, machine: str | None = None
-) -> dict:
+def seccomp_resolve(profile: dict, caps: list[str] | tuple | frozenset,
+                    machine: str | None = None) -> dict:
     """OCI `linux.seccomp` of a profile in Docker's JSON, whose conditions are decided here.
 
     They are about this machine and the bounding set. A document without any comes back as it is.
     InvalidParameter: what makes no sense.
     """
     native, arch = _MACHINES[machine or machine_name()]
-    if not profile.get("defaultAction"):
-        raise InvalidParameter("seccomp profile has no defaultAction")
     arches = list(profile.get("architectures") or ())
     if arches and profile.get("archMap"):
-        raise InvalidParameter(
-            "both 'architectures' and 'archMap' are specified in the seccomp profile, "
-            "use either 'architectures' or 'archMap'"
-        )
+        raise InvalidParameter(_BOTH.format("architectures", "archMap"))
     for row in profile.get("archMap") or ():
         if row.get("architecture") == native:
             arches = [native, *(row.get("subArchitectures") or ())]
@@ -6974,10 +7029,7 @@ def seccomp_resolve(
         names = row.get("names") or []
         if row.get("name"):
             if names:
-                raise InvalidParameter(
-                    "both 'name' and 'names' are specified in the seccomp profile, "
-                    "use either 'name' or 'names'"
-                )
+                raise InvalidParameter(_BOTH.format("name", "names"))
             names = [row["name"]]
         if not _excluded(row.get("excludes") or {}, caps, arch) and _included(
             row.get("includes") or {}, caps, arch
@@ -7064,7 +7116,7 @@ def seccomp_compile(
     """
     machine = machine or machine_name()
     document = seccomp_resolve(profile, caps, machine)
-    default = _action(document["defaultAction"], document.get("defaultErrnoRet"))
+    default = _action(document.get("defaultAction", ""), document.get("defaultErrnoRet"))
     native = _MACHINES[machine][0]
     by_arch: dict[int, list] = {}
     for name in dict.fromkeys([native, *document["architectures"]]):
@@ -7129,8 +7181,8 @@ def _arch_block(document: dict, tables: tuple, bit: int, default: int) -> list[t
     # Number: [(tests, action)], in order; no test: always.
     answers: dict[int, list] = {}
     for rule in document["syscalls"]:
-        action = _action(rule["action"], rule.get("errnoRet"))
-        alternatives = _alternatives(rule.get("args") or ())
+        action = _action(rule.get("action", ""), rule.get("errnoRet"))
+        alternatives = _alternatives(rule.get("args") or (), rule["names"])
         for name in rule["names"]:
             if name in numbers:
                 answers.setdefault(numbers[name] | bit, []).extend(
@@ -7159,7 +7211,7 @@ def _multiplexed(answers: dict[int, list], numbers: dict[str, int], name: str, a
             answers.setdefault(numbers[holder], []).append(([(0, "EQ", inner[name], 0)], action))
 
 
-def _alternatives(args: list[dict] | tuple) -> list[list[tuple]]:
+def _alternatives(args: list[dict] | tuple, names: list[str]) -> list[list[tuple]]:
     """The argument tests, all of which must hold.
 
     Two on one argument are alternatives, as in runc.
@@ -7167,11 +7219,14 @@ def _alternatives(args: list[dict] | tuple) -> list[list[tuple]]:
     tests = []
     for arg in args:
         op = str(arg.get("op", "")).replace("SCMP_CMP_", "")
-        index = arg.get("index", -1)
+        index = arg.get("index", 0)
         if op not in _TESTS:
             raise InvalidParameter(f"string {arg.get('op')} is not a valid operator for seccomp")
         if not 0 <= index <= 5:
-            raise InvalidParameter(f"invalid argument test in the seccomp profile: {arg}")
+            raise InvalidParameter(
+                "error creating seccomp syscall condition for syscall"
+                f" {names[0] if names else ''}: syscalls only have up to 6 arguments"
+                f" ({index} given)")
         tests.append((index, op, arg.get("value", 0), arg.get("valueTwo", 0)))
     if len({test[0] for test in tests}) < len(tests):
         return [[test] for test in tests]
@@ -7264,7 +7319,7 @@ def seccomp_flags(names: list[str] | None) -> int:
         return SECCOMP_FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
     bits = 0
     for name in names:
-        if not isinstance(name, str) or name not in SECCOMP_FLAGS:
+        if name not in SECCOMP_FLAGS:
             raise InvalidParameter(f"unknown flag in the seccomp profile: {name}")
         bits |= SECCOMP_FLAGS[name]
     return bits
@@ -7274,12 +7329,11 @@ def seccomp_check(profile: dict) -> None:
     """InvalidParameter for what is known before the start: words that nobody knows, flags, and an
     action that needs a listener, which nobody would be here.
     """
-    rows = [row for row in profile.get("syscalls") or () if isinstance(row, dict)]
+    rows = profile.get("syscalls") or ()
     if "SCMP_ACT_NOTIFY" in [profile.get("defaultAction"), *(row.get("action") for row in rows)]:
         raise InvalidParameter("seccomp action SCMP_ACT_NOTIFY is not supported by this engine")
-    flags = profile.get("flags")
-    seccomp_flags([flags] if isinstance(flags, str) else flags)
-    if profile.get("defaultAction"):
+    seccomp_flags(profile.get("flags"))
+    if profile.get("defaultAction") or rows:
         every = frozenset(cap for row in rows for cap in (row.get("includes") or {}).get("caps")
                           or ())
         for caps in {every, frozenset()}:           # what one set of them lets in, or the other
@@ -8367,17 +8421,6 @@ _GO_TYPES = {"string": "string", "bool": "bool", "int": "int64", "uint": "uint64
              "strings": "[]string", "words": "[]string", "map": "map[string]string",
              "set": "map[string]struct {}", "object": "map[string]interface {}",
              "objects": "[]interface {}", "lists": "[][]string", "sizes": "[2]uint"}
-
-
-def json_kind(value: Any) -> str:
-    """What Go's decoder calls a JSON value: "bool", "number", "array" and so on."""
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, (int, float)):
-        return "number"
-    return "array" if isinstance(value, list) else "object"
 
 
 def mistyped(value: Any, where: str, kind: str) -> InvalidParameter:
@@ -9505,13 +9548,18 @@ def _ulimits_verify(host: dict) -> None:
 
 def _sysctls_verify(host: dict) -> None:
     for name in host["Sysctls"] or ():
+        if "/" in name.partition(".")[0]:       # sysctl(8): slashes and dots change places
+            name = name.translate({46: 47, 47: 46})
         if name in SYSCTLS_IPC or name.startswith("fs.mqueue."):
-            own = host["IpcMode"] != "host"
+            if host["IpcMode"] == "host":
+                raise InvalidParameter(f'sysctl "{name}" is not allowed in the hosts ipc namespace')
         elif name.startswith("net."):
-            own = host["NetworkMode"] != "host"
-        else:
-            own = name in ("kernel.domainname", "kernel.hostname") and host["UTSMode"] != "host"
-        if not own:
+            if host["NetworkMode"] == "host":
+                raise InvalidParameter(f'sysctl "{name}" not allowed in host network namespace')
+        elif host["UTSMode"] != "host" and name == "kernel.hostname":
+            raise InvalidParameter(f'sysctl "{name}" is not allowed as it conflicts with the OCI'
+                                   ' "hostname" field')
+        elif host["UTSMode"] == "host" or name != "kernel.domainname":
             raise InvalidParameter(f'sysctl "{name}" is not in a separate kernel namespace')
 
 
@@ -9585,8 +9633,7 @@ def _seccomp_parse(value: str) -> Any:
         profile = json_parse(value)
     except ValueError as wrong:
         raise InvalidParameter(f"Decoding seccomp profile failed: {wrong}") from None
-    if not isinstance(profile, dict):
-        raise InvalidParameter("Decoding seccomp profile failed: not an object")
+    profile = seccomp_decode(profile) if profile is not None else {}
     seccomp_check(profile)
     return profile
 
@@ -11186,6 +11233,8 @@ PROC_TARGETS = (
     "/proc/stat", "/proc/swaps", "/proc/sys/crypto/fips_enabled", "/proc/sys/kernel/ns_last_pid",
     "/proc/uptime",
 )
+#: How runc calls the /proc that it writes sysctls to.
+_PROC_SHOWN = "fsmount:fscontext:proc"
 S_IFMT, S_IFCHR, S_IFDIR, S_IFIFO = 0o170000, 0o020000, 0o040000, 0o010000     # inode(7)
 
 
@@ -11549,7 +11598,7 @@ def init_cwd_make(birth: Birth) -> None:
         if not is_dir:
             raise init_refuse(f"Cannot mkdir: {cwd} is not a directory", 125, plain=True)
     except OSError as refused:
-        raise init_refuse(f"mkdir {cwd}: {refused.strerror.lower()}", 125) from None
+        raise init_refuse(f"mkdir {cwd}: {os.strerror(refused.errno).lower()}", 125) from None
 
 
 def init_sysctl(birth: Birth) -> None:
@@ -11559,11 +11608,17 @@ def init_sysctl(birth: Birth) -> None:
         try:
             fd = open_in_root(birth.root, path, os.O_WRONLY)
             if fs_magic(fd) != PROC_MAGIC:  # CVE-2025-52881
-                raise OSError(errno.EPERM, "not on a procfs")
-            os.write(fd, str(value).encode())
-            os.close(fd)
+                raise OSError(errno.EXDEV, "")
         except OSError as refused:
-            raise init_refuse(f"open sysctl {key} file: {refused.strerror.lower()}", 125) from None
+            raise init_refuse(f"open sysctl {key} file: openat2 {_PROC_SHOWN}{path[5:]}:"
+                              f" {os.strerror(refused.errno).lower()}", 125) from None
+        try:
+            os.write(fd, str(value).encode())
+        except OSError as refused:
+            raise init_refuse(f"failed to write sysctl {key} = {quote(str(value))}: write"
+                              f" {_PROC_SHOWN}{path[5:]}: {os.strerror(refused.errno).lower()}",
+                              125) from None
+        os.close(fd)
 
 
 def init_root_enter(birth: Birth) -> None:
@@ -25626,19 +25681,7 @@ def storage_fill(store: Store, points: list, layers: list) -> None:
 @role("populate")
 def worker_populate(request: dict, conn: Any, fds: list) -> None:
     """Fill volumes from an image's layers; see storage_fill."""
-    sys_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    ns_unshare(CLONE_NEWNS)
-    mount_propagation("/", MS_SLAVE | MS_REC)
-    at = request["run"] + "/locks"          # some directory that there is
-    layers = [f"{request['data']}/{name}" for name in request["layers"]]
-    try:
-        base = overlay_mount(layers)
-        mount_attach(base, AT_FDCWD, at)
-        os.close(base)
-    except NeedsLegacyMount:
-        directory = os.path.commonpath(layers)
-        names = [os.path.relpath(layer, directory) for layer in layers]
-        overlay_mount_legacy(directory, names, None, None, target=at)
+    at = _layers_mount(request)
     root = os.open(at, O_DIR)
     mount_attrs(root, set=_POPULATE_SAFE, propagation=MS_PRIVATE)
     for item in request["items"]:
@@ -25647,6 +25690,60 @@ def worker_populate(request: dict, conn: Any, fds: list) -> None:
         except OSError as refused:
             raise EngineError(f"failed to copy files: {item['path']}:"
                               f" {(refused.strerror or str(refused)).lower()}") from None
+    answer_send(conn, {})
+
+
+def _layers_mount(request: dict) -> str:
+    """Mount request["layers"], with its upper directory if it has one, where only this process
+    sees it: that path."""
+    sys_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    ns_unshare(CLONE_NEWNS)
+    mount_propagation("/", MS_SLAVE | MS_REC)
+    at = request["run"] + "/locks"          # some directory that there is
+    layers = [f"{request['data']}/{name}" for name in request["layers"]]
+    upper, work = request.get("upper"), request.get("work")
+    try:
+        base = overlay_mount(layers, upper, work) if layers else mount_clone(upper)
+        mount_attach(base, AT_FDCWD, at)
+        os.close(base)
+    except NeedsLegacyMount:
+        directory = os.path.commonpath(layers)
+        names = [os.path.relpath(layer, directory) for layer in layers]
+        overlay_mount_legacy(directory, names, upper, work, target=at)
+    return at
+
+
+def storage_workdir(store: Store, c: Container) -> None:
+    """Make the working directory in the root of a new container; EngineError when it cannot be one.
+    """
+    if c.config["WorkingDir"] == "/" or any(
+            point["Destination"] == c.config["WorkingDir"] for point in points_of(c.document)):
+        return
+    directory = store.path("containers", c.id)
+    launcher_request(store, "workdir", {
+        "layers": [] if c.is_copied else c.document["Layers"], "cwd": c.config["WorkingDir"],
+        "upper": directory + "/upper", "work": directory + "/work",
+        "merged": directory + "/merged"})
+
+
+@role("workdir")
+def worker_workdir(request: dict, conn: Any, fds: list) -> None:
+    """Make a directory in a container's root; see storage_workdir."""
+    at, cwd = _layers_mount(request), request["cwd"]
+    root = os.open(at, O_DIR)
+    mount_attrs(root, set=_POPULATE_SAFE & ~MOUNT_ATTR_RDONLY, propagation=MS_PRIVATE)
+    try:
+        made = path_make(root, cwd)
+    except OSError as refused:
+        what = "lstat" if refused.errno == errno.ENOTDIR else "mkdir"
+        raise EngineError(f"{what} {request['merged']}{cwd}: {os.strerror(refused.errno).lower()}"
+                          ) from None
+    is_dir = mode_is_dir(os.fstat(made).st_mode)
+    for fd in (made, root):
+        os.close(fd)
+    unmount(at)                             # before a start mounts the same layer
+    if not is_dir:
+        raise EngineError(f"Cannot mkdir: {cwd} is not a directory")
     answer_send(conn, {})
 
 
@@ -25957,6 +26054,7 @@ class Containers:
         image = self._engine.images.for_container(config["Image"], platform)
         if image["warning"]:
             warnings.append(image["warning"])
+        asked = config["WorkingDir"]
         config_merge(config, image["config"])
         endpoints, told = endpoints_plan(self._store, config, host, networking, version)
         warnings += told
@@ -25969,7 +26067,7 @@ class Containers:
                        health=CHECKED if health_words(config) else "", document={
             "Path": words[0], "Args": words[1:], "Platform": image["os"],
             "Layers": [INIT_LAYER, *image["layers"]]})
-        _insert(self, self._engine.images, self._store, c, endpoints)
+        _insert(self, self._engine.images, self._store, c, endpoints, bool(asked))
         container_event(self._store, c, "create")
         return {"Id": id, "Warnings": warnings}
 
@@ -26231,11 +26329,12 @@ class Containers:
 
 
 def _insert(containers: Containers, images: Images, store: Store, c: Container,
-            endpoints: list) -> None:
-    """The directories, volumes, networks and row of a new container."""
+            endpoints: list, is_placed: bool) -> None:
+    """The directories, volumes, networks and row of a new container; its working directory where
+    the body named one."""
     for left in range(VOLUME_TRIES, 0, -1):
         try:
-            _insert_once(containers, images, store, c, endpoints)
+            _insert_once(containers, images, store, c, endpoints, is_placed)
             return
         except VolumeGone:
             if left == 1:
@@ -26243,7 +26342,7 @@ def _insert(containers: Containers, images: Images, store: Store, c: Container,
 
 
 def _insert_once(containers: Containers, images: Images, store: Store, c: Container,
-                 endpoints: list) -> None:
+                 endpoints: list, is_placed: bool) -> None:
     config, host, directory = c.config, c.host, store.path("containers", c.id)
     with undo_on_error() as undo:
         undo.callback(tree_remove, directory)
@@ -26260,6 +26359,9 @@ def _insert_once(containers: Containers, images: Images, store: Store, c: Contai
             init_layer_make(store)
             storage_fill(store, c.document["Mounts"], [f"containers/{c.id}/upper"]
                          if c.is_copied else c.document["Layers"])
+        if is_placed:
+            init_layer_make(store)
+            storage_workdir(store, c)
         record_insert(store, c, endpoints)
 
 

@@ -261,12 +261,32 @@ def test_commands_that_cannot_run(box, command, exit, ending):  # noqa: F811
 
 
 @pytest.mark.root
-def test_a_working_directory_that_is_a_file(box):  # noqa: F811
-    id = box.create("true", WorkingDir="/etc/passwd")
-    failure = refused(
-        "EngineError", "Cannot mkdir: /etc/passwd is not a directory", box.containers.start, id
-    )
-    assert failure.exit == 125
+def test_a_working_directory_is_made_or_refused_at_create(box):  # noqa: F811
+    refused("EngineError", "Cannot mkdir: /etc/passwd is not a directory", box.create, "true",
+            WorkingDir="/etc/passwd")
+    with pytest.raises(engine.EngineError, match=r"^lstat /.*/etc/passwd/x: not a directory$"):
+        box.create("true", WorkingDir="/etc/passwd/x")
+    assert not box.containers.all() and not os.listdir(box.store.path("containers"))
+    id = box.create("pwd", WorkingDir="/brand/new", User="7", host={"ReadonlyRootfs": True})
+    assert [change["Path"] for change in box.containers.changes(id)] == ["/brand", "/brand/new"]
+    made = os.stat(box.store.path("containers", id, "upper", "brand", "new"))
+    assert (made.st_uid, made.st_mode & 0o7777) == (0, 0o755)
+    out, err, code, _ = box.run("pwd", WorkingDir="/brand/newer", host={"ReadonlyRootfs": True})
+    assert (out, code) == (b"/brand/newer\n", 0), err
+
+
+@pytest.mark.root
+def test_a_sysctl_that_cannot_be_written_is_told_as_runc_does(box):  # noqa: F811
+    start = ("failed to create task for container: failed to create shim task: OCI runtime create"
+             " failed: runc create failed: unable to start container process: error during"
+             " container init: ")
+    for name, value, text in (
+            ("net.ipv4.nosuch", "1", "open sysctl net.ipv4.nosuch file: openat2 fsmount:fscontext:"
+             "proc/sys/net/ipv4/nosuch: no such file or directory: unknown"),
+            ("net.ipv4.ip_forward", "x", 'failed to write sysctl net.ipv4.ip_forward = "x": write'
+             " fsmount:fscontext:proc/sys/net/ipv4/ip_forward: invalid argument: unknown")):
+        id = box.create("true", host={"Sysctls": {name: value}, "NetworkMode": "none"})
+        refused("EngineError", start + text, box.containers.start, id)
 
 
 @pytest.mark.root

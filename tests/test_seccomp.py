@@ -243,7 +243,7 @@ def test_every_call_with_conditions_stays_below_the_kernels_limit():
 @pytest.mark.parametrize(
     "profile, text",
     [
-        ({}, "no defaultAction"),
+        ({}, "string  is not a valid action for seccomp"),
         ({"defaultAction": "SCMP_ACT_NOTIFY"}, "is not a valid action for seccomp"),
         (
             {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["x"], "archMap": [{}]},
@@ -269,7 +269,7 @@ def test_every_call_with_conditions_stays_below_the_kernels_limit():
                     }
                 ],
             },
-            "invalid argument test",
+            r"for syscall kill: syscalls only have up to 6 arguments \(6 given\)",
         ),
     ],
 )
@@ -310,7 +310,7 @@ def test_conditions_of_a_profile():
 def test_flags():
     assert engine.seccomp_flags(None) == 4
     assert engine.seccomp_flags(["SECCOMP_FILTER_FLAG_LOG"]) == 2
-    for wrong in (["x"], [5], [["SECCOMP_FILTER_FLAG_LOG"]]):
+    for wrong in (["x"], [""]):
         with pytest.raises(engine.InvalidParameter, match="unknown flag in the seccomp profile"):
             engine.seccomp_flags(wrong)
 
@@ -340,16 +340,75 @@ def test_flags_of_a_profile_reach_the_kernel(monkeypatch):
     ({"defaultAction": "SCMP_ACT_NOTIFY"},
      "seccomp action SCMP_ACT_NOTIFY is not supported by this engine"),
     ({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
-        5, {"names": ["open"], "action": "SCMP_ACT_NOTIFY"}]},
+        None, {"names": ["open"], "action": "SCMP_ACT_NOTIFY"}]},
      "seccomp action SCMP_ACT_NOTIFY is not supported by this engine"),
     ({"flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]},
      "unknown flag in the seccomp profile: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"),
-    ({"flags": "x"}, "unknown flag in the seccomp profile: x"),
+    ({"flags": ["x"]}, "unknown flag in the seccomp profile: x"),
 ])
 def test_what_is_refused_before_the_start(profile, text):
     with pytest.raises(engine.InvalidParameter) as refused:
         engine.security_parse(["seccomp=" + json.dumps(profile)])
     assert str(refused.value) == text
+
+
+def _rule(**more):
+    return {"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", **more}]}
+
+
+_FIELD = "json: cannot unmarshal {} into Go struct field {} of type {}"
+_VERSION = 'invalid kernel version: {}, expected "<kernel>.<major>"'
+
+
+@pytest.mark.parametrize("profile, text", [
+    ([], "json: cannot unmarshal array into Go value of type seccomp.Seccomp"),
+    ("x", "json: cannot unmarshal string into Go value of type seccomp.Seccomp"),
+    (5, "json: cannot unmarshal number into Go value of type seccomp.Seccomp"),
+    (True, "json: cannot unmarshal bool into Go value of type seccomp.Seccomp"),
+    ({"syscalls": 5}, _FIELD.format("number", "Seccomp.syscalls", "[]*seccomp.Syscall")),
+    ({"syscalls": [5]}, _FIELD.format("number", "Seccomp.syscalls", "seccomp.Syscall")),
+    ({"defaultAction": 5},
+     _FIELD.format("number", "Seccomp.defaultAction", "specs.LinuxSeccompAction")),
+    ({"flags": "x"}, _FIELD.format("string", "Seccomp.flags", "[]specs.LinuxSeccompFlag")),
+    ({"archMap": 5}, _FIELD.format("number", "Seccomp.archMap", "[]seccomp.Architecture")),
+    (_rule(names="x"), _FIELD.format("string", "Syscall.syscalls.names", "[]string")),
+    (_rule(names=[5]), _FIELD.format("number", "Syscall.syscalls.names", "string")),
+    (_rule(args=5), _FIELD.format("number", "Syscall.syscalls.args", "[]specs.LinuxSeccompArg")),
+    (_rule(args=[{"index": -1}]),
+     _FIELD.format("number -1", "LinuxSeccompArg.syscalls.args.index", "uint")),
+    (_rule(args=[{"index": 0, "value": "1"}]),
+     _FIELD.format("string", "LinuxSeccompArg.syscalls.args.value", "uint64")),
+    (_rule(errnoRet="1"), _FIELD.format("string", "Syscall.syscalls.errnoRet", "uint")),
+    (_rule(errnoRet=1.5), _FIELD.format("number 1.5", "Syscall.syscalls.errnoRet", "uint")),
+    (_rule(includes=5), _FIELD.format("number", "Syscall.syscalls.includes", "seccomp.Filter")),
+    (_rule(includes={"minKernel": "abc"}), _VERSION.format('"abc"')),
+    (_rule(excludes={"minKernel": "1.2.3"}), _VERSION.format('"1.2.3"')),
+    (_rule(excludes={"minKernel": "0.0"}), _VERSION.format('"0.0"')),
+])
+def test_values_of_another_type_are_told_as_go_does(profile, text):
+    with pytest.raises(engine.InvalidParameter) as refused:
+        engine.security_parse(["seccomp=" + json.dumps(profile)])
+    assert str(refused.value) == "Decoding seccomp profile failed: " + text
+
+
+def test_names_in_any_case_are_taken_and_others_are_not():
+    made = engine.security_parse(["seccomp=" + json.dumps({
+        "DEFAULTACTION": "SCMP_ACT_ALLOW", "extra": [1], "archMap": None,
+        "sysCalls": [{"Names": ["mkdir"], "ACTION": "SCMP_ACT_ERRNO", "errnoret": 5, "why": 1}]})])
+    assert made["seccomp"] == {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5}]}
+    assert engine.security_parse(["seccomp=null"])["seccomp"] == {}
+
+
+@pytest.mark.parametrize("profile", [
+    {"syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]},
+    {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"]}]},
+])
+def test_an_action_that_is_missing_is_no_action(profile):
+    with pytest.raises(engine.InvalidParameter) as refused:
+        engine.security_parse(["seccomp=" + json.dumps(profile)])
+    assert str(refused.value) == "string  is not a valid action for seccomp"
 
 
 def test_filter_holds_this_process():
