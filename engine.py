@@ -19917,7 +19917,14 @@ def _pools(db: Any, made: dict) -> list:
 
 def pool_make(subnet: Prefix, *, gateway: str = "", span: str = "", reserved: list | None = None,
               has_gateway: bool = True) -> dict:
-    """A pool of a network; without a `gateway` it is the first address of the range."""
+    """A pool of a network; without a `gateway` it is the first address of the range.
+
+    EngineError where an address is given that is nobody's.
+    """
+    for what, text in (("gateway", gateway), *(("secondary ip address", text)
+                                               for text in reserved or ())):
+        if text and subnet.offset(ip_pack(text)) in _ends(subnet):
+            raise EngineError(f"failed to allocate {what} ({text}): Address already in use")
     pool = {"subnet": str(subnet), "range": span, "gateway": gateway, "reserved": reserved or []}
     if not gateway and has_gateway:
         for at in range(*_bounds(pool)):
@@ -19927,12 +19934,21 @@ def pool_make(subnet: Prefix, *, gateway: str = "", span: str = "", reserved: li
     return pool
 
 
+def _ends(subnet: Prefix) -> tuple:
+    """The offsets that are nobody's: the network's own and IPv4's broadcast, where there is room.
+
+    RFC 3021, RFC 4291 section 2.6.1.
+    """
+    if subnet.width == 128:
+        return (0,)
+    return (0, subnet.size - 1) if subnet.size > 2 else ()
+
+
 def _bounds(pool: dict) -> tuple:
     """(first, last + 1) of the offsets in the subnet that are for the taking."""
     subnet = prefix_parse(pool["subnet"])
-    low, high = 0, subnet.size
-    if subnet.width == 128 or subnet.size > 2:      # RFC 3021, RFC 4291 section 2.6.1
-        low, high = 1, high - (subnet.width == 32)
+    ends = _ends(subnet)
+    low, high = len(ends[:1]), subnet.size - len(ends[1:])
     if pool["range"]:
         span = prefix_parse(pool["range"])
         start = subnet.offset(span.packed(0))
@@ -20014,7 +20030,7 @@ def lease_take(db: Any, network: Network, pool: dict, container: str, wanted: st
         row = db.execute("SELECT container FROM leases WHERE network = ? AND address = ? AND"
                          " released = 0 AND container <> ?", (network.id, address, container)
                          ).fetchone()
-        if row or ip_text(address) in closed:
+        if row or ip_text(address) in closed or subnet.offset(address) in _ends(subnet):
             raise Forbidden("Address already in use")
     else:
         low, high = _bounds(pool)
@@ -24789,8 +24805,9 @@ def _is_address(text: str, size: int) -> bool:
 
 
 def _range_problems(network: Network, address: bytes, text: str) -> list:
+    chosen = [pool["subnet"] for pool in network.document["pools"] if pool.get("is_chosen")]
     own = [prefix_parse(entry["Subnet"]) for entry in network.document["IPAM"]["Config"] or ()
-           if network.document.get("is_static")]
+           if network.document.get("is_static") and entry["Subnet"] not in chosen]
     own = [subnet for subnet in own if subnet.width == len(address) * 8]
     if any(subnet.offset(address) >= 0 for subnet in own):
         return []
@@ -25049,11 +25066,13 @@ def network_build(db: Any, asked: dict, made: dict, taken: list) -> Network:
         router = more.get("DefaultGatewayIPv4" if width == 32 else "DefaultGatewayIPv6")
         if router:
             pool["router"] = router
+        pool["is_chosen"] = not own
         pools.append(pool)
     configs = sorted(configs, key=lambda one: prefix_parse(one["Subnet"]).width)
-    shown = [{name: value for name, value in one.items() if value} for one in configs] or [
+    told = [prefix_parse(one["Subnet"]).width for one in configs]
+    shown = [{name: value for name, value in one.items() if value} for one in configs] + [
         {"Subnet": pool["subnet"], **({"Gateway": pool["gateway"]} if pool["gateway"] else {})}
-        for pool in pools]
+        for pool in pools if prefix_parse(pool["subnet"]).width not in told]
     document = network_document(
         driver, EnableIPv4=asked["EnableIPv4"], EnableIPv6=asked["EnableIPv6"],
         Internal=asked["Internal"], Attachable=asked["Attachable"], Options=options,

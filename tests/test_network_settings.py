@@ -119,6 +119,17 @@ def test_both_families_and_a_gateway_of_the_containers(engine, roots):
     assert network.pool(32)["router"] == "10.0.0.9"
 
 
+def test_a_subnet_of_one_family_is_said(engine, roots):
+    network = build(engine, roots, EnableIPv6=True, **ipam({"Subnet": "fd00:1::/64"}))
+    assert network.document["IPAM"]["Config"] == [
+        {"Subnet": "fd00:1::/64"}, {"Subnet": "172.17.0.0/16", "Gateway": "172.17.0.1"}]
+    assert engine.endpoint_problems("n", {"IPAMConfig": {"IPv6Address": "fd00:1::9"}}, network
+                                    ) == []
+    assert engine.endpoint_problems("n", {"IPAMConfig": {"IPv4Address": "172.17.0.9"}}, network) \
+        == ["user specified IP address is supported only when connecting to networks with user"
+            " configured subnets"]
+
+
 def test_subnets_do_not_overlap(engine, roots):
     with pytest.raises(engine.Forbidden, match="Pool overlaps with other one on this address"):
         build(engine, roots, ipam({"Subnet": "10.0.0.0/16"}), **ipam({"Subnet": "10.0.7.0/24"}))
@@ -131,6 +142,12 @@ def test_the_gateway_is_nobody_elses(engine, roots):
         build(engine, roots, **ipam(
             {"Subnet": "10.0.0.0/24", "Gateway": "10.0.0.1",
              "AuxiliaryAddresses": {"a": "10.0.0.1"}}))
+
+
+@pytest.mark.parametrize("gateway", ["10.0.0.0", "10.0.0.255"])
+def test_an_address_that_is_nobodys(engine, roots, gateway):
+    with pytest.raises(engine.EngineError, match="failed to allocate gateway .10.0.0.*already in"):
+        build(engine, roots, **ipam({"Subnet": "10.0.0.0/24", "Gateway": gateway}))
 
 
 def test_a_network_without_a_gateway(engine, roots):

@@ -109,7 +109,7 @@ def test_a_wanted_address_is_somebodys_or_the_gateway(engine, store):
     network, pool = a_network(engine, "10.0.0.0/24", reserved=["10.0.0.9"])
     assert lease(engine, store, network, pool, "a", "10.0.0.7") == "10.0.0.7"
     assert lease(engine, store, network, pool, "a", "10.0.0.7") == "10.0.0.7"
-    for wanted in ("10.0.0.7", "10.0.0.1", "10.0.0.9"):
+    for wanted in ("10.0.0.7", "10.0.0.1", "10.0.0.9", "10.0.0.0", "10.0.0.255"):
         with pytest.raises(engine.Forbidden, match="Address already in use"):
             lease(engine, store, network, pool, "b", wanted)
 
