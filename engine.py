@@ -21109,7 +21109,8 @@ _PORT_SQL = {
     "same":    "SELECT host_ip FROM ports WHERE proto=? AND host_port=?",
     "take":    "INSERT INTO ports(container, network, proto, host_ip, host_port, ip, port)"
                " VALUES(?, ?, ?, ?, ?, ?, ?)",
-    "of":      "SELECT proto, host_ip, host_port, ip, port FROM ports WHERE container=?",
+    "of":      "SELECT proto, host_ip, host_port, ip, port FROM ports WHERE container=?"
+               " ORDER BY host_port, host_ip",
     "give":    "DELETE FROM ports WHERE container=?",
 }
 
@@ -21159,7 +21160,8 @@ def ports_check(host: dict) -> None:
 def ports_wanted(config: dict, host: dict) -> list:
     """What a container publishes: (protocol, port, address of the host or "", first, last).
 
-    First and last are of the host's ports, 0 for any. Those that must have a certain port first.
+    First and last are of the host's ports, 0 for any. Those that must have a certain port first,
+    then in moby's order (cmpPortBinding).
     """
     bindings = host["PortBindings"] or {}
     out = []
@@ -21169,7 +21171,9 @@ def ports_wanted(config: dict, host: dict) -> list:
         for binding in asked:
             first, last = port_parse(binding.get("HostPort") or "")
             out.append((protocol or "tcp", int(number), binding.get("HostIp") or "", first, last))
-    return sorted(out, key=lambda wish: (wish[3] == 0, wish[3] != wish[4]))
+    return sorted(out, key=lambda wish: (
+        wish[3] == 0 or wish[3] != wish[4], wish[1], _SOCKETS[wish[0]][1], *wish[3:],
+        ip_pack(wish[2]).rjust(16, b"\0") if wish[2] else b""))
 
 
 def _addresses(wish: tuple, gate: dict, default: str) -> list:

@@ -81,7 +81,11 @@ def test_bindings_that_are_good():
 def test_what_is_wanted():
     assert wanted({"80/tcp": [binding("8080")]}) == [("tcp", 80, "", 8080, 8080)]
     assert wanted({"80/tcp": [binding()], "81/udp": [binding("9000-9010"), binding("81", "::1")]}) \
-        == [("udp", 81, "::1", 81, 81), ("udp", 81, "", 9000, 9010), ("tcp", 80, "", 0, 0)]
+        == [("udp", 81, "::1", 81, 81), ("tcp", 80, "", 0, 0), ("udp", 81, "", 9000, 9010)]
+    assert wanted({"80/tcp": [binding("99"), binding("98", "127.0.0.1"), binding("98")],
+                   "80/udp": [binding("5")], "7/sctp": [binding("9")]}) == [
+        ("sctp", 7, "", 9, 9), ("tcp", 80, "", 98, 98), ("tcp", 80, "127.0.0.1", 98, 98),
+        ("tcp", 80, "", 99, 99), ("udp", 80, "", 5, 5)]
     assert wanted({}, ["80/tcp", "53/udp"]) == []
     assert wanted({"80/tcp": [binding("1")]}, ["80/tcp", "53/udp"], True) == [
         ("tcp", 80, "", 1, 1), ("udp", 53, "", 0, 0)]
