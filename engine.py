@@ -691,6 +691,13 @@ def go_int(text: str) -> int | None:
     return number if -1 << 63 <= number < 1 << 63 else None
 
 
+def text_clean(text: str) -> str:
+    """The text with U+FFFD for what is no UTF-8, as Go writes it: what a database can keep."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def signal_name(number: int) -> str:
     """"SIGTERM" from 15, "SIGRTMIN+1" from 35; the bare number where there is no name."""
     for name, known in SIGNALS.items():
@@ -5439,7 +5446,7 @@ def devices_below(path: str, inside: str, skip: frozenset = frozenset()) -> list
 
 def devices_at(path: str, inside: str) -> list:
     """The nodes that --device means: one, or all in a directory; EngineError when there is none."""
-    real = os.path.realpath(path)
+    real = os.path.realpath(path) if path else path         # and not this process's directory
     try:
         device = device_find(real, inside)
         if device is None and os.path.isdir(real):
@@ -8825,6 +8832,8 @@ def _mode_is_valid(mode: str) -> bool:
 
 
 def _target_clean(path: str) -> str:
+    if "\0" in path:
+        raise InvalidParameter(f"invalid mount path: {quote(path)}: invalid argument")
     return "/" + os.path.normpath(path).lstrip("/")
 
 
@@ -10569,6 +10578,7 @@ MONITOR_MODULES = ("_json", "_signal", "_socket", "errno", "fcntl", "os", "posix
 BUILTIN_TYPES = (bytes, bytearray, dict, int, list, str, tuple, os.stat_result, _socket.socket)
 CODE_WARMUP = 52              # where PyCodeObject of CPython 3.11 has co_warmup, 16 bits
 LAUNCHER_CGROUP = "engine/launcher"
+ERROR_SIZE = 1 << 13          # characters, any of which may be six in JSON: an answer is a message
 PLUGS_SIZE = 1 << 18          # bytes for each size: with another allocator there is no end
 LAUNCHER_LOG_SIZE = 1 << 20   # bytes; a larger launcher.log is started anew
 
@@ -10697,7 +10707,7 @@ def answer_read(sock: _socket.socket, died: str) -> dict:
 
 def error_answer(failure: EngineError) -> dict:
     """What a process answers instead of its result; answer_read raises it again."""
-    return {"error": str(failure), "status": failure.status, "exit": failure.exit}
+    return {"error": str(failure)[:ERROR_SIZE], "status": failure.status, "exit": failure.exit}
 
 
 def answer_send(sock: _socket.socket, answer: dict) -> None:
@@ -22770,7 +22780,7 @@ class Restarts:
         try:
             helper = launcher_call(monitor.store, "restart", {"id": monitor.id, "again": count})
         except (EngineError, OSError) as failure:
-            self.cancel(error=str(failure))
+            self.cancel(error=text_clean(str(failure)))
             return
         # It answers when it could not start the container, and is closed by its end.
         monitor.watch(helper.fileno(), EPOLLIN, lambda events: self._done(helper, count))
@@ -22780,7 +22790,8 @@ class Restarts:
         answer = helper.recv(1 << 16)
         helper.close()
         if self.count == count:
-            self.cancel(error=json_parse(answer)["error"] if answer else "restart failed")
+            self.cancel(error=text_clean(json_parse(answer)["error"]) if answer else
+                        "restart failed")
 
     def cancel(self, stopped: bool = False, error: str = "") -> None:
         """If it waits for its restart it ends here, and who waits for that is told.
@@ -26206,7 +26217,7 @@ class Containers:
         code = failure.exit if isinstance(failure, EngineError) else 1
         code = code if code in (126, 127) else 128
         if not record_move(self._store, c.id, ("starting",), c.state, owner="", exit_code=code,
-                           error=str(failure)):
+                           error=text_clean(str(failure))):
             return
         if c.auto_remove:
             try:
@@ -29205,6 +29216,8 @@ class Body:
                 raise error_for(413, "request body is too large")
             if text.strip():
                 self.value = _json_read(text)
+                if b"\\ud" in text.lower():
+                    self.value = _texts_clean(self.value)
                 if self.value is None and not optional:
                     return None
         if self.value is None:
@@ -29238,6 +29251,21 @@ def content_type_check(text: str) -> None:
     if kind != "application/json":
         raise InvalidParameter(f"unsupported Content-Type header ({text}): "
                                "must be 'application/json'")
+
+
+def _texts_clean(value: Any) -> Any:
+    """The value, and U+FFFD in place of halves of characters, which no path and no file can have;
+    bytes that were no UTF-8, as os.fsdecode has them, stay."""
+    if isinstance(value, dict):
+        return {_texts_clean(key): _texts_clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_texts_clean(item) for item in value]
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            return text_clean(value)
+    return value
 
 
 def _json_read(text: bytes) -> Any:
@@ -29602,6 +29630,8 @@ def _error_response(exc: Exception) -> Response:
         exc = InvalidParameter(error_text(exc))
     elif isinstance(exc, ValueError) and "digits" in str(exc):      # int() of newer Pythons
         exc = InvalidParameter("value out of range")
+    elif isinstance(exc, ValueError) and str(exc).startswith("embedded null"):
+        exc = InvalidParameter("invalid argument: a text holds a NUL byte")
     if not isinstance(exc, EngineError):
         if os.environ.get("ENGINE_DEBUG"):
             import traceback
@@ -29609,14 +29639,13 @@ def _error_response(exc: Exception) -> Response:
         known = isinstance(exc, OSError) or type(exc).__module__ == "sqlite3"
         text = error_text(exc) if known else f"{type(exc).__name__}: {error_text(exc)}"
         exc = EngineError(text)
-    return Response(exc.status, value={"message": str(exc)}, error=exc)
+    return Response(exc.status, value={"message": text_clean(str(exc))}, error=exc)
 
 
 def http_dispatch(engine: Any, request: Request) -> Any:
     """Runs the request's handler: a Response, a Stream or HIJACKED; it raises no Exception."""
     path = request.path
-    if not path.isascii():                  # no name has bytes that are no UTF-8: Go's decoder
-        path = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    path = text_clean(path)
     if "//" in path or "/." in path:
         clean = path_clean(path)
         if clean != path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import engine
 import pytest
@@ -121,6 +122,7 @@ def test_unclean_paths_are_redirected(routes, path, clean):
         ),
         (lambda: ValueError("bug\nhere"), 500, "ValueError: bug here"),
         (lambda: "\udcff".encode(), 400, "a text is not valid UTF-8"),
+        (lambda: os.stat("a\0"), 400, "invalid argument: a text holds a NUL byte"),
     ],
 )
 def test_errors_become_replies(routes, error, status, text):
@@ -187,3 +189,10 @@ def test_hijack_needs_a_connection(routes):
             return content_type, b""
 
     assert call("POST", "/x", connection=Connection()) is engine.HIJACKED
+
+
+def test_halves_of_characters_in_a_body():
+    """Go's decoder reads U+FFFD for them; a byte that a client of ours sent stays what it was."""
+    text = b'{"a\\uD800": ["x\\udbffy", 1, "\\ud83d\\ude00"], "b": "\\udcff"}'
+    body = engine.Body(reader=io.BytesIO(text), content_type="application/json")
+    assert body.json() == {"a\ufffd": ["x\ufffdy", 1, "\U0001f600"], "b": "\udcff"}
