@@ -3574,10 +3574,11 @@ class lock_file:
     The lock ends with its process, so a `kill -9` leaves none behind.
     """
 
-    __slots__ = ("_path", "_how", "_fd")
+    __slots__ = ("_how", "_path", "fd")
 
     def __init__(self, path: str, block: bool = True, shared: bool = False) -> None:
         self._path = path
+        self.fd = -1                    #: that holds it: the lock ends when all copies are closed
         self._how = (1 if shared else 2) | (0 if block else 4)     # LOCK_SH, LOCK_EX, LOCK_NB
 
     def __enter__(self) -> lock_file:
@@ -3589,7 +3590,7 @@ class lock_file:
                 # Whoever held it may have removed the file: then the lock is on a name nobody sees.
                 try:
                     if os.stat(self._path).st_ino == os.fstat(fd).st_ino:
-                        self._fd = fd
+                        self.fd = fd
                         return self
                 except FileNotFoundError:
                     pass
@@ -3599,7 +3600,7 @@ class lock_file:
             os.close(fd)
 
     def __exit__(self, *failure) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def tree_remove(path: str) -> None:
@@ -22950,15 +22951,16 @@ def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socke
     return sock
 
 
-def monitor_expect(store: Store, id: str, config: dict) -> None:
-    """Have a monitor forked while its container is being created, which is to start at once.
+def monitor_expect(store: Store, id: str, config: dict, fds: list[int] | tuple = ()) -> None:
+    """Have a monitor forked while its container is being created, or made ready to start.
 
-    `config` is the create body. Should the container not come about, the monitor goes when this
-    process does, and takes the container's directory below the run root with it.
+    `config` is the create body. Should the start not come about, the monitor goes when its
+    connection is closed, and takes the directory below the run root of a container that never was
+    with it. Of one that is there it keeps the lock, `fds`, until it has its name.
     """
     dir_ensure(store.run_path("containers", id), 0o700)
-    message = {**_monitor_request(id, config), "is_expected": True}
-    store.monitors[id] = launcher_call(store, "monitor", message)
+    message = {**_monitor_request(id, config), "is_expected": not fds}
+    store.monitors[id] = launcher_call(store, "monitor", message, fds)
 
 
 def monitor_request(store: Store, id: str) -> dict:
@@ -23704,6 +23706,8 @@ def monitor_main(request: dict, conn: _socket.socket, fds: list) -> None:
     """The role of a container's monitor: answers that it serves, then serves."""
     sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     monitor = Monitor(Store(request["data"], request["run"]), request, conn)
+    for fd in fds:
+        os.close(fd)
     if "again" in request:
         monitor.restarts = restarts_adopt(monitor, request["again"])
     answer_send(conn, {"ok": True})
@@ -24737,6 +24741,26 @@ def links_prepare(store: Store, c: Container, attached: list) -> tuple[list, lis
         lines += [f"{address}\t{names}" for address in (place.ipv4, place.ipv6) if address]
         environment += _link_environment(f"/{c.name}/{alias}", place.ipv4, other.config)
     return lines, environment
+
+
+def link_remove(store: Store, find: Callable, ref: str) -> None:
+    """Take a link from its container: `ref` is "container/alias". The lines in /etc/hosts of one
+    that runs stay until its next start. Errors are those of moby's rmLink.
+    """
+    parent, slash, alias = ref.strip("/").rpartition("/")
+    if not slash:
+        find(ref)
+        raise EngineError("Conflict, cannot remove the default link name of the container")
+    try:
+        c = find(parent)
+    except NotFound:
+        raise NotFound("No such container: " + ref) from None
+    links = c.host["Links"] or []
+    kept = [text for text in links if link_parse(text)[1] != alias]
+    if len(kept) == len(links):
+        raise NotFound("No such container: " + ref)
+    c.host["Links"] = kept or None
+    record_host(store, c.id, c.host)
 
 
 def _link_environment(name: str, address: str, config: dict) -> list:
@@ -26109,9 +26133,10 @@ class Containers:
                volumes: bool = False) -> None:
         """Remove a container; with `force` also one that runs, with `volumes` those without a name.
         """
-        c = self.find(ref)
         if link:
-            raise EngineError("Conflict, cannot remove the default link name of the container")
+            link_remove(self._store, self.find, ref)
+            return
+        c = self.find(ref)
         if c.is_up:
             if not force:
                 why = ("container is paused and must be unpaused first" if c.state == "paused" else
@@ -26180,14 +26205,15 @@ class Containers:
     def start(self, ref: str) -> None:
         """Start a container that does not run; NotModified when it does."""
         c = self.find(ref)
-        if not record_move(self._store, c.id, ("created", "exited"), "starting",
-                           owner=owner_self(), restarts=0):
-            raise self._start_refusal(ref, c.id)
-        try:
-            self.launch(c)
-        except BaseException as failure:
-            self._start_undo(c, failure)
-            raise
+        with _monitor_ahead(self._store, c):
+            if not record_move(self._store, c.id, ("created", "exited"), "starting",
+                               owner=owner_self(), restarts=0):
+                raise self._start_refusal(ref, c.id)
+            try:
+                self.launch(c)
+            except BaseException as failure:
+                self._start_undo(c, failure)
+                raise
 
     def _start_refusal(self, ref: str, id: str) -> EngineError:
         now = record_get(self._store, id)
@@ -26447,6 +26473,35 @@ def until_parse(filters: dict) -> int:
 
 
 # ---- what a start prepares ----
+
+class _monitor_ahead:
+    """Context manager: the monitor is forked while what it is to start is being made ready.
+
+    The container's lock goes along until the monitor has its name, so that nobody makes another.
+    """
+
+    __slots__ = ("_c", "_mine", "_store")
+
+    def __init__(self, store: Store, c: Container) -> None:
+        self._store, self._c = store, c
+        self._mine: Any = None          # the connection to it, until the start takes that
+
+    def __enter__(self) -> None:
+        store, c = self._store, self._c
+        if c.state not in ("created", "exited") or c.id in store.monitors:
+            return
+        try:
+            with container_lock(store, c.id, block=False) as lock:
+                if not os.path.exists(store.run_path("containers", c.id, "monitor.sock")):
+                    monitor_expect(store, c.id, {**c.config, "HostConfig": c.host}, [lock.fd])
+                    self._mine = store.monitors[c.id]
+        except (EngineError, OSError):
+            return                      # somebody else is at it; or the start will tell
+
+    def __exit__(self, *failure: object) -> None:
+        if self._mine is not None and self._store.monitors.get(self._c.id) is self._mine:
+            self._store.monitors.pop(self._c.id).close()
+
 
 def _launch(containers: Containers, store: Store, c: Container, again: int,
             record: Callable[[dict], None]) -> None:

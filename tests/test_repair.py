@@ -242,3 +242,27 @@ def test_a_directory_without_a_row_is_swept_too(bare_box):  # noqa: F811
     os.makedirs(store.run_path("containers", id))
     assert engine.container_repair(store, id) is None
     assert os.listdir(store.path("containers")) == os.listdir(store.run_path("containers")) == []
+
+
+@pytest.mark.root
+def test_a_monitor_that_was_forked_ahead_of_a_start_that_fails(box, monkeypatch):  # noqa: F811
+    """It has the container's lock until it has its name, and goes when there is nothing to start."""
+    body = {**box.body("true"), "HostConfig": {"NetworkMode": "none", "Devices": [{}]}}
+    id = box.client.post("/containers/create", {}, body)["Id"]
+    directory = box.store.run_path("containers", id)
+    seen = []
+    real = engine.spec_build
+
+    def build(*given, **named):
+        answer = box.store.monitors[id]
+        conftest.wait_for(lambda: os.path.exists(directory + "/monitor.sock"))
+        seen.append(answer)
+        return real(*given, **named)
+
+    monkeypatch.setattr(engine, "spec_build", build)
+    with pytest.raises(engine.EngineError, match="error gathering device information"):
+        box.client.post(f"/containers/{id}/start")
+    assert seen and not box.store.monitors
+    conftest.wait_for(lambda: not os.path.exists(directory + "/monitor.sock"))
+    with engine.container_lock(box.store, id, block=False):
+        assert engine.record_get(box.store, id).state == "created"
