@@ -22945,18 +22945,14 @@ def monitor_connect(store: Store, id: str, start: bool = False) -> _socket.socke
     if sock is not None or not start:
         return sock
     with container_lock(store, id):
-        sock = unix_connect(directory, "monitor.sock")
-        if sock is None:
-            sock = _monitor_fork(store, id)
-    return sock
+        return unix_connect(directory, "monitor.sock") or _monitor_fork(store, id)
 
 
 def monitor_expect(store: Store, id: str, config: dict, fds: list[int] | tuple = ()) -> None:
     """Have a monitor forked while its container is being created, or made ready to start.
 
-    `config` is the create body. Should the start not come about, the monitor goes when its
-    connection is closed, and takes the directory below the run root of a container that never was
-    with it. Of one that is there it keeps the lock, `fds`, until it has its name.
+    `config` is the create body. When there is no start the monitor goes with its connection, and
+    what is below the run root. Of a container that is there it keeps only the lock, `fds`, for now.
     """
     dir_ensure(store.run_path("containers", id), 0o700)
     message = {**_monitor_request(id, config), "is_expected": not fds}
@@ -23706,7 +23702,7 @@ def monitor_main(request: dict, conn: _socket.socket, fds: list) -> None:
     """The role of a container's monitor: answers that it serves, then serves."""
     sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     monitor = Monitor(Store(request["data"], request["run"]), request, conn)
-    for fd in fds:
+    for fd in fds:                      # the container's lock: it has its name now
         os.close(fd)
     if "again" in request:
         monitor.restarts = restarts_adopt(monitor, request["again"])

@@ -246,7 +246,7 @@ def test_a_directory_without_a_row_is_swept_too(bare_box):  # noqa: F811
 
 @pytest.mark.root
 def test_a_monitor_that_was_forked_ahead_of_a_start_that_fails(box, monkeypatch):  # noqa: F811
-    """It has the container's lock until it has its name, and goes when there is nothing to start."""
+    """It holds the container's lock until it has its name, and goes without a start."""
     body = {**box.body("true"), "HostConfig": {"NetworkMode": "none", "Devices": [{}]}}
     id = box.client.post("/containers/create", {}, body)["Id"]
     directory = box.store.run_path("containers", id)
