@@ -6557,11 +6557,33 @@ def rlimits_apply(rlimits: list[dict] | None, pid: int = 0) -> list[str]:
         except OSError as refused:
             if refused.errno != errno.EPERM:
                 raise
-            old = sys_buffer(16)
-            sys_prlimit64(pid, number, None, old)
-            most = struct.unpack("=2Q", old.raw)[1]
+            most = _rlimit_hard(number, pid)
             sys_prlimit64(pid, number, struct.pack("=2Q", min(soft, most), min(hard, most)), None)
             warnings.append(f"{row['type']} cannot be set to {hard}: the limit here is {most}")
+    return warnings
+
+
+def _rlimit_hard(number: int, pid: int = 0) -> int:
+    old = sys_buffer(16)
+    sys_prlimit64(pid, number, None, old)
+    return struct.unpack("=2Q", old.raw)[1]
+
+
+def limits_beyond(ulimits: list[dict] | None, score: int) -> list[str]:
+    """Warnings of Ulimits and an OomScoreAdj that no process started from here can have."""
+    if not (ulimits or score < 0) or "CAP_SYS_RESOURCE" in capabilities_available():
+        return []
+    warnings = []
+    for row in ulimits or ():
+        most = _rlimit_hard(RLIMIT_NUMBERS["RLIMIT_" + row["Name"].upper()])
+        if row["Hard"] & 0xFFFFFFFFFFFFFFFF > most:
+            warnings.append(f"ulimit {row['Name']}={row['Hard']} needs CAP_SYS_RESOURCE, which is"
+                            f" missing here: it will be {most}.")
+    with open("/proc/self/oom_score_adj", "rb") as file:
+        own = int(file.read())
+    if score < own:
+        warnings.append(f"oom_score_adj {score} needs CAP_SYS_RESOURCE, which is missing here: it"
+                        f" will be {own}.")
     return warnings
 
 
@@ -8553,6 +8575,7 @@ RESOURCE_NEEDS = {
     "CpuShares":            ("cpu", "cpu.shares", True),
     "CpuPeriod":            ("cpu", "cpu.cfs_quota_us", True),
     "CpuQuota":             ("cpu", "cpu.cfs_quota_us", True),
+    "CpuRealtimePeriod":    ("cpu", "cpu.rt_period_us", False),
     "CpusetCpus":           ("cpuset", "", True),
     "CpusetMems":           ("cpuset", "", True),
     "BlkioWeight":          ("blkio", "blkio.weight", True),
@@ -9369,9 +9392,18 @@ def _modes_check(config: dict, host: dict) -> None:
         if host[field]:
             raise InvalidParameter(f"invalid option: QoS maximum {what} configuration is not"
                                    " supported on linux")
+    _realtime_verify(host)
     if host["CpuShares"] < 0:
         raise InvalidParameter(f"invalid CPU shares ({host['CpuShares']}): value must be a positive"
                                " integer")
+
+
+def _realtime_verify(host: dict) -> None:
+    period, runtime = host["CpuRealtimePeriod"], host["CpuRealtimeRuntime"]
+    if (period or runtime) and not limit_is_kept("CpuRealtimePeriod"):
+        raise InvalidParameter("kernel does not support CPU real-time scheduler")
+    if period and runtime > period:
+        raise InvalidParameter("cpu real-time runtime cannot be higher than cpu real-time period")
 
 
 #: Pointers in moby's structures: left out when null, not when zero.
@@ -9424,6 +9456,7 @@ def create_verify(config: dict, host: dict) -> list:
                                " annotation key")
     warnings += resources_verify(host)
     _host_verify(host)
+    warnings += limits_beyond(host["Ulimits"], host["OomScoreAdj"])
     if host["NetworkMode"] == "host" and host["PortBindings"]:
         warnings.append("Published ports are discarded when using host network mode")
     security_parse(host["SecurityOpt"])
@@ -10153,6 +10186,8 @@ def limits_build(host: dict) -> dict:
     out: dict = {}
     for field, part, name in SPEC_FIELDS:
         value = host[field]
+        if field == "MemorySwap" and value < 0:
+            value = -1
         if value or value == 0 and field == "MemorySwappiness" and value is not False:
             out.setdefault(part, {})[name] = value
     if host["NanoCpus"]:
@@ -12429,11 +12464,12 @@ def _limits_set(cgroup: Cgroup, plan: dict) -> list[str]:
         cgroup.realtime_share(plan.get("realtime") or {})
         return cgroup.limit(plan["resources"])
     except (OSError, EngineError) as refused:
-        why = refused.strerror if isinstance(refused, OSError) else refused
+        why = str(refused.strerror if isinstance(refused, OSError) else refused)
+        when = "unable to apply cgroup configuration" if "/cpu.rt_" in why else (
+            "error during container init: error setting cgroup config for procHooks process")
         raise EngineError("failed to create task for container: failed to create shim task: OCI"
                           " runtime create failed: runc create failed: unable to start container"
-                          " process: error during container init: error setting cgroup config for"
-                          f" procHooks process: {why}: unknown", 125) from None
+                          f" process: {when}: {why}: unknown", 125) from None
 
 
 def _root_prepare(birth: Birth, plan: dict) -> None:

@@ -99,6 +99,22 @@ def test_rlimits():
         engine.rlimits_apply([{"type": "RLIMIT_X", "soft": 1, "hard": 1}])
 
 
+def test_limits_that_nobody_here_can_have_are_told_before(monkeypatch):
+    import resource
+
+    def told():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (50, 60))
+        return [engine.limits_beyond([{"Name": "nofile", "Soft": 1, "Hard": hard}], score)
+                for hard, score in ((60, 0), (-1, 0), (61, -1000), (5, 100))]
+    monkeypatch.setattr(engine, "capabilities_available", lambda: ["CAP_SYS_RESOURCE"])
+    assert in_child(told) == [[], [], [], []]
+    monkeypatch.setattr(engine, "capabilities_available", list)
+    start = " needs CAP_SYS_RESOURCE, which is missing here: it will be "
+    assert in_child(told) == [
+        [], [f"ulimit nofile=-1{start}60."],
+        [f"ulimit nofile=61{start}60.", f"oom_score_adj -1000{start}0."], []]
+
+
 def test_rlimit_above_the_hard_one_is_a_warning():
     import resource
 

@@ -410,3 +410,15 @@ def test_log_options(kind, options, text):
 def test_a_container_without_a_name_is_no_ipc_mode():
     with pytest.raises(engine.InvalidParameter, match="can't join IPC of container : invalid name"):
         checked({"IpcMode": "container:"})
+
+
+@pytest.mark.parametrize(("kept", "text"), [
+    (True, "cpu real-time runtime cannot be higher than cpu real-time period"),
+    (False, "kernel does not support CPU real-time scheduler"),
+])
+def test_real_time(monkeypatch, kept, text):
+    monkeypatch.setattr(engine, "limit_is_kept", lambda field: kept)
+    host = {"CpuRealtimePeriod": 5, "CpuRealtimeRuntime": 6}
+    with pytest.raises(engine.InvalidParameter) as refused:
+        engine.create_check({"Image": "x", "HostConfig": host})
+    assert str(refused.value) == text
