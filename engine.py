@@ -113,7 +113,7 @@ DOORS       protocols coming in
     listeners       sockets that are listened on: unix, tcp, TLS, and those of systemd
     server          the API's connections: a thread each, framing, limits, hijack
     registry_store  what our own registry keeps: blobs, manifests, tags, uploads, as files
-    registry_users  who may enter our registry: htpasswd files, bcrypt and PBKDF2
+    registry_users  who may enter our registry: htpasswd files, bcrypt and PBKDF2, tokens
     registry_api    our registry's endpoints: the distribution specification
 HANDS       the user's side
     client          speaks the API: JSON, streams, hijack; in this process
@@ -33945,6 +33945,8 @@ ACCEPT_IDLE = 4                 # threads that wait for a connection, at most
 CONNECTION_IDLE = 600           # s between two requests, and without a byte of a body
 HEAD_TIME = 60                  # s for a whole head from its first byte on, and for TLS to agree
 SEND_STALL = 120                # s without a byte taken of a whole reply
+FILE_STALLS = 5                 # as many times, for a file: who reads may be busy with its start
+BODY_LATE = "the request's body did not come in time"
 DRAIN_SIZE = 1 << 18            # bytes of a body that nobody wanted, read to keep the connection
 LINGER_TIME = 0.5               # s that a client's last bytes are waited for before a close
 LINGER_SIZE = 1 << 22
@@ -33986,10 +33988,12 @@ def is_from_web(headers: dict) -> bool:
 class BodyReader:
     """The bytes of a request's body: `length` of them, or chunks where it is -1."""
 
-    __slots__ = ("_at", "_chunks", "_connection", "_held", "_is_broken", "_left", "expects")
+    __slots__ = ("_at", "_chunks", "_connection", "_held", "_is_broken", "_left", "expects",
+                 "until")
 
     def __init__(self, connection: Connection, length: int, expects: bool) -> None:
         self._connection = connection
+        self.until = 0.0            #: the time after which what comes is too late; 0: none
         self._left = length
         self._held = b""
         self._at = 0                # what of it was read
@@ -34050,6 +34054,8 @@ class BodyReader:
         return part
 
     def _fetch(self) -> None:
+        if self.until and time.time() > self.until:
+            raise error_for(408, BODY_LATE)
         if self._chunks:
             self._held = self._chunks.feed(self._connection.receive(READ_SIZE))
             if self._chunks.done:
@@ -34110,7 +34116,7 @@ class Connection:
             try:
                 data = self.request.recv(size)
             except BlockingIOError:
-                raise error_for(408, "the request's body did not come in time") from None
+                raise error_for(408, BODY_LATE) from None
             if not data:
                 self.close_connection = True
                 raise InvalidParameter("unexpected EOF")
@@ -34306,11 +34312,16 @@ class Connection:
             at, end = reply.at, reply.at + reply.size
             if self.head is not None and self.head.method == "HEAD":
                 at = end
+            stalls = 0
             while at < end:
                 try:
                     done = os.sendfile(self.request.fileno(), reply.fd, at, end - at)
+                    stalls = 0
                 except BlockingIOError:
-                    continue                # a client that is gone is another error
+                    stalls += 1             # a client that is gone is another error
+                    if stalls == FILE_STALLS:
+                        raise
+                    continue
                 if not done:
                     self.close_connection = True    # the file is shorter: the length tells
                     return
@@ -34631,14 +34642,17 @@ def _handler_class(register: set) -> type:
 #   repositories/<name>/_manifests/<algorithm>/<hex> its media type; the bytes are a blob
 #   repositories/<name>/_tags/<tag>                  a digest
 #   repositories/<name>/_referrers/<subject>/<hex>   descriptor of a manifest that is about another
-#   uploads/<id>                                     bytes so far; its repository stands in the id
+#   uploads/<id>                                     bytes so far; its repository stands in the id,
+#                                                    which begins with the second of its start
+#   uploads/link-<id>                                a small file until it is renamed into its place
 #
 # A part of a name never begins with "_", so no repository can be what belongs to another. All is
-# written beside, synced and renamed; what is linked is there. Who links (commits an upload, puts a
+# written aside, synced and renamed; what is linked is there. Who links (commits an upload, puts a
 # manifest, mounts) holds the lock shared, the sweep of a collection holds it alone: so nothing that
 # was just linked is swept. Blobs without a link, and uploads, get some time before they go.
 
 REGISTRY_MANIFEST_MAX = 4 << 20
+REGISTRY_MANIFEST_TIME = 300    # seconds for the bytes of one to come
 REGISTRY_GRACE = 3600           # seconds that a blob which nothing names is kept
 REGISTRY_UPLOAD_SECONDS = 86400  # after the last byte of an upload
 REGISTRY_PAGE_MAX = 10_000
@@ -34713,30 +34727,42 @@ class RegistryStore:
         return self._repository(name, kind, algorithm, encoded)
 
     def _link_make(self, path: str, text: bytes = b"") -> None:
-        """Several threads may make the same one: each writes a file of its own beside it."""
+        """Several threads may make the same one: each writes a file of its own, among the uploads,
+        where a collection finds what a crash leaves."""
         directory = dir_ensure(os.path.dirname(path), 0o700)
-        beside = f"{path}.{os.urandom(6).hex()}.tmp"
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        aside = f"{dir_ensure(self.path('uploads'), 0o700)}/link-{os.urandom(16).hex()}"
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             write_all(fd, text)
             os.fdatasync(fd)
-            os.rename(beside, path)
+            os.rename(aside, path)
         except BaseException:
-            os.unlink(beside)
+            os.unlink(aside)
             raise
         finally:
             os.close(fd)
         dir_sync(directory)
 
+    def blob_keep(self, name: str, digest: str) -> None:
+        """Somebody who may be pushing was told that the repository has this blob: a collection
+        gives it as much time as one that has just come."""
+        try:
+            os.utime(self._link(name, "_blobs", digest))
+        except OSError:
+            return                      # a manifest, or a file system that cannot be written to
+
     def blob_mount(self, name: str, digest: str, source: str) -> bool:
-        """Gives a blob of the repository `source` to another; False where that has none."""
+        """Gives a blob of the repository `source` ("": of any) to another; False where that has
+        none."""
         with self.lock():
-            try:
-                os.close(self.blob_open(source, digest))
-            except RegistryError:
-                return False
-            self._link_make(self._link(name, "_blobs", digest))
-        return True
+            for each in [source] if source else self._repositories("_blobs"):
+                try:
+                    os.close(self.blob_open(each, digest))
+                except RegistryError:
+                    continue
+                self._link_make(self._link(name, "_blobs", digest))
+                return True
+        return False
 
     def blob_remove(self, name: str, digest: str) -> None:
         """Takes a blob from a repository; its bytes go with a collection."""
@@ -34751,7 +34777,7 @@ class RegistryStore:
         """The id of a new upload into a repository."""
         registry_name_check(name)
         dir_ensure(self.path("uploads"), 0o700)
-        upload = os.urandom(16).hex()
+        upload = f"{int(time.time()):08x}{os.urandom(12).hex()}"
         os.close(os.open(self._upload(name, upload),
                          os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         return upload
@@ -34765,29 +34791,38 @@ class RegistryStore:
         """A descriptor of what has come of an upload, locked; BLOB_UPLOAD_UNKNOWN, or
         BLOB_UPLOAD_INVALID while another request writes to it."""
         import fcntl
+        path = self._upload(name, upload)
         try:
-            fd = os.open(self._upload(name, upload), os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(path).st_ino == os.fstat(fd).st_ino:
+                return fd
+            raise FileNotFoundError     # it was finished since it was opened: it is a blob now
         except BlockingIOError:
             os.close(fd)
             raise RegistryError("BLOB_UPLOAD_INVALID", "another request writes to it") from None
-        return fd
+        except FileNotFoundError:
+            os.close(fd)
+            raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
 
     def upload_commit(self, name: str, upload: str, fd: int, digest: str) -> None:
         """Makes an upload the blob of that digest; DIGEST_INVALID when it is another, and then the
         upload is gone."""
         path = self._upload(name, upload)
         if _file_digest(fd, digest) != digest:
-            os.unlink(path)
+            _unlink_quietly(path)
             raise RegistryError("DIGEST_INVALID", detail={"digest": digest})
         os.fdatasync(fd)
         with self.lock():
             blob = self.blob_path(digest)
             dir_ensure(os.path.dirname(blob), 0o700)
-            os.rename(path, blob)
+            try:
+                os.rename(path, blob)
+            except FileNotFoundError:   # given up by another request meanwhile
+                raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
             dir_sync(os.path.dirname(blob))
             self._link_make(self._link(name, "_blobs", digest))
 
@@ -34797,6 +34832,13 @@ class RegistryStore:
             os.unlink(self._upload(name, upload))
         except FileNotFoundError:
             raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
+
+    def uploads_sweep(self, seconds: float = REGISTRY_UPLOAD_SECONDS) -> None:
+        """Forgets uploads that got nothing for so long."""
+        for name in _listed(self.path("uploads")):
+            path = self.path("uploads", name)
+            if _is_old(path, time.time() - seconds):
+                _unlink_quietly(path)
 
     # -- manifests --------------------------------------------------------------
 
@@ -34851,7 +34893,8 @@ class RegistryStore:
         for part, kind in _manifest_parts(document):
             if part.get("urls"):
                 continue                # kept elsewhere
-            if not os.path.exists(self._link(name, kind, part["digest"])):
+            if not (os.path.exists(self._link(name, kind, part["digest"]))
+                    and os.path.exists(self.blob_path(part["digest"]))):
                 raise RegistryError("MANIFEST_BLOB_UNKNOWN", detail={"digest": part["digest"]})
 
     def _refer(self, name: str, document: dict, digest: str, media: str, size: int) -> str:
@@ -34859,8 +34902,10 @@ class RegistryStore:
         if not subject:
             return ""
         config = document.get("config") or {}
-        kind = document.get("artifactType") or config.get("mediaType") or ""
-        descriptor = {"mediaType": media, "digest": digest, "size": size, "artifactType": kind}
+        kind = document.get("artifactType") or config.get("mediaType")
+        descriptor = {"mediaType": media, "digest": digest, "size": size}
+        if kind:
+            descriptor["artifactType"] = kind
         if document.get("annotations"):
             descriptor["annotations"] = document["annotations"]
         about = registry_digest_check(subject["digest"])
@@ -34879,7 +34924,7 @@ class RegistryStore:
         """Removes a tag; or a manifest by its digest, and the tags that mean it."""
         if ":" not in ref:
             self.resolve(name, ref)
-            os.unlink(self._repository(name, "_tags", ref))
+            _unlink_quietly(self._repository(name, "_tags", ref))
             return
         try:
             subject = json_parse(self.manifest(name, ref)[0]).get("subject")
@@ -34890,8 +34935,11 @@ class RegistryStore:
             _unlink_quietly(self._repository(name, "_referrers", subject["digest"].replace(
                 ":", "-"), ref.replace(":", "-")))
         for tag in self.tags(name):
-            if self.resolve(name, tag) == ref:
-                os.unlink(self._repository(name, "_tags", tag))
+            try:
+                if self.resolve(name, tag) == ref:
+                    _unlink_quietly(self._repository(name, "_tags", tag))
+            except RegistryError:
+                continue                # removed by somebody else
 
     # -- lists ------------------------------------------------------------------
 
@@ -34906,10 +34954,13 @@ class RegistryStore:
         return _listed(self._repository(name, "_tags"))
 
     def repositories(self) -> list:
-        """The names of all repositories, sorted."""
+        """The names of all repositories that something was put into, sorted."""
+        return self._repositories("_manifests")
+
+    def _repositories(self, *kinds: str) -> list:
         found, start = [], self.path("repositories")
         for directory, below, _ in os.walk(start):
-            if "_manifests" in below:
+            if not set(kinds).isdisjoint(below):
                 found.append(directory[len(start) + 1:])
             below[:] = [each for each in below if not each.startswith("_")]
         return sorted(found)
@@ -34926,10 +34977,8 @@ class RegistryStore:
         """(blobs, bytes) that nothing named and that were removed, or would be; uploads that were
         given up go too. A registry that is being served goes on meanwhile."""
         before = time.time() - grace
-        for name in _listed(self.path("uploads")):
-            path = self.path("uploads", name)
-            if not is_dry and _is_old(path, time.time() - REGISTRY_UPLOAD_SECONDS):
-                _unlink_quietly(path)
+        if not is_dry:
+            self.uploads_sweep()
         with self.lock(alone=True):
             named = self._named(before, is_dry)
             count = size = 0
@@ -34947,7 +34996,7 @@ class RegistryStore:
     def _named(self, before: float, is_dry: bool) -> set:
         """The digests that manifests are or name. Links to other blobs, when old, go."""
         named: set = set()
-        for name in self.repositories():
+        for name in self._repositories("_manifests", "_blobs"):     # pushes under way, too
             own: set = set()
             for digest in self._linked(name, "_manifests"):
                 own.add(digest)
@@ -34976,8 +35025,9 @@ def registry_manifest_parse(data: bytes, media: str) -> dict:
         document = json_parse(data)
         if not isinstance(document, dict) or document.get("schemaVersion") != 2:
             raise TypeError
-        if document.get("mediaType") not in (None, media) or not media:
-            raise TypeError
+        if document.get("mediaType") not in (None, media) or not pattern(
+                r"application/[\w.+-]*json").fullmatch(media):
+            raise TypeError             # a browser would believe a page's
         parts = [part for part, _ in _manifest_parts(document)]
         if document.get("subject"):
             parts.append(document["subject"])
@@ -35026,7 +35076,7 @@ def _file_digest(fd: int, like: str) -> str:
 
 def _listed(directory: str) -> list:
     try:
-        return sorted(name for name in os.listdir(directory) if not name.endswith(".tmp"))
+        return sorted(os.listdir(directory))
     except FileNotFoundError:
         return []
 
@@ -35046,15 +35096,21 @@ def _unlink_quietly(path: str) -> None:
 
 
 # =============================================================================
-# registry_users -- who may enter our registry: htpasswd files, bcrypt and PBKDF2
+# registry_users -- who may enter our registry: htpasswd files, bcrypt and PBKDF2, tokens
 # =============================================================================
-# Runs in: registry, cli.   Refs: htpasswd(1), crypt(5), RFC 8018 section 5.2
+# Runs in: registry, cli.   Refs: htpasswd(1), crypt(5), RFC 8018 section 5.2, distribution
+# docs/spec/auth/token.md
 #
 # A line of the file is name:hash. Hashes are bcrypt ($2y$, as htpasswd -B and docker-registry
 # have them, checked by the system's libcrypt) or our own PBKDF2, which needs no library. Nothing
 # else is believed: the old kinds can be guessed. The file is read anew when it changes. What was
 # right is remembered for a while, so that a slow hash is not paid for at every request.
+#
+# Where anybody may pull something, clients are sent for a token: Docker's ask nothing of a registry
+# that wants Basic unless they have a password. A token says who somebody is, "" for anybody; what
+# that one may do is decided at each request, so a user who is removed has none that counts.
 
+REGISTRY_TOKEN_TIME = 3600
 PBKDF2_ROUNDS = 200_000
 PBKDF2_PREFIX = "$pbkdf2-sha256$"
 PASSWORD_SECONDS = 300          # a password that was right is not hashed again for so long
@@ -35161,6 +35217,43 @@ class RegistryUsers:
         file_write(self.path, text.encode("utf-8", "surrogateescape"), 0o600)
 
 
+class RegistryTokens:
+    """What users, and anybody, show instead of a password; good for this process only."""
+
+    __slots__ = ("_key", "_users")
+
+    def __init__(self, users: RegistryUsers) -> None:
+        self._key = os.urandom(32)
+        self._users = users
+
+    def make(self, user: str) -> str:
+        """A token of that user, or of anybody (""): "<end>.<name>.<signature>", all in hex."""
+        name = user.encode("utf-8", "surrogateescape").hex()
+        text = f"{int(time.time()) + REGISTRY_TOKEN_TIME:x}.{name}"
+        return f"{text}.{self._sign(text, user)}"
+
+    def _sign(self, text: str, user: str) -> str:
+        """The hash of the password is in it: with a new password they are all over."""
+        import hmac
+        signed = f"{text}.{self._users.all().get(user, '')}".encode("utf-8", "surrogateescape")
+        return hmac.new(self._key, signed, "sha256").hexdigest()
+
+    def user(self, token: str) -> str | None:
+        """Whose it is; None for one that is over, of nobody we know, or not ours."""
+        from hmac import compare_digest
+        text, _, signature = token.rpartition(".")
+        until, _, name = text.partition(".")
+        try:
+            user = bytes.fromhex(name).decode("utf-8", "surrogateescape")
+            is_over = int(until, 16) < time.time()
+        except ValueError:
+            return None
+        is_known = not user or user in self._users.all()
+        is_ours = compare_digest(signature.encode("utf-8", "replace"),
+                                 self._sign(text, user).encode())
+        return user if is_ours and is_known and not is_over else None
+
+
 # =============================================================================
 # registry_api -- our registry's endpoints: the distribution specification
 # =============================================================================
@@ -35172,7 +35265,10 @@ class RegistryUsers:
 # Blobs go out by sendfile(2).
 
 REGISTRY_VERSION = "registry/2.0"
+REGISTRY_REALM = "engine.pyz registry"
+REGISTRY_TOKEN = "/token"       # where tokens are had
 REGISTRY_UPLOAD_MAX = 0         # bytes of a blob, 0: as many as fit
+REGISTRY_REFERRERS = 2 << 20    # bytes of a page of referrers; clients take 4 MiB of a manifest
 _BASIC_MAX = 4096
 _UNITS = 1 << 18
 
@@ -35180,16 +35276,19 @@ _UNITS = 1 << 18
 class RegistryRules:
     """How a registry is served: who may pull, who may push, how much."""
 
-    __slots__ = ("is_read_only", "proxy", "public", "upload_max", "users")
+    __slots__ = ("is_read_only", "proxy", "public", "tokens", "upload_max", "upload_time", "users")
 
     def __init__(self, *, users: RegistryUsers | None = None, public: tuple = (),
                  is_read_only: bool = False, upload_max: int = REGISTRY_UPLOAD_MAX,
-                 proxy: str = "") -> None:
+                 upload_time: float = REGISTRY_UPLOAD_SECONDS, proxy: str = "") -> None:
         self.users = users
+        #: where there is something for anybody
+        self.tokens = RegistryTokens(users) if users is not None and public else None
         #: patterns of repositories that anybody may pull from ("*": all)
         self.public = public
         self.is_read_only = is_read_only
         self.upload_max = upload_max
+        self.upload_time = upload_time  #: seconds from an upload's start to its end
         self.proxy = proxy
 
     def allow(self, request: Request, name: str) -> None:
@@ -35197,15 +35296,39 @@ class RegistryRules:
         is_reading = request.method in ("GET", "HEAD")
         if self.is_read_only and not is_reading:
             raise RegistryError("UNSUPPORTED", "this registry is read-only")
-        if self.users is None:
-            return
-        user, password = _basic_parse(request.headers.get("authorization", ""))
-        if user and self.users.is_right(user, password):
-            return
+        user = self.user(request)
         from fnmatch import fnmatchcase
-        if user or not (is_reading and name and any(
+        if not user and not (is_reading and name and any(
                 fnmatchcase(name, each) for each in self.public)):
             raise RegistryError("UNAUTHORIZED")
+
+    def user(self, request: Request) -> str:
+        """Who asks, "" for anybody; UNAUTHORIZED for what is wrong."""
+        if self.users is None:
+            return "anybody"
+        shown = request.headers.get("authorization", "")
+        user: str | None
+        if self.tokens is not None and shown[:7].lower() == "bearer ":
+            user = self.tokens.user(shown[7:].strip())
+        else:
+            user, password = _basic_parse(shown)
+            if user and not self.users.is_right(user, password):
+                user = None
+        if user is None:
+            raise RegistryError("UNAUTHORIZED")
+        return user
+
+    def challenge(self, request: Request, name: str) -> str:
+        """How to show who one is: a token, where anybody may have one."""
+        host, listener = request.headers.get("host", ""), getattr(
+            request.connection, "client_address", None)
+        if self.tokens is None or not pattern(r"[\w.:\[\]-]+").fullmatch(host):
+            return f'Basic realm="{REGISTRY_REALM}"'
+        is_tls = (listener is not None and listener.tls) or request.headers.get(
+            "x-forwarded-proto") == "https"
+        scope = f',scope="repository:{name}:pull,push"' if name else ""
+        return (f'Bearer realm="http{"s" if is_tls else ""}://{host}{REGISTRY_TOKEN}",'
+                f'service="{REGISTRY_REALM}"{scope}')
 
 
 def _basic_parse(text: str) -> tuple:
@@ -35229,6 +35352,7 @@ class RegistryServer(Server):
         self.store = store
         self.rules = rules
         self.refuses_web = False
+        self.swept = float("-inf")      #: when uploads that were given up were last looked for
 
     def headers(self) -> dict:
         """The headers of every reply."""
@@ -35241,25 +35365,24 @@ class RegistryServer(Server):
 
     def dispatch(self, request: Request) -> Any:
         """The reply to a request."""
+        name = ""
         try:
             handler, parts = _registry_route(request)
-            self.rules.allow(request, parts[0] if parts else "")
+            name = parts[0] if parts else ""
+            if handler is not _get_token:
+                self.rules.allow(request, name)
             with no_space("store it"):
                 return handler(self, request, *parts)
         except RegistryError as refused:
-            return _registry_refused(refused)
+            reply = _error_reply(refused.status, refused.code, str(refused), refused.detail)
+            if refused.status == 401:
+                reply.headers["WWW-Authenticate"] = self.rules.challenge(request, name)
+            return reply
         except EngineError as refused:
             return _error_reply(refused.status, "UNKNOWN", str(refused), None)
         except OSError as failed:
             self.log("error", f"{request.method} {request.path}: {error_text(failed)}")
             return _error_reply(500, "UNKNOWN", error_text(failed), None)
-
-
-def _registry_refused(refused: RegistryError) -> Response:
-    reply = _error_reply(refused.status, refused.code, str(refused), refused.detail)
-    if refused.status == 401:
-        reply.headers["WWW-Authenticate"] = 'Basic realm="engine.pyz registry"'
-    return reply
 
 
 def _error_reply(status: int, code: str, text: str, detail: Any) -> Response:
@@ -35282,9 +35405,14 @@ def _registry_route(request: Request) -> tuple:
 def _blob_reply(server: RegistryServer, request: Request, name: str, digest: str) -> Any:
     fd = server.store.blob_open(name, digest)
     size = os.fstat(fd).st_size
+    if request.method == "HEAD":
+        server.store.blob_keep(name, digest)
     headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest,
                "Accept-Ranges": "bytes", "Etag": f'"{digest}"',
                "Cache-Control": "max-age=31536000"}
+    if _is_known(request, digest):
+        os.close(fd)
+        return Response(304, headers)
     start, end = _range_parse(request.headers.get("range", ""), size)
     if start < 0:
         os.close(fd)
@@ -35293,6 +35421,12 @@ def _blob_reply(server: RegistryServer, request: Request, name: str, digest: str
     if (start, end) != (0, size):
         status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{size}"
     return FileReply(fd, start, end - start, headers=headers, status=status)
+
+
+def _is_known(request: Request, digest: str) -> bool:
+    """Whether the client said that it has this already: RFC 9110 section 13.1.2."""
+    return digest in (each.strip().removeprefix("W/").strip('"') for each in request.headers.get(
+        "if-none-match", "").split(","))
 
 
 def _range_parse(text: str, size: int) -> tuple:
@@ -35311,6 +35445,15 @@ def _get_base(server: RegistryServer, request: Request) -> Response:
     return Response(200, value={})
 
 
+def _get_token(server: RegistryServer, request: Request) -> Response:
+    tokens = server.rules.tokens
+    if tokens is None:
+        raise error_for(404, "page not found")
+    token = tokens.make(server.rules.user(request))
+    return Response(200, {"Cache-Control": "no-store"}, value={
+        "token": token, "access_token": token, "expires_in": REGISTRY_TOKEN_TIME})
+
+
 def _get_blob(server: RegistryServer, request: Request, name: str, digest: str) -> Any:
     try:
         return _blob_reply(server, request, name, digest)
@@ -35325,11 +35468,32 @@ def _get_manifest(server: RegistryServer, request: Request, name: str, ref: str)
     if server.rules.proxy:
         registry_fetch_manifest(server.store, server.rules.proxy, name, ref)
     data, media, digest = server.store.manifest(name, ref)
-    return Response(200, {"Content-Type": media, "Docker-Content-Digest": digest,
-                          "Etag": f'"{digest}"'}, data)
+    if ":" not in ref and media in INDEX_TYPES:
+        chosen = _for_old_clients(request.headers.get("accept", ""), data, media)
+        if chosen:
+            data, media, digest = server.store.manifest(name, chosen)
+    headers = {"Content-Type": media, "Docker-Content-Digest": digest, "Etag": f'"{digest}"'}
+    if _is_known(request, digest):
+        return Response(304, headers)
+    return Response(200, headers, data)
+
+
+def _for_old_clients(accept: str, data: bytes, media: str) -> str:
+    """The digest in an index of the image for linux/amd64, where a client takes images but no such
+    index: distribution registry/handlers/manifests.go; "" otherwise."""
+    taken = {each.partition(";")[0].strip().lower() for each in accept.split(",")}
+    if taken & {media, "*/*", "application/*"} or not taken & set(MANIFEST_TYPES):
+        return ""
+    for each in json_parse(data)["manifests"]:
+        platform = each.get("platform")
+        if each["mediaType"] in taken and isinstance(platform, dict) and (
+                platform.get("os"), platform.get("architecture")) == ("linux", "amd64"):
+            return each["digest"]
+    return ""
 
 
 def _put_manifest(server: RegistryServer, request: Request, name: str, ref: str) -> Response:
+    _read_until(request, time.time() + REGISTRY_MANIFEST_TIME)
     data = request.body.read(REGISTRY_MANIFEST_MAX + 1)
     if len(data) > REGISTRY_MANIFEST_MAX:
         raise error_for(413, "manifest is too large")
@@ -35356,8 +35520,11 @@ def _post_upload(server: RegistryServer, request: Request, name: str) -> Respons
     if mount:
         source = request.arg("from")
         server.rules.allow(Request("GET", "", headers=request.headers), source)
-        if source and store.blob_mount(name, mount, source):
+        if store.blob_mount(name, mount, source):
             return _created(name, mount)
+    if time.monotonic() > server.swept + REGISTRY_GRACE:
+        server.swept = time.monotonic()
+        store.uploads_sweep()
     upload = store.upload_start(name)
     if request.arg("digest"):
         return _upload_finish(server, request, name, upload)
@@ -35374,12 +35541,32 @@ def _created(name: str, digest: str) -> Response:
                           "Docker-Content-Digest": digest})
 
 
-def _upload_append(server: RegistryServer, request: Request, fd: int) -> int:
-    """Writes the body behind what has come; the size then."""
-    size = os.fstat(fd).st_size
+def _read_until(request: Request, until: float) -> None:
+    if request.body.reader is not None:
+        request.body.reader.until = until
+
+
+def _chunk_check(request: Request, size: int) -> None:
+    """416 for a chunk that is none, or not the next one; SIZE_INVALID where its length is another
+    than it says."""
     told = request.headers.get("content-range", "").removeprefix("bytes ").partition("/")[0]
-    if told and told.partition("-")[0] != str(size):
+    if not told:
+        return
+    match = pattern(r"(\d{1,18})-(\d{1,18})").fullmatch(told)
+    if not match or int(match[1]) != size or int(match[2]) < size - 1:
         raise error_for(416, f"the upload goes on at {size}")
+    length = request.headers.get("content-length")
+    if length is not None and int(length) != int(match[2]) - size + 1:
+        raise RegistryError("SIZE_INVALID", detail={"range": told, "length": int(length)})
+
+
+def _upload_append(server: RegistryServer, request: Request, upload: str, fd: int) -> int:
+    """Writes the body behind what has come; the size then."""
+    size, until = os.fstat(fd).st_size, int(upload[:8], 16) + server.rules.upload_time
+    if time.time() > until:
+        raise RegistryError("BLOB_UPLOAD_INVALID", "the upload took too long")
+    _chunk_check(request, size)
+    _read_until(request, until)
     os.lseek(fd, size, os.SEEK_SET)
     most = server.rules.upload_max
     while True:
@@ -35395,7 +35582,7 @@ def _upload_append(server: RegistryServer, request: Request, fd: int) -> int:
 def _patch_upload(server: RegistryServer, request: Request, name: str, upload: str) -> Response:
     fd = server.store.upload_open(name, upload)
     try:
-        return _accepted(name, upload, _upload_append(server, request, fd))
+        return _accepted(name, upload, _upload_append(server, request, upload, fd))
     finally:
         os.close(fd)
 
@@ -35410,7 +35597,7 @@ def _upload_finish(server: RegistryServer, request: Request, name: str, upload: 
     digest = registry_digest_check(request.arg("digest"))
     fd = server.store.upload_open(name, upload)
     try:
-        _upload_append(server, request, fd)
+        _upload_append(server, request, upload, fd)
         server.store.upload_commit(name, upload, fd, digest)
     finally:
         os.close(fd)
@@ -35457,10 +35644,21 @@ def _get_catalog(server: RegistryServer, request: Request) -> Response:
 
 def _get_referrers(server: RegistryServer, request: Request, name: str, digest: str) -> Response:
     found, headers = server.store.referrers(name, digest), {"Content-Type": INDEX_TYPES[0]}
-    kind = request.arg("artifactType")
+    kind, last = request.arg("artifactType"), request.arg("last")
     if kind:
         found = [each for each in found if each.get("artifactType") == kind]
         headers["OCI-Filters-Applied"] = "artifactType"
+    found = [each for each in found if each["digest"] > last]
+    most = size = 0
+    for each in found:
+        size += len(json_text(each)) + 1
+        if most and size > REGISTRY_REFERRERS:
+            further = f"&artifactType={percent_encode(kind)}" if kind else ""
+            headers["Link"] = (f"</v2/{name}/referrers/{digest}?last="
+                               f'{percent_encode(found[most - 1]["digest"])}{further}>; rel="next"')
+            break
+        most += 1
+    found = found[:most]
     return Response(200, headers, value={
         "schemaVersion": 2, "mediaType": INDEX_TYPES[0], "manifests": found})
 
@@ -35468,6 +35666,7 @@ def _get_referrers(server: RegistryServer, request: Request, name: str, digest: 
 _NAME, _REF = "([^?]+?)", "([^/]+)"
 # fmt: off
 REGISTRY_ROUTES = (
+    ("GET",    REGISTRY_TOKEN,                             _get_token),
     ("GET",    "/v2/?",                                    _get_base),
     ("GET",    "/v2/_catalog",                             _get_catalog),
     ("POST",   f"/v2/{_NAME}/blobs/uploads/?",             _post_upload),
@@ -43730,7 +43929,9 @@ def _users_open(args: Args, store: RegistryStore) -> RegistryUsers:
     Flag("--read-only", help="Take nothing"),
     ROOT_FLAG,
     Flag("--tlscert", "string", help="Certificate, with those that signed it"),
-    Flag("--tlskey", "string", help="Its key")),
+    Flag("--tlskey", "string", help="Its key"),
+    Flag("--upload-time", "duration", REGISTRY_UPLOAD_SECONDS * SECOND,
+         help="Longest time from an upload's start to its end")),
          help="Serve a registry")
 def cmd_registry_serve(client: Any, args: Args) -> int:
     """Serves until SIGTERM or SIGINT."""
@@ -43747,7 +43948,8 @@ def cmd_registry_serve(client: Any, args: Args) -> int:
     rules = RegistryRules(
         users=users if has_users else None, is_read_only=args.read_only or bool(args.proxy),
         public=("*",) if args.anonymous_pull else tuple(args.public or ()),
-        upload_max=args.max_upload or 0, proxy=args.proxy.rstrip("/"))
+        upload_max=args.max_upload or 0, upload_time=args.upload_time / SECOND,
+        proxy=args.proxy.rstrip("/"))
     listeners = listeners_open(["tcp://" + args.listen], tls=_registry_tls(args))
     dir_ensure(store.root, 0o700)
     return _registry_run(RegistryServer(store, rules, listeners), listeners)

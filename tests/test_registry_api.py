@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
+import socket
 import threading
+import time
 
 import engine
 import pytest
+from conftest import wait_for
 from image_help import digest, gz, layer, oci_parts
 from registry_help import free_port, registry_running
 
@@ -142,7 +146,89 @@ def test_a_mount(serve):
     assert served.ask("POST", path + "app").status == 201
     assert served.ask("GET", f"/v2/copy/blobs/{digest(BLOB)}").data == BLOB
     assert served.ask("POST", path + "none").status == 202
+    nowhere = f"/v2/any/blobs/uploads/?mount={digest(BLOB)}"
+    assert served.ask("POST", nowhere).status == 201
+    assert served.ask("GET", f"/v2/any/blobs/{digest(BLOB)}").data == BLOB
+    for name in ("app", "copy", "any"):
+        assert served.ask("DELETE", f"/v2/{name}/blobs/{digest(BLOB)}").status == 202
+    assert served.ask("POST", nowhere).status == 202    # the bytes are here, no repository's
 
+
+@pytest.mark.parametrize(("told", "status"), [
+    ("0-9", 202), ("bytes 0-9/10", 202), ("0-8", 400), ("0-10", 400), ("1-10", 416), ("9-0", 416),
+    ("x", 416), ("-9", 416), ("0-", 416), ("0-" + "9" * 99, 416), ("", 202)])
+def test_what_a_chunk_says_of_itself(serve, told, status):
+    served = serve()
+    where = served.ask("POST", "/v2/app/blobs/uploads/").headers["Location"]
+    assert served.ask("PATCH", where, b"x" * 10, Content_Range=told).status == status
+    assert served.ask("GET", where).headers["Range"] == ("0-9" if status == 202 else "0-0")
+
+
+def test_an_upload_has_its_time(serve, monkeypatch):
+    served = serve(upload_time=5)
+    where = served.ask("POST", "/v2/app/blobs/uploads/").headers["Location"]
+    assert served.ask("PATCH", where, b"x").status == 202
+    now = time.time
+    monkeypatch.setattr(engine.time, "time", lambda: now() + 7)
+    reply = served.ask("PATCH", where, b"y")
+    assert (reply.status, code(reply)) == (400, "BLOB_UPLOAD_INVALID")
+    assert b"took too long" in reply.data
+
+
+def test_a_body_that_trickles_in(serve):
+    """No stall is long enough to be noticed; all of them are."""
+    served = serve(upload_time=2)
+    where = served.ask("POST", "/v2/app/blobs/uploads/").headers["Location"]
+    with socket.create_connection(served.host.split(":")) as sock:
+        sock.sendall(f"PATCH {where} HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n".encode())
+        begin, said = time.monotonic(), b""
+        sock.settimeout(0.3)
+        while not said and time.monotonic() < begin + 20:
+            sock.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                said = sock.recv(999)
+    assert said.startswith(b"HTTP/1.1 408 ") and time.monotonic() < begin + 10
+
+
+def test_who_takes_nothing_is_let_go(serve, monkeypatch):
+    monkeypatch.setattr(engine, "SEND_STALL", 0.2)
+    served = serve()
+    path = f"/v2/app/blobs/{served.blob(b'x' * (32 << 20))}"
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(served.listeners[0].sock.getsockname())
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        wait_for(lambda: served.server._open, 5, "the connection")
+        wait_for(lambda: not served.server._open, 10, "its end")
+
+
+def test_what_is_known_is_not_sent(serve):
+    served = serve()
+    data, blob = served.image(), served.blob(BLOB)
+    for path, tag in (("manifests/1", digest(data)), (f"blobs/{blob}", blob)):
+        reply = served.ask("GET", f"/v2/app/{path}", If_None_Match=f'"x", W/"{tag}"')
+        assert (reply.status, reply.data, reply.headers["Etag"]) == (304, b"", f'"{tag}"')
+        assert served.ask("GET", f"/v2/app/{path}", If_None_Match='"x"').status == 200
+
+
+def test_an_index_for_those_who_take_only_images(serve):
+    served = serve()
+    image = served.image()
+    child = {"mediaType": engine.MEDIA_MANIFEST, "digest": digest(image), "size": len(image)}
+    arm = {**child, "platform": {"os": "linux", "architecture": "arm64"}}
+    amd = {**child, "platform": {"os": "linux", "architecture": "amd64"}}
+    for tag, parts in (("both", [arm, amd]), ("arm", [arm]), ("odd", [child])):
+        data = json.dumps({"schemaVersion": 2, "mediaType": engine.INDEX_TYPES[0],
+                           "manifests": parts}).encode()
+        assert served.ask("PUT", f"/v2/app/manifests/{tag}", data,
+                          Content_Type=engine.INDEX_TYPES[0]).status == 201
+        for accept, ref, got in (
+                (engine.MEDIA_MANIFEST, tag, image if tag == "both" else data),
+                (engine.MEDIA_MANIFEST, digest(data), data), ("*/*", tag, data),
+                (f"{engine.MEDIA_MANIFEST}, {engine.INDEX_TYPES[0]};q=1", tag, data),
+                ("text/html", tag, data)):
+            reply = served.ask("GET", f"/v2/app/manifests/{ref}", Accept=accept)
+            assert (reply.data, reply.headers["Docker-Content-Digest"]) == (got, digest(got))
 
 def test_manifests(serve):
     served = serve()
@@ -154,8 +240,9 @@ def test_manifests(serve):
     assert code(served.ask("GET", "/v2/app/manifests/9")) == "MANIFEST_UNKNOWN"
     assert served.ask("PUT", "/v2/app/manifests/1", b"x" * (5 << 20),
                       Content_Type=engine.MEDIA_MANIFEST).status == 413
-    assert code(served.ask("PUT", "/v2/app/manifests/1", b"{}", Content_Type="a/b")) == (
-        "MANIFEST_INVALID")
+    for media in ("a/b", "text/html", "application/json<script>"):
+        assert code(served.ask("PUT", "/v2/app/manifests/1", b'{"schemaVersion":2}',
+                               Content_Type=media)) == "MANIFEST_INVALID"
     assert served.ask("DELETE", f"/v2/app/manifests/{digest(data)}").status == 202
     assert json.loads(served.ask("GET", "/v2/app/tags/list").data)["tags"] == []
 
@@ -178,7 +265,7 @@ def test_pages(serve):
         "repositories": ["app", "team/other"]}
 
 
-def test_referrers(serve):
+def test_referrers(serve, monkeypatch):
     served = serve()
     about = digest(served.image())
     empty = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": served.blob(b"{}"),
@@ -197,6 +284,21 @@ def test_referrers(serve):
     reply = served.ask("GET", f"/v2/app/referrers/{about}?artifactType=a/sig")
     assert len(json.loads(reply.data)["manifests"]) == 1
     assert reply.headers["OCI-Filters-Applied"] == "artifactType"
+    monkeypatch.setattr(engine, "REGISTRY_REFERRERS", 10)
+    seen, path = [], f"/v2/app/referrers/{about}"
+    while path:
+        reply = served.ask("GET", path)
+        seen.append(json.loads(reply.data)["manifests"])
+        path = engine.link_next(reply.headers.get("Link", ""))
+    assert [[each] for each in found["manifests"]] == seen
+    index = json.dumps({"schemaVersion": 2, "mediaType": engine.INDEX_TYPES[0], "manifests": [],
+                        "subject": {"mediaType": engine.MEDIA_MANIFEST, "digest": digest(b"y"),
+                                    "size": 1}}).encode()
+    assert served.ask("PUT", "/v2/app/manifests/index", index,
+                      Content_Type=engine.INDEX_TYPES[0]).status == 201
+    only = json.loads(served.ask("GET", f"/v2/app/referrers/{digest(b'y')}").data)["manifests"]
+    assert only == [{"mediaType": engine.INDEX_TYPES[0], "digest": digest(index),
+                     "size": len(index)}]
     assert json.loads(served.ask("GET", f"/v2/app/referrers/{digest(b'')}").data)[
         "manifests"] == []
 
@@ -218,7 +320,10 @@ def test_users_and_who_may_read(serve, tmp_path):
     served = serve(users=users, public=("open/*",))
     reply = served.ask("GET", "/v2/")
     assert (reply.status, code(reply)) == (401, "UNAUTHORIZED")
-    assert reply.headers["WWW-Authenticate"].startswith("Basic realm=")
+    assert reply.headers["WWW-Authenticate"] == (
+        f'Bearer realm="http://{served.host}/token",service="engine.pyz registry"')
+    assert serve(users=users).ask("GET", "/v2/").headers["WWW-Authenticate"] == (
+        'Basic realm="engine.pyz registry"')
     assert served.ask("GET", "/v2/", **basic("u", "p")).status == 200
     for user, password in (("u", "q"), ("v", "p"), ("u", ""), ("", "p")):
         assert served.ask("GET", "/v2/", **basic(user, password)).status == 401
@@ -232,6 +337,34 @@ def test_users_and_who_may_read(serve, tmp_path):
     assert served.ask("POST", "/v2/open/app" + post, b"x").status == 401
     assert served.ask("GET", f"/v2/open/app/blobs/{digest(b'x')}", **basic("u", "q")).status == 401
     assert served.ask("GET", "/v2/_catalog").status == 401
+
+
+def test_tokens(serve, tmp_path):
+    users = engine.RegistryUsers(str(tmp_path / "users"))
+    users.write({"u": engine.password_hash("p")})
+    served = serve(users=users, public=("open/*",))
+
+    def token(**headers):
+        reply = served.ask("GET", "/token?service=x&scope=repository:a:pull&account=u", **headers)
+        assert reply.status == 200 and json.loads(reply.data)["expires_in"] > 60
+        return {"Authorization": "Bearer " + json.loads(reply.data)["token"]}
+    mine, anybodys = token(**basic("u", "p")), token()
+    assert served.ask("GET", "/token", **basic("u", "q")).status == 401
+    assert served.ask("GET", "/v2/", **mine).status == 200
+    post = "/blobs/uploads/?digest=" + digest(b"x")
+    for name in ("open/app", "shut/app"):
+        assert served.ask("POST", f"/v2/{name}{post}", b"x", **anybodys).status == 401
+        assert served.ask("POST", f"/v2/{name}{post}", b"x", **mine).status == 201
+    assert served.ask("GET", f"/v2/open/app/blobs/{digest(b'x')}", **anybodys).status == 200
+    reply = served.ask("GET", f"/v2/shut/app/blobs/{digest(b'x')}", **anybodys)
+    assert reply.status == 401
+    assert reply.headers["WWW-Authenticate"].endswith('scope="repository:shut/app:pull,push"')
+    assert served.ask("GET", "/v2/", Host='a"b').headers["WWW-Authenticate"].startswith("Basic")
+    assert served.ask("GET", "/v2/", X_Forwarded_Proto="https").headers[
+        "WWW-Authenticate"].startswith('Bearer realm="https://')
+    users.write({"u": engine.password_hash("q")})
+    assert served.ask("GET", "/v2/", **mine).status == 401
+    assert serve(users=users).ask("GET", "/token", **basic("u", "q")).status == 404
 
 
 def test_read_only_and_sizes(serve):

@@ -229,3 +229,94 @@ def test_pushes_and_collections_at_once(there):
         there.collect()
     assert wrong == []
     assert len(there.repositories()) == 6
+
+
+def test_a_tag_may_end_as_a_file_does(there):
+    put_image(there, tag="v1.tmp")
+    assert there.tags("app") == ["v1.tmp"]
+
+
+def test_what_a_crash_left_is_swept(there):
+    put_image(there)
+    left = there.path("uploads", "link-" + "0" * 32)
+    for path in (left, there.path("uploads", "0" * 32 + "-" + "0" * 32)):
+        with open(path, "w"):
+            os.utime(path, (1, 1))
+    put_blob(there, "app", b"more")
+    there.uploads_sweep()
+    assert os.listdir(there.path("uploads")) == []
+    assert sorted(os.listdir(there.path("blobs", "sha256"))) == sorted(
+        digest(each)[7:] for each in (BLOB, CONFIG, manifest(), b"more"))
+
+
+def test_an_upload_that_became_a_blob_is_written_by_nobody(there, monkeypatch):
+    """One request opens it, another finishes it before the first has its lock."""
+    upload = there.upload_start("app")
+    first = there.upload_open("app", upload)
+    os.write(first, BLOB)
+    import fcntl
+    lock = fcntl.flock
+
+    def late(fd, how):
+        monkeypatch.setattr(fcntl, "flock", lock)
+        there.upload_commit("app", upload, first, digest(BLOB))
+        os.close(first)
+        lock(fd, how)
+    monkeypatch.setattr(fcntl, "flock", late)
+    refused("BLOB_UPLOAD_UNKNOWN", there.upload_open, "app", upload)
+
+
+def test_an_upload_that_was_given_up_is_no_blob(there):
+    upload = there.upload_start("app")
+    fd = there.upload_open("app", upload)
+    os.write(fd, BLOB)
+    there.upload_drop("app", upload)
+    refused("BLOB_UPLOAD_UNKNOWN", there.upload_commit, "app", upload, fd, digest(BLOB))
+    os.close(fd)
+
+
+def test_a_blob_that_was_asked_for_is_kept_as_a_new_one(there):
+    put_blob(there, "app", BLOB)
+    for path in (there.blob_path(digest(BLOB)), there._link("app", "_blobs", digest(BLOB))):
+        os.utime(path, (1, 1))
+    there.blob_keep("app", digest(BLOB))
+    there.blob_keep("app", digest(b"none"))
+    there.collect()
+    os.close(there.blob_open("app", digest(BLOB)))
+    os.utime(there._link("app", "_blobs", digest(BLOB)), (1, 1))
+    there.collect()
+    assert not os.path.exists(there.blob_path(digest(BLOB)))
+
+
+def test_the_first_push_of_a_repository_keeps_what_it_mounted(there):
+    """The blob is an old one, its last user goes, and a collection comes before the manifest."""
+    for data in (BLOB, CONFIG):
+        put_blob(there, "old", data)
+        os.utime(there.blob_path(digest(data)), (1, 1))
+        assert there.blob_mount("new", digest(data), "old")
+    there.blob_remove("old", digest(BLOB))
+    there.collect()
+    there.manifest_put("new", "1", manifest(), engine.MEDIA_MANIFEST)
+    os.close(there.blob_open("new", digest(BLOB)))
+
+
+def test_no_manifest_without_the_bytes_of_its_parts(there):
+    for data in (BLOB, CONFIG):
+        put_blob(there, "app", data)
+    os.unlink(there.blob_path(digest(BLOB)))
+    refused("MANIFEST_BLOB_UNKNOWN", there.manifest_put, "app", "1", manifest(),
+            engine.MEDIA_MANIFEST)
+
+
+def test_two_who_remove_the_same_tag(there, monkeypatch):
+    gone = put_image(there)
+    put_image(there, tag="2")
+    resolve = engine.RegistryStore.resolve
+
+    def slow(self, name, ref):
+        if ref == "1":
+            engine._unlink_quietly(there.path("repositories", "app", "_tags", "1"))
+        return resolve(self, name, ref)
+    monkeypatch.setattr(engine.RegistryStore, "resolve", slow)
+    there.manifest_remove("app", gone)
+    assert there.tags("app") == []

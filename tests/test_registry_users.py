@@ -55,3 +55,23 @@ def test_a_file_that_changes(tmp_path):
     assert not users.is_right("u", "p") and users.is_right("v", "r")
     with pytest.raises(engine.InvalidParameter, match="line 2"):
         engine.users_parse("# users\nu:{SHA}x\n")
+
+
+def test_tokens_say_who_somebody_is(tmp_path, monkeypatch):
+    users = engine.RegistryUsers(str(tmp_path / "users"))
+    users.write({"ä": engine.password_hash("p"), "v": engine.password_hash("p")})
+    tokens = engine.RegistryTokens(users)
+    mine = tokens.make("ä")
+    assert tokens.user(mine) == "ä" and tokens.user(tokens.make("")) == ""
+    other = ".".join((mine.split(".")[0], b"v".hex(), mine.split(".")[2]))
+    for wrong in ("", ".", "..", "x.y.z", mine[:-1], mine + "0", other, "ä.ö.ü",
+                  tokens.make("w"), engine.RegistryTokens(users).make("v")):
+        assert tokens.user(wrong) is None
+    now = engine.time.time()
+    monkeypatch.setattr(engine.time, "time", lambda: now + engine.REGISTRY_TOKEN_TIME + 2)
+    assert tokens.user(mine) is None
+
+
+@given(st.text())
+def test_any_token_is_read_or_refused(text):
+    assert engine.RegistryTokens(engine.RegistryUsers("/nonexistent/users")).user(text) is None
