@@ -10278,6 +10278,7 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
         "stop_signal": signal_parse(config["StopSignal"] or "SIGTERM"),
         "stop_timeout": STOP_TIMEOUT if config["StopTimeout"] is None else config["StopTimeout"],
         "oom_score_adj": host["OomScoreAdj"],
+        **({"size": host["ConsoleSize"]} if any(host["ConsoleSize"]) else {}),
     }
 
 
@@ -12361,6 +12362,7 @@ def runtime_start(plan: dict) -> Born:
     birth = Birth()
     birth.bundle = plan["bundle"]
     birth.terminal = plan["tty"]
+    birth.rows_columns = plan.get("size")
     flags = plan["clone_flags"]
     birth.names = [name for name, (_, flag) in NAMESPACES.items() if flags & flag]
     if plan["cgroupns"]:
@@ -33520,6 +33522,8 @@ class WebSocketCodec:
         control, self._control = self._control, b""
         if self._code == OP_PING:
             self._reply += websocket_frame(OP_PONG, control)
+        elif self._code == OP_CLOSE and len(control) == 1:      # half of a status
+            self._fail()
         elif self._code == OP_CLOSE:
             self.ended = True
             if not self.closed:

@@ -220,6 +220,13 @@ def test_what_the_process_sees(box):  # noqa: F811
 
 
 @pytest.mark.root
+def test_a_terminal_has_the_size_that_was_asked_for(box):  # noqa: F811
+    out, _, code, _ = box.run("stty", "size", host={"ConsoleSize": [30, 101]}, Tty=True)
+    assert (out.strip(), code) == (b"30 101", 0)
+    assert box.run("true", host={"ConsoleSize": [1 << 40, 1 << 63]}, Tty=True)[2] == 0
+
+
+@pytest.mark.root
 def test_the_null_device_of_the_host_stays_its_own(box):  # noqa: F811
     before = os.stat("/dev/null")
     out = box.run("sh", "-c", "readlink /proc/self/fd/0; echo x >/dev/stdout", User="user")[0]

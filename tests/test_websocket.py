@@ -129,6 +129,7 @@ def test_close():
         frame(2, b"x", final=False) + frame(2, b"y"),
         frame(9, b"x", final=False),
         frame(9, b"x" * 126),
+        frame(8, b"x"),
         b"\x82\xff" + b"\xff" * 8 + MASK,
     ],
 )
