@@ -727,7 +727,7 @@ class Code:
     def find(self, name: str) -> Any:
         """The module's __getattr__: who asks from outside gets any name."""
         units = [unit for unit, found in enumerate(self.names)
-                 if name in found.split() and self.kinds[unit] != 109]
+                 if name in found and name in found.split() and self.kinds[unit] != 109]
         if not units:
             raise AttributeError("module 'engine' has no attribute " + repr(name))
         with self.lock:
