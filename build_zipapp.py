@@ -27,7 +27,8 @@ statement is run, a function is a stub of the same name until its first call. Wh
 a rule of engine.py's: nothing happens at its top level but imports, definitions, and tables that
 are filled by decorators or loops. A table comes with all that fills it. The launcher loads what
 its forks may ever run before it serves, as far as names tell (`Splitter.reached`), and holds the
-rest of the archive in memory; the daemon makes everything real (`code_all`).
+rest of the archive in memory; the very first container only waits for what it needs itself
+(`FIRST`). The daemon makes everything real (`code_all`).
 
 The same input gives the same bytes: order and dates are fixed (SOURCE_DATE_EPOCH), nothing depends
 on where it is built. The vendored packages are fetched by pip as wheels and checked against PINS.
@@ -109,6 +110,51 @@ LAUNCHER_ROOTS = (
 )
 #: Who calls these, and them at the start: loaded as well, but not what else they may call.
 LAUNCHER_START = ("main_exit", "main", "preload")
+#: Functions of the launcher, its monitor and init for the first `run --rm`: `quick.py` prints it.
+FIRST = """
+Attached.__init__ Attached.drop Attached.end Birth.__init__ Born.__init__ Born.release Call.__call__
+Call.__init__ Call.bind Cgroup.__init__ Cgroup.create Cgroup.kill Cgroup.limit Cgroup.oom_count
+Cgroup.paths Cgroup.put Cgroup.realtime_share Cgroup.remove Cgroup.tasks_fds Cgroup.thaw Cgroup.v1
+Cgroup.v1_paths Cgroup.v2_fd Hierarchies.__init__ Hierarchies.tops Launcher.__init__
+Launcher._arrived Launcher._become Launcher._drop Launcher._fork Launcher._take Launcher._watch
+Launcher.hurry Libc.__init__ LogWriter.__init__ LogWriter._open LogWriter.close
+LogWriter.flush_partial Loop.__init__ Loop._timeout Loop._timers_run Loop.turn Loop.unwatch
+Loop.watch MemoryWatch.__init__ MemoryWatch.begin MemoryWatch.end Monitor._accept Monitor._conn_add
+Monitor._conn_close Monitor._conn_ready Monitor._end_record Monitor._idle Monitor._leave
+Monitor._main_ended Monitor._reap Monitor._waiter_answer Monitor._wake_make Monitor.cgroup_end
+Monitor.emit Monitor.go Monitor.is_waiting Monitor.run Monitor.runs Monitor.start Monitor.tell_end
+Monitor.wait_add Monitor.waiters_tell RawCall.bind RawCall.number Stdio.__init__ Stdio._ready
+Stdio._take Stdio.begin Stdio.dismiss Stdio.drain Stdio.end Stdio.forget Stdio.reading
+Store.__init__ Store._free_take Store.db Store.lock Store.path Store.run_path Store.write
+VendoredFinder.__init__ VendoredFinder.find_spec VendoredFinder.hold _Path.from_param
+_Write.__enter__ _Write.__exit__ _Write.__init__ _action _alternatives _arch_block _arch_select
+_attrs_settle _bear _cgroup_make _cgroup_put _cgroup_remove _clone_into _clones_make _code
+_cpuset_fill _default_program_made _event_files _excluded _fs_mount _fs_set _full_remove_at
+_hierarchy_put _id_check _included _is_dir_at _is_odd _json_encoder _launcher_detach _launcher_fork
+_leaf _limit_block _limit_cpu _limit_devices _limit_huge_pages _limit_memory _limit_realtime
+_limit_rows _limit_unified _limits_normal _limits_set _mount_check _mount_plain _mount_put
+_mountinfo_line _multiplexed _network_begin _network_end _node_make _numbers_add _overlay_knows
+_overlay_lowers _overlay_name _path_if_there _plain_remove_at _program_become _program_check
+_quote_char _ranges _read _read_pairs _read_words _ready_wait _resource _root_prepare _search
+_signal_note _source_clone _stdio_open _store_claim _store_connect _test _tested _tree_remove_at
+_unescape _v2_enable _write answer_send archive_member birth_run boot_id caps_bound caps_held
+caps_keep caps_mask caps_set cgroup_enter_leaf cgroup_hierarchies cgroup_paths cgroup_probe
+device_rule_text dir_ensure event_emit fds_recv fds_send file_read fs_magic go_int imports_freeze
+init_alone init_apparmor init_cgroup init_cgroup_namespace init_confine init_cwd init_cwd_make
+init_devices init_exec init_hostname init_join init_keyring init_limits init_mounts init_network
+init_oom_score init_paths_hide init_program init_read init_ready init_root_attach init_root_enter
+init_stdio init_stdio_own init_sysctl init_terminal init_title init_user json_parse json_text
+launcher_main libc lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_open
+loopback_up machine_name main main_exit mode_is_dir monitor_main mount_attach mount_attrs
+mount_attrs_of mount_clone mount_new mount_options_parse mount_propagation mount_readonly mountinfo
+networks_event ns_clone ns_open ns_unshare oom_score_set open_in_root overlay_adds_layers
+overlay_mount path_make peer_cred process_check process_name quote restarts_make rlimits_apply role
+root_pivot runtime_start seccomp_compile seccomp_default_profile seccomp_default_program
+seccomp_enter seccomp_flags seccomp_install seccomp_program seccomp_resolve sqlite_module
+status_code sys_address sys_buffer syscall_numbers syscalls_bind table_read table_rows tree_remove
+unix_listen user_resolve vendored_install verb_attach verb_go verb_start verb_wait volumes_forget
+volumes_leave volumes_unmount write_all
+"""
 #: Functions of `version`; what `ps` needs besides; what `run` and `exec` do: the usual commands
 #: find it in one place. `tests/bench/quick.py` prints this.
 QUICK = ("""
@@ -158,8 +204,8 @@ _config_verify _cpu_verify _cpusets_verify _create _create_checked _device_rules
 _env_merge _event_files _exec_pump _execs_sweep _exit_status _gap _gate _hijacker _host_fill
 _host_verify _insert _insert_once _interpreter_sealed _is_server _is_user_defined _items_check
 _json_encoder _kernel_memory_verify _launch _launcher_spawn _launcher_start _link_body _link_make
-_mac_make _mac_move _memory_verify _modes_check _modes_resolve _monitor_ask _monitor_request
-_namespaces_resolve _network_prepare _object _platform_settle _program_words _query_text _resizer
+_list_check _mac_make _mac_move _memory_verify _modes_check _modes_resolve _monitor_ask
+_monitor_request _namespaces_resolve _network_prepare _platform_settle _query_text _resizer
 _root_fill _route _shm_mounts _signal_sender _size_known _size_number _spawned_reap _spec_linux
 _spec_mounts _spec_namespaces _spec_process _spec_root _start _start_time _stream_type
 _sysctl_problems _sysctls_verify _thermal_paths _ulimits_verify _value_check _version_adapt
@@ -177,11 +223,11 @@ layer_paths layer_stack lease_take libc limits_build link_index link_is_up link_
 links_verify lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_verify
 mac_pack mac_text mode_container monitor_call monitor_connect monitor_expect monitor_start
 mount_attrs mount_clone mount_readonly mounts_sorted name_random names_write network_find
-network_get networks_event networks_named nl_attr nl_message owner_of owner_self pair_message
-parent_ensure parent_name plan_build platform_rank points_mounts port_message ports_check
-ports_expose ports_publish ports_start ports_wanted post_container_attach post_container_create
-post_container_exec post_container_start post_container_wait post_exec_start prefix_parse
-process_build program_path record_find record_insert record_move record_new resolver_conf
+network_get networks_event networks_named nl_attr nl_message object_check owner_of owner_self
+pair_message parent_ensure parent_name plan_build platform_rank points_mounts port_message
+ports_check ports_expose ports_publish ports_start ports_wanted post_container_attach
+post_container_create post_container_exec post_container_start post_container_wait post_exec_start
+prefix_parse process_build record_find record_insert record_move record_new resolver_conf
 resources_build resources_verify restart_parse restart_verify route_message routes_choose
 security_parse sha256 signal_number signal_parse signals_caught.__enter__ signals_caught.__exit__
 signals_caught.__init__ signals_caught.fileno size_float size_parse spec_build storage_begin
@@ -191,10 +237,10 @@ write_all
 """)
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (
-    "ast", "marshal", "struct", "sys", "zlib", "Code", "HOT_SECTIONS", "KEYED", "LAUNCHER_ROOTS",
-    "LAUNCHER_START", "QUICK", "Slim", "Splitter", "Table", "Unit", "code_walk", "command_keys",
-    "engine_code", "names_changed", "names_used", "own_source", "packed", "route_keys",
-    "sections_of",
+    "ast", "marshal", "struct", "sys", "zlib", "Code", "FIRST", "HOT_SECTIONS", "KEYED",
+    "LAUNCHER_ROOTS", "LAUNCHER_START", "QUICK", "Slim", "Splitter", "Table", "Unit",
+    "code_walk", "command_keys", "engine_code", "names_changed", "names_used", "own_source",
+    "packed", "route_keys", "sections_of",
 )
 # fmt: off
 PINS = {
@@ -736,8 +782,8 @@ class Code:
         return self.space[name]
 
     def ahead(self, *groups: int) -> None:
-        """Makes some groups real; what they mention besides, stubs. The launcher's comes first,
-        then the lists of QUICK."""
+        """Makes some groups real; what they mention besides, stubs. FIRST is 0, the rest of the
+        launcher's 1, then come the lists of QUICK."""
         from marshal import loads
         from zlib import decompress
 
@@ -1165,8 +1211,9 @@ def engine_code(
 
     16 bytes of head (magic number, size, where the groups start, zeros), the index, the groups.
     The index is (names, kinds, groups, group of each unit, keys, code of the loader). A group is a
-    tuple that ends with {unit: record}, compressed: the launcher's first (see `packed`), which also
-    has units of other groups, then one for each list of QUICK, then what is left of each section.
+    tuple that ends with {unit: record}, compressed: the launcher's two first (see `packed`), which
+    also have units of other groups, then one for each list of QUICK, then what is left of each
+    section.
     """
     from importlib.util import MAGIC_NUMBER
 
@@ -1178,9 +1225,12 @@ def engine_code(
             for at in sorted(split.reached(roots, callers))}
     homes = {at: sections[unit.line] for at, unit in enumerate(split.units)}
     homes.update(dict.fromkeys(rank, "launcher's"))
+    first = split.quick(set(FIRST.split())) & set(rank)
+    homes.update(dict.fromkeys(first, FIRST))
     for names in reversed(QUICK):
         homes.update(dict.fromkeys(split.quick(set(names.split())), names))
-    groups = {"launcher's": packed({at: records[at] for at in rank}, rank),
+    groups = {FIRST: packed({at: records[at] for at in rank if at in first}, rank),
+              "launcher's": packed({at: records[at] for at in rank if at not in first}, rank),
               **{names: ({},) for names in QUICK}}
     for at, home in homes.items():
         groups.setdefault(home, ({},))[-1][at] = records[at]

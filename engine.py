@@ -10654,11 +10654,18 @@ def code_all() -> None:
         code.all()
 
 
+def code_launcher() -> None:
+    """Make the code real that the launcher's forks may run; until then it has the first one's."""
+    code = getattr(sys.modules["__main__"], "CODE", None)
+    if code:
+        code.ahead(1)
+
+
 def code_usual() -> None:
     """Make the code of the usual commands real, beside what the launcher has."""
     code = getattr(sys.modules["__main__"], "CODE", None)
     if code:
-        code.ahead(1, 2, 3)
+        code.ahead(2, 3, 4)
 
 
 def launcher_name() -> str:
@@ -10852,11 +10859,13 @@ def launcher_main(run: str, name: str) -> None:
     listener = _socket.socket(fileno=3)
     try:
         _launcher_detach()
+        syscalls_bind()
+        launcher = Launcher(run, name, listener)
+        launcher.hurry()
+        code_launcher()
         _launcher_preload()
     except ImportError as missing:
         _launcher_refuse(listener, module_missing(missing))
-    launcher = Launcher(run, name, listener)
-    launcher.hurry()
     heap_settle(run)
     launcher.serve()
     os._exit(0)
@@ -23260,6 +23269,7 @@ class Monitor(Loop):
         if self._starter:
             self._starter = None
             self._born.release()
+            sqlite_module()                 # the first one of all has not got it yet: now is time
             if self.health:
                 self.health.next()
 

@@ -251,6 +251,7 @@ names = [name for name in whole.__dict__ if name[:2] != "__"]
 random.Random(SEED).shuffle(names)
 if SEED == 0:
     CODE.ahead(0)
+    CODE.ahead(1)
     split = space["Splitter"](tree, "engine.pyz/engine.py")
     late = [n for n in split.reached(space["LAUNCHER_ROOTS"], ()) if n in CODE.stubs]
     assert late == [], late

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Which functions the commands run that must start at once: QUICK in build_zipapp.py.
+"""Which functions the commands run that must start at once: FIRST and QUICK in build_zipapp.py.
 
     unshare -n quick.py PYZ [--check|--write]       as root; needs a static busybox on this host
 
-Prints the names, as QUICK has them, or writes them there. With --check only those that QUICK lacks:
+Prints the names, as they stand there, or writes them. With --check only those that are missing:
 each costs a start the reading of a whole section.
 """
 
@@ -20,33 +20,41 @@ from collections.abc import Callable
 
 PYTHON = "/usr/bin/python3"
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-#: Runs in the place of the archive's start, and writes down what it loads.
+#: Runs in the place of the archive's start, and marks in a file what it and its forks load. The
+#: launcher that it starts does so too, until the first container is through.
 WATCHED = """
-import sys, zipimport
-archive, log = sys.argv[1:3]
-sys.argv[:] = [archive, *sys.argv[3:]]
+import mmap, os, sys, zipimport
+archive, log, own, *words = sys.argv[1:]
+sys.argv[:] = [archive, *words]
 __loader__ = zipimport.zipimporter(archive)
 text = __loader__.get_source("__main__").replace("\\nstart()\\n", "\\n")
 exec(compile(text, "__main__.py", "exec"), globals())
 module = engine_load()
-record, seen = CODE.record, set()
+record, fd = CODE.record, os.open(log, os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, len(CODE.names))
+seen = mmap.mmap(fd, len(CODE.names))
 def watched(unit):
-    if CODE.kinds[unit] != 115:
-        seen.add(CODE.names[unit])
+    seen[unit] = 1
     return record(unit)
 CODE.record = watched
-leave = os._exit
-def left(code):
-    with open(log, "a") as file:
-        file.writelines(name + "\\n" for name in seen)
-    leave(code)
-os._exit = left
+with open(log + ".names", "w") as file:
+    file.writelines(name.replace("\\n", " ") * (kind != 115) + "\\n"
+                    for name, kind in zip(CODE.names, CODE.kinds))
+def instead(name, function):
+    getattr(module, name)                   # it is loaded, and is not loaded again
+    setattr(module, name, function)
+if own:
+    program = ["-c", own, archive, log + ".first", ""]
+    instead("_program_words", lambda: program)
+else:
+    instead("heap_settle", lambda run: os._exit(0))
 module.main_exit(sys.argv[1:])
 """
 
 
 def names_seen(pyz: str) -> list[set[str]]:
-    """Names of units that `version` loads; what `ps` loads besides; what `run` and `exec` do."""
+    """Names of units that the first container needs of the launcher; those that `version` loads;
+    what `ps` loads besides; what `run` and `exec` do."""
     work = tempfile.mkdtemp(prefix="quick-")
     log = work + "/log"
     roots = ["--data-root", work + "/data", "--run-root", work + "/run"]
@@ -72,13 +80,16 @@ def names_seen(pyz: str) -> list[set[str]]:
         for words in commands:
             for flags, environment in ((roots, {}), ([], named)):
                 before()
-                subprocess.run([PYTHON, "-c", WATCHED, pyz, log, *flags, *words],
+                subprocess.run([PYTHON, "-c", WATCHED, pyz, log, WATCHED, *flags, *words],
                                env={**os.environ, **environment}, stdout=subprocess.DEVNULL,
                                check=True)
-        with open(log) as file:
-            names = set(file.read().split())
+        return marked(log)
+
+    def marked(log: str) -> set[str]:
+        with open(log, "rb") as marks, open(log + ".names") as names:
+            found = {name.strip() for mark, name in zip(marks.read(), names) if mark}
         os.unlink(log)
-        return names
+        return found - {""}
 
     try:
         engine("image", "from-host", "-t", "tools", "busybox", "sleep", "true")
@@ -90,7 +101,7 @@ def names_seen(pyz: str) -> list[set[str]]:
         third = seen(run, bridged, ("exec", name, "true"))
         engine("rm", "-f", name)
         third |= seen(run, before=launcher_end)
-        return [first, second, third - first - second]
+        return [marked(log + ".first"), first, second, third - first - second]
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -99,12 +110,22 @@ def main(argv: list[str]) -> int:
     sys.path.insert(0, TOP)
     import build_zipapp
 
-    known = set(" ".join(build_zipapp.QUICK).split()) if argv[1:] == ["--check"] else set()
-    lists = ["\n".join(textwrap.wrap(" ".join(sorted(names - known)), 100))
-             for names in names_seen(os.path.abspath(argv[0]))]
+    known = [set(names.split()) if argv[1:] == ["--check"] else set()
+             for names in (build_zipapp.FIRST, " ".join(build_zipapp.QUICK))]
+    lists = ["\n".join(textwrap.wrap(" ".join(sorted(names - known[at > 0])), 100))
+             for at, names in enumerate(names_seen(os.path.abspath(argv[0])))]
     if argv[1:] != ["--write"]:
         print("\n\n".join(lists))
         return 0
+    with open(TOP + "/build_zipapp.py") as file:
+        text = file.read()
+    for head, tail, middle in (('FIRST = """\n', '"""\n', lists[0] + "\n"),
+                               ('QUICK = ("""\n', '""")\n', '\n""", """\n'.join(lists[1:]) + "\n")):
+        before, _, after = text.partition(head)
+        text = before + head + middle + tail + after.partition(tail)[2]
+    with open(TOP + "/build_zipapp.py", "w") as file:
+        file.write(text)
+    return 0
     with open(TOP + "/build_zipapp.py") as file:
         before, _, after = file.read().partition('QUICK = ("""\n')
     with open(TOP + "/build_zipapp.py", "w") as file:
