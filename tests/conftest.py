@@ -252,10 +252,10 @@ def run_dirs():
 
 
 def launchers_of(run="", names=("engine:launcher",)):
-    """The pids of launchers, of one run root if it is given."""
-    found = []
-    for pid, (name, *_) in descendants().items():
-        if name in names:
+    """The pids of launchers, of one run root if it is given; not of what they have just forked."""
+    found, table = [], descendants()
+    for pid, (name, _, parent, *_) in table.items():
+        if name in names and table.get(parent, ("",))[0] != name:
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as file:
                     if not run or run.encode() in file.read().split(b"\0"):
