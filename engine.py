@@ -12081,6 +12081,9 @@ def init_confine(birth: Birth) -> None:
 def init_cwd(birth: Birth) -> None:
     """Enter the working directory as the user; it must be inside (CVE-2024-21626)."""
     cwd = birth.process["cwd"]
+    if cwd[:1] != "/":
+        raise init_refuse("OCI runtime exec failed: exec failed: Cwd must be an absolute path:"
+                          " unknown", 126, plain=True)
     try:
         os.chdir(cwd)
         os.getcwd()
@@ -28781,7 +28784,7 @@ def container_update(engine: Engine, ref: str, body: Any, version: str = API_VER
         record_host(store, c.id, before)
         container_event(store, c, "update")
         raise EngineError(f"Cannot update container {c.id}: runc did not terminate successfully:"
-                          f" exit status 1: {refused}: unknown") from None
+                          f" exit status 1: {refused}\n: unknown") from None
     container_event(store, c, "update")
     return {"Warnings": warnings or None}
 

@@ -184,6 +184,13 @@ def test_detach_keys(box):  # noqa: F811
     assert box.inspect(id)["State"]["Running"]
 
 
+def test_a_working_directory_that_is_relative(web):
+    out, _, code = execute(web, "pwd", WorkingDir="etc")
+    assert out == (b"OCI runtime exec failed: exec failed: Cwd must be an absolute path: unknown"
+                   b"\r\n")
+    assert code == 126
+
+
 def test_an_exec_that_has_run_is_told_in_its_stream(web):
     id = web.client.post("/containers/web/exec", {}, {"Cmd": ["true"], "AttachStdout": True})["Id"]
     start = {"Detach": False, "Tty": False}

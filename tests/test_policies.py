@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import threading
+import time
 
 import conftest
 import engine
@@ -106,6 +107,32 @@ def test_limits_of_one_that_runs(box):  # noqa: F811
     assert kill is (False if group.v1("memory") else None)
 
 
+def _disk_of(path):
+    """The node of the whole disk that a path lies on, or None."""
+    number = os.stat(path).st_dev
+    at = os.path.realpath(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    at = os.path.dirname(at) if os.path.exists(at + "/partition") else at
+    node = "/dev/" + os.path.basename(at)
+    return node if os.path.exists(at + "/dev") and os.path.exists(node) else None
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("field", "rate"), [("BlkioDeviceWriteBps", 1 << 20),
+                                             ("BlkioDeviceWriteIOps", 6)])
+def test_a_disk_is_written_to_as_fast_as_allowed(box, field, rate):  # noqa: F811
+    disk = _disk_of(box.store.path("containers"))
+    if "blkio" not in engine.controllers_find() or disk is None:
+        pytest.skip("no disk, or no controller for it")
+    words = ("dd", "if=/dev/zero", "of=/file", "bs=256k", "count=12", "oflag=direct")
+    _, err, code, _ = box.run(*words)
+    if code:
+        pytest.skip(f"no O_DIRECT here: {err}")
+    begin = time.monotonic()
+    _, err, code, _ = box.run(*words, host={field: [{"Path": disk, "Rate": rate}]})
+    assert code == 0, err
+    assert time.monotonic() - begin > 1.5       # 3 MiB in 12 requests: 2 to 3 s
+
+
 @pytest.mark.root
 def test_what_the_kernel_refuses_is_undone(box):  # noqa: F811
     if engine.cgroup_paths("engine").v1("memory") is None:
@@ -120,6 +147,7 @@ def test_what_the_kernel_refuses_is_undone(box):  # noqa: F811
     with pytest.raises(engine.EngineError, match="unable to set memory limit to 7340032") as told:
         box.client.post("/containers/web/update", {}, {"Memory": 7 * MIB, "MemorySwap": 7 * MIB})
     assert str(told.value).startswith(f"Cannot update container {id}: runc did not terminate")
+    assert str(told.value).endswith("\n: unknown")
     assert box.inspect(id)["HostConfig"]["Memory"] == 64 * MIB
 
 
