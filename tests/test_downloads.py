@@ -70,6 +70,25 @@ def test_a_blob_comes_and_is_what_it_should_be(store, bring):
     assert bring().fetch() == (digest(A), len(A), engine.MEDIA_LAYER + "+gzip")
     assert engine.file_read(engine.blob_path(store, digest(A))) == A
     assert [what for _, what in bring.said] == ["Verifying Checksum", "Download complete"]
+    (part,) = parts(store)          # one file with two names, until an image has it
+    assert os.path.samefile(store.path("downloads", part), engine.blob_path(store, digest(A)))
+    engine.downloads_settle(store, [digest(A), digest(b"")])
+    assert parts(store) == []
+    assert engine.file_read(engine.blob_path(store, digest(A))) == A
+
+
+def test_what_came_of_a_pull_that_ended_is_not_asked_for(store, registry, bring):
+    bring().close()
+    os.unlink(engine.blob_path(store, digest(A)))
+    assert bring().fetch()[0] == digest(A)
+    assert len(registry.log) == 1
+
+
+def test_a_file_system_with_one_name_for_a_file(store, bring, monkeypatch):
+    def link(*_):
+        raise PermissionError(1, "Operation not permitted")
+    monkeypatch.setattr(os, "link", link)
+    assert bring().fetch()[0] == digest(A)
     assert parts(store) == []
 
 
@@ -166,11 +185,33 @@ def test_two_pulls_share_the_work(store, registry, bring):
         thread.start()
     while not any(what == "Waiting" for _, what in bring.said):
         threading.Event().wait(0.01)
+    threading.Event().wait(0.3)
     gate.set()
     for thread in threads:
         thread.join()
     assert first.fetch() == second.fetch()
     assert len(registry.log) == 1
+    assert [what for _, what in bring.said].count("Waiting") == 1
+    assert len(parts(store)) == 1
+
+
+def test_who_waits_sees_how_far_the_other_pull_is(store, registry, bring):
+    first = bring(run=False)
+    path = first._lock(bring.repository)
+    os.write(first._fd, A[:1000])
+    second = bring(run=False)
+    thread = threading.Thread(target=second.run, args=(bring.repository, 5))
+    thread.start()
+    for _ in range(500):
+        if second.current == 1000:
+            break
+        threading.Event().wait(0.01)
+    assert second.current == 1000
+    os.unlink(path)
+    os.close(first._fd)
+    first._fd = -1
+    thread.join()
+    assert second.fetch()[:2] == (digest(A), len(A))
 
 
 def test_a_full_disk_is_told(registry, bring, monkeypatch):

@@ -299,6 +299,21 @@ def test_who_goes_away_ends_it_and_what_came_is_kept(store, registry):
     assert any(headers.get("Range") == "bytes=3000-" for _, _, headers in registry.log)
 
 
+def test_whole_layers_of_a_pull_that_failed_are_not_fetched_again(store, registry):
+    registry.add("app", "1", [A, B])
+    fails = [lambda handler: digest(gz(B)) in handler.path and not handler.reply(404)]
+    registry.faults += fails
+    with pytest.raises(engine.EngineError):
+        pull(store, registry.name("app:1"))
+    assert content(store) == (set(), set(), set())
+    del registry.faults[:], registry.log[:]
+    pull(store, registry.name("app:1"))
+    assert registry.asked("GET", "/blobs/") == [
+        f"/v2/app/blobs/{each}" for each in (image(store, registry.name("app:1").familiar).id,
+                                             digest(gz(B)))]
+    assert os.listdir(store.path("downloads")) == []
+
+
 def test_no_room_is_told_before_anything_is_fetched(store, registry, monkeypatch):
     registry.add("app", "1", [A])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 import time
 
@@ -10,7 +11,7 @@ import engine
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from registry_help import once, registry_running
+from registry_help import once, registry_running, server_context
 
 import _socket
 
@@ -251,6 +252,35 @@ def test_plain_http_behind_https_is_noticed(registry, client):
     with pytest.raises(engine.HttpFailed) as refused:
         client.request("GET", f"https://{registry.host}/v2/", context=context)
     assert refused.value.spoke_tls is False
+
+
+def test_an_insecure_registry_that_speaks_plain_http_is_not_tried_with_tls(raw, client):
+    host = raw(b"HTTP/1.1 400 Bad Request\r\n\r\n", hold=True)[7:].partition("/")[0]
+    both = [engine.RegistryEndpoint(f"{scheme}://{host}", is_insecure=True)
+            for scheme in ("https", "http")]
+    assert list(client.worth_trying(both)) == both[1:]
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x15\x03\x01\0\2\2\x32", b"SSH-2.0-x\r\n"])
+def test_whatever_else_is_there_is_tried_with_tls_first(raw, client, answer):
+    host = raw(answer)[7:].partition("/")[0]
+    for secure in (False, True):
+        both = [engine.RegistryEndpoint(f"{scheme}://{host}", is_insecure=not secure)
+                for scheme in ("https", "http")]
+        assert list(client.worth_trying(both)) == both
+
+
+def test_a_tls_server_takes_the_probe_for_what_it_is(client, tmp_path):
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                    "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x", "-days", "2", "-keyout",
+                    str(tmp_path / "key"), "-out", str(tmp_path / "cert")], check=True,
+                   stderr=subprocess.DEVNULL)
+    with registry_running(server_context(tmp_path / "cert", tmp_path / "key")) as there:
+        endpoint = engine.RegistryEndpoint(there.url, is_insecure=True)
+        before = time.monotonic()
+        assert list(client.worth_trying([endpoint])) == [endpoint]
+        assert time.monotonic() - before < 2
+        assert client.request("GET", there.url + "/v2/", context=endpoint.context).status == 200
 
 
 def test_a_proxy_is_used_for_http_and_asked_with_its_password(registry):
