@@ -7908,6 +7908,16 @@ def bridge_make(sock: _socket.socket, name: str, mac: bytes, mtu: int) -> bool:
     return True
 
 
+def link_kind(sock: _socket.socket, name: str) -> str:
+    """The kind of an interface, as rtnetlink calls it: "bridge"; "" for one of hardware."""
+    for message in netlink_dump(sock, _RTM_GETLINK, _link_body()):
+        attrs = nl_attrs(message[16:])
+        if attrs.get(_IFLA_IFNAME, b"").rstrip(b"\0") == name.encode():
+            kinds = nl_attrs(attrs.get(_IFLA_LINKINFO, b""))
+            return kinds.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
+    return ""
+
+
 def link_delete(sock: _socket.socket, name: str) -> bool:
     """Delete an interface; False when there is none of this name."""
     try:
@@ -19992,6 +20002,8 @@ def pool_make(subnet: Prefix, *, gateway: str = "", span: str = "", reserved: li
             if ip_text(subnet.packed(at)) not in pool["reserved"]:
                 pool["gateway"] = ip_text(subnet.packed(at))
                 break
+        else:
+            raise EngineError("failed to allocate gateway (): No available addresses on this pool")
     return pool
 
 
@@ -24379,6 +24391,8 @@ def endpoint_take(db: Any, c: Container, endpoint: Place, network: Network, posi
     """Fill an endpoint's row, inside the caller's transaction; `names`: interfaces that it has."""
     if not db.execute("SELECT 1 FROM networks WHERE id = ?", (network.id,)).fetchone():
         raise NotFound(f"network {network.name} not found")
+    if network.document["ConfigOnly"]:
+        raise Forbidden("cannot create endpoint on configuration-only network")
     config = endpoint.config
     wanted = config["IPAMConfig"] or {}
     endpoint.id = id_new()
@@ -24509,18 +24523,23 @@ def endpoint_drop(store: Store, container: str, network: str) -> None:
 
 # ---- bridges ----
 
-def bridge_ensure(store: Store, network: Network) -> None:
-    """See that a network's bridge is there, up and with its addresses; Docker's errors."""
-    if network.driver != "bridge" or link_is_up(network.bridge):
+def bridge_ensure(store: Store, network: Network, is_new: bool = False) -> None:
+    """See that a network's bridge is there, up and with its addresses; Docker's errors.
+
+    Of a network that `is_new` it may be there already, of somebody else's making.
+    """
+    if network.driver != "bridge" or not is_new and link_is_up(network.bridge):
         return
     with store.lock("bridges"):
-        if link_is_up(network.bridge):
+        if not is_new and link_is_up(network.bridge):
             return
         if network.document.get("is_users") and not link_index(network.bridge):
             raise EngineError(f"bridge device with non default name {network.bridge} must be"
                               " created manually")
         sock = netlink_open()
         try:
+            if link_index(network.bridge) and link_kind(sock, network.bridge) != "bridge":
+                raise EngineError(f"existing interface {network.bridge} is not a bridge")
             _bridge_settle(store, network, sock)
         except PermissionError:
             raise Unsupported("bridged networks need the capability NET_ADMIN: use --network none"
@@ -24582,6 +24601,9 @@ def bridge_settle(store: Store, made: dict) -> bool:
             network_forget(db, before)
         db.execute("DELETE FROM leases WHERE network = ?", (before.id,))
     bridge_end(store, before)           # the next container makes it anew
+    after = network_get(store, "bridge")
+    if after and link_is_up(after.bridge):          # the user's own: nobody will
+        firewall_network_begin(store, after)
     return True
 
 
@@ -28037,7 +28059,7 @@ class Networks:
             network.document["is_users"] = bool(network.bridge and link_index(network.bridge))
             network_insert(db, network)
         try:
-            bridge_ensure(store, network)
+            bridge_ensure(store, network, is_new=True)
             parent_ensure(network)
             with store.write() as db:
                 db.execute("UPDATE networks SET document = ? WHERE id = ?",
@@ -28253,6 +28275,8 @@ class Networks:
             raise Forbidden("container cannot be disconnected from host network or connected to"
                             " host network" if network.driver == "host" and mode != "host" and
                             not mode_container(mode) else CONFLICT_SHARED)
+        if network.document["ConfigOnly"]:
+            raise Forbidden("cannot create endpoint on configuration-only network")
         if c.sole_network or network.driver == "null":
             if c.sole_network or mode != "none" or endpoint_list(self._store, c.id):
                 raise Forbidden(CONFLICT_NONE)
@@ -33207,8 +33231,10 @@ def get_networks(engine: Engine, request: Request) -> list:
 
 
 @route("GET", "/networks/{id}")
-def get_network(engine: Engine, request: Request) -> dict:
-    """Everything about one network."""
+def get_network(engine: Engine, request: Request) -> dict | list:
+    """Everything about one network; all networks, where only a slash follows."""
+    if not request.params["id"]:
+        return get_networks(engine, request)
     verbose = request.arg("verbose")
     if verbose:
         try:

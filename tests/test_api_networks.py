@@ -11,6 +11,7 @@ INSPECT = ["Name", "Id", "Created", "Scope", "Driver", "EnableIPv4", "EnableIPv6
 def test_list_and_inspect(bare_box):  # noqa: F811
     found = bare_box.client.get("/networks")
     assert sorted(network["Name"] for network in found) == ["bridge", "host", "none"]
+    assert bare_box.client.get("/networks/") == found
     shown = bare_box.client.get("/networks/bridge")
     assert list(shown) == INSPECT
     assert shown["Options"]["com.docker.network.bridge.default_bridge"] == "true"

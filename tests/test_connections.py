@@ -236,3 +236,28 @@ def test_what_is_told_of_networks_that_are_not_there(busybox):
     assert f"container {id} is not connected to the network nosuch" in forced.err
     assert "network nosuch not found" in busybox("network", "disconnect", "nosuch", "one").err
     busybox("rm", "-f", "one").ok()
+
+
+@pytest.mark.root
+def test_interfaces_that_are_there_already(busybox):
+    refused = busybox("network", "create", "-o", "com.docker.network.bridge.name=lo", "net1")
+    assert "existing interface lo is not a bridge" in refused.err
+    subprocess.run(["ip", "link", "add", "br8", "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "set", "br8", "up"], check=True)
+    busybox("network", "create", "-o", "com.docker.network.bridge.name=br8", "--subnet",
+            "10.67.0.0/24", "net1").ok()
+    assert "10.67.0.1/24" in subprocess.run(["ip", "addr", "show", "br8"], check=True,
+                                            capture_output=True, text=True).stdout
+    busybox("network", "rm", "net1").ok()
+    subprocess.run(["ip", "link", "delete", "br8"], check=True)     # it was left where it was
+
+
+@pytest.mark.root
+def test_nobody_is_in_a_network_that_is_only_a_configuration(busybox):
+    busybox("network", "create", "--config-only", "net1").ok()
+    told = "cannot create endpoint on configuration-only network"
+    assert told in busybox("run", "--rm", "--network", "net1", "busybox", "true").err
+    busybox("create", "--name", "one", "busybox", "true").ok()
+    assert told in busybox("network", "connect", "net1", "one").err
+    busybox("rm", "one").ok()
+    busybox("network", "rm", "net1").ok()

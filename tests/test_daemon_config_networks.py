@@ -91,3 +91,18 @@ def test_without_the_default_bridge(engine, roots, monkeypatch):
     # With the daemon its decision ends.
     engine.os.close(held)
     assert engine.network_find(store, "bridge").pool(32)
+
+
+def test_a_bridge_of_the_users_that_is_up_gets_its_rules(engine, roots, monkeypatch):
+    begun = []
+    monkeypatch.setattr(engine, "host_prefixes", lambda store: [])
+    monkeypatch.setattr(engine, "bridge_end", lambda store, network: None)
+    monkeypatch.setattr(engine, "bridge_address", lambda name, width: "10.66.0.1/24")
+    monkeypatch.setattr(engine, "link_is_up", lambda name: name == "br9")
+    monkeypatch.setattr(engine, "firewall_network_begin",
+                        lambda store, network: begun.append(network.bridge))
+    store = engine.Store(roots.data, roots.run)
+    assert engine.bridge_settle(store, made(engine, bridge="br9"))
+    assert begun == ["br9"]
+    assert engine.bridge_settle(store, made(engine))
+    assert begun == ["br9"]

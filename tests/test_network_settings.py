@@ -153,3 +153,8 @@ def test_an_address_that_is_nobodys(engine, roots, gateway):
 def test_a_network_without_a_gateway(engine, roots):
     network = build(engine, roots, Internal=True, **option("gateway_mode_ipv4", "isolated"))
     assert network.pool(32)["gateway"] == ""
+
+
+def test_a_range_without_an_address_for_the_gateway(engine, roots):
+    with pytest.raises(engine.EngineError, match=r"failed to allocate gateway \(\): No available"):
+        build(engine, roots, **ipam({"Subnet": "10.3.0.0/30", "IPRange": "10.3.0.3/32"}))
