@@ -34928,12 +34928,13 @@ class RegistryStore:
             dir_sync(os.path.dirname(blob))
             self._link_make(self._link(name, "_blobs", digest))
 
-    def upload_drop(self, name: str, upload: str) -> None:
-        """Forgets an upload."""
+    def upload_drop(self, name: str, upload: str, *, may_be_gone: bool = False) -> None:
+        """Forgets an upload; BLOB_UPLOAD_UNKNOWN."""
         try:
             os.unlink(self._upload(name, upload))
         except FileNotFoundError:
-            raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
+            if not may_be_gone:
+                raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
 
     def uploads_sweep(self, seconds: float = REGISTRY_UPLOAD_SECONDS) -> None:
         """Forgets uploads that got nothing for so long."""
@@ -35628,9 +35629,13 @@ def _post_upload(server: RegistryServer, request: Request, name: str) -> Respons
         server.swept = time.monotonic()
         store.uploads_sweep()
     upload = store.upload_start(name)
-    if request.arg("digest"):
+    if not request.arg("digest"):
+        return _accepted(name, upload, 0)
+    try:
         return _upload_finish(server, request, name, upload)
-    return _accepted(name, upload, 0)
+    except BaseException:               # nobody was told its id, to go on with it
+        store.upload_drop(name, upload, may_be_gone=True)
+        raise
 
 
 def _accepted(name: str, upload: str, size: int) -> Response:
@@ -35678,7 +35683,11 @@ def _upload_append(server: RegistryServer, request: Request, upload: str, fd: in
         size += len(data)
         if most and size > most:
             raise error_for(413, f"a blob may have at most {most} bytes here")
-        write_all(fd, data)
+        try:
+            write_all(fd, data)
+        except OSError:                 # a full disk: not even what came before may fill it
+            os.ftruncate(fd, 0)
+            raise
 
 
 def _patch_upload(server: RegistryServer, request: Request, name: str, upload: str) -> Response:
@@ -35830,10 +35839,7 @@ def registry_fetch_blob(store: RegistryStore, proxy: str, name: str, digest: str
             write_all(fd, data)
         store.upload_commit(name, upload, fd, digest)
     except EngineError as failed:
-        try:
-            store.upload_drop(name, upload)
-        except RegistryError:
-            pass                        # it was not what it should be, and is gone
+        store.upload_drop(name, upload, may_be_gone=True)
         raise _proxy_error(failed) from None
     finally:
         os.close(fd)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
+import socket
 import subprocess
+import time
 
+import engine
 import pytest
 from conftest import wait_for
+from image_help import digest
 from registry_help import free_port
 
 pytestmark = pytest.mark.root
@@ -98,6 +104,65 @@ def test_a_kill_loses_nothing(busybox, serve):
     assert killed.wait(20) == -signal.SIGKILL
     busybox("rmi", "-f", "busybox", f"{host}/busybox:1").ok()
     busybox("pull", f"{serve()}/busybox:1").ok()
+
+
+def ask(host, method, path, body=None):
+    conn = http.client.HTTPConnection(host, timeout=20)
+    conn.request(method, path, body)
+    reply = conn.getresponse()
+    reply.data = reply.read()
+    conn.close()
+    return reply
+
+
+def kill(serve):
+    killed = serve.started.pop()
+    killed.kill()
+    assert killed.wait(20) == -signal.SIGKILL
+
+
+def test_an_upload_goes_on_after_a_kill(serve, tmp_path):
+    host, data = serve(), os.urandom(8 << 20)
+    where = ask(host, "POST", "/v2/app/blobs/uploads/").headers["Location"]
+    with socket.create_connection(host.split(":")) as sock:
+        sock.sendall(f"PATCH {where} HTTP/1.1\r\nHost: x\r\n"
+                     f"Content-Length: {len(data)}\r\n\r\n".encode() + data[:5 << 20])
+        [path] = (tmp_path / "registry" / "uploads").iterdir()
+        wait_for(lambda: path.stat().st_size > 4 << 20, 10, "most of it")
+        kill(serve)
+    host = serve()
+    reply = ask(host, "GET", where)
+    size = int(reply.headers["Range"].partition("-")[2]) + 1
+    assert reply.status == 204 and 4 << 20 < size <= 5 << 20
+    assert ask(host, "PUT", f"{where}?digest={digest(data)}", data[size:]).status == 201
+    assert ask(host, "GET", f"/v2/app/blobs/{digest(data)}").data == data
+
+
+def test_a_collection_that_is_killed_while_one_pushes(cli, serve, tmp_path):
+    host = serve()
+    for number in range(200):
+        data = b"%d" % number
+        name = "kept" if number % 2 else "gone"
+        assert ask(host, "POST", f"/v2/{name}/blobs/uploads/?digest={digest(data)}",
+                   data).status == 201
+    config = json.dumps({"schemaVersion": 2, "mediaType": engine.MEDIA_MANIFEST, "config": {
+        "mediaType": "x", "digest": digest(b"1"), "size": 1}, "layers": [
+        {"mediaType": "x", "digest": digest(b"%d" % number), "size": 1}
+        for number in range(3, 200, 2)]}).encode()
+    conn = http.client.HTTPConnection(host, timeout=20)
+    conn.request("PUT", "/v2/kept/manifests/1", config, {"Content-Type": engine.MEDIA_MANIFEST})
+    assert conn.getresponse().status == 201
+    conn.close()
+    for pause in (0.15, 0.2, 0.25, 0.3):
+        collector = cli.popen("registry", "gc", "--grace", "0s", "--root", tmp_path / "registry")
+        time.sleep(pause)
+        collector.kill()
+        collector.communicate()
+        for number in range(1, 200, 2):
+            assert ask(host, "GET", f"/v2/kept/blobs/{digest(b'%d' % number)}").data == (
+                b"%d" % number)
+    cli("registry", "gc", "--grace", "0s", "--root", tmp_path / "registry").ok()
+    assert len(list((tmp_path / "registry/blobs/sha256").iterdir())) == 101
 
 
 @pytest.mark.parametrize(("flags", "text"), [

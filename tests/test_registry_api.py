@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -200,6 +201,53 @@ def test_who_takes_nothing_is_let_go(serve, monkeypatch):
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         wait_for(lambda: served.server._open, 5, "the connection")
         wait_for(lambda: not served.server._open, 10, "its end")
+
+
+def test_a_full_disk_is_not_kept_full(serve, monkeypatch):
+    served = serve()
+    uploads = served.store.path("uploads")
+    where = served.ask("POST", "/v2/app/blobs/uploads/").headers["Location"]
+    assert served.ask("PATCH", where, BLOB).status == 202
+
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "write_all", full)
+        for method, path in (("PATCH", where),
+                             ("POST", f"/v2/app/blobs/uploads/?digest={digest(BLOB)}")):
+            reply = served.ask(method, path, BLOB)
+            assert reply.status == 500 and b"no space left on device" in reply.data
+    assert [os.stat(f"{uploads}/{each}").st_size for each in os.listdir(uploads)] == [0]
+    assert served.ask("PUT", f"{where}?digest={digest(BLOB)}", BLOB).status == 201
+
+
+def test_nothing_stays_of_a_blob_in_one_request_that_failed(serve):
+    served = serve(upload_max=1000)
+    path = "/v2/app/blobs/uploads/?digest=" + digest(b"x")
+    for data, status in ((b"y", 400), (BLOB, 413)):
+        assert served.ask("POST", path, data).status == status
+    with socket.create_connection(served.host.split(":")) as sock:      # ends in the middle
+        sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx".encode())
+        sock.shutdown(socket.SHUT_WR)
+        assert b"unexpected EOF" in sock.recv(9999)
+    assert os.listdir(served.store.path("uploads")) == []
+
+
+def test_one_blob_by_many_at_once(serve):
+    served, wrong = serve(), []
+
+    def push(number):
+        try:
+            served.blob(BLOB, f"app{number % 3}")
+            assert served.ask("GET", f"/v2/app{number % 3}/blobs/{digest(BLOB)}").data == BLOB
+        except Exception as failure:
+            wrong.append(failure)
+    threads = [threading.Thread(target=push, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [] and os.listdir(served.store.path("uploads")) == []
 
 
 def test_what_is_known_is_not_sent(serve):
