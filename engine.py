@@ -30238,12 +30238,15 @@ class HttpClient:
 
     def failure(self, method: str, url: str, wrong: Exception) -> EngineError:
         """What an exception of a connection means, in Go's words."""
+        import ssl
         if self.is_cancelled:
             return Cancelled("context canceled")
         if isinstance(wrong, TimeoutError):
             text = "net/http: timeout awaiting response headers" if url else "i/o timeout"
         elif isinstance(wrong, _socket.gaierror):
             text = "no such host"
+        elif isinstance(wrong, ssl.SSLError):       # TLS 1.3 refuses after the handshake
+            text = tls_error_text(wrong)
         elif isinstance(wrong, OSError) and wrong.errno:
             text = errno_text(wrong)
         else:

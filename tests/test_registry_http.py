@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -268,6 +269,16 @@ def test_whatever_else_is_there_is_tried_with_tls_first(raw, client, answer):
         both = [engine.RegistryEndpoint(f"{scheme}://{host}", is_insecure=not secure)
                 for scheme in ("https", "http")]
         assert list(client.worth_trying(both)) == both
+
+
+def test_a_server_that_wants_a_certificate_of_ours(client):
+    """With TLS 1.3 it says so after the handshake, where the head of a reply is read."""
+    for reason, words in (("SSLV3_ALERT_BAD_CERTIFICATE", "bad certificate"),
+                          ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "certificate required")):
+        wrong = ssl.SSLError(1, f"[SSL: {reason}] (_ssl.c:2580)")
+        wrong.reason = reason
+        assert str(client.failure("GET", "https://x/v2/", wrong)) == (
+            f'Get "https://x/v2/": remote error: tls: {words}')
 
 
 def test_a_tls_server_takes_the_probe_for_what_it_is(client, tmp_path):
