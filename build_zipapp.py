@@ -375,7 +375,7 @@ def engine_load():
 
 def relay():
     global MISSED
-    if {"create", "exec", "run", "start"}.isdisjoint(sys.argv):
+    if {"create", "exec", "ps", "run", "start"}.isdisjoint(sys.argv):
         return
     try:
         code = checked(get(sys.implementation.cache_tag + "/relay"))

@@ -44742,7 +44742,7 @@ def cmd_tls_init(client: None, args: Args) -> None:
 #     `kill -9` of the asker would have. Before the stand-in has told its pid nothing was done, so
 #     an asker whose connection ends goes the long way.
 
-RELAYED = ("create", "exec", "run", "start")
+RELAYED = ("create", "exec", "ps", "run", "start")
 RELAY_SIZE = 1 << 16            # bytes of words and environment
 KEEPER_IDLE = 60.0              # s without a command
 KEEPER_REST = 0.05              # s after which a command lasts
