@@ -63,8 +63,8 @@ def test_other_commands_go_the_long_way(engine, words, monkeypatch):
 
 @pytest.mark.root
 @pytest.mark.parametrize("words, fits", [
-    ("ps --all", True), ("run x ls", True), ("run --rm -d x", True), ("run -it x", False), ("run -i x", False),
-    ("exec --tty a sh", False), ("run --interactive=true x", False),
+    ("ps --all", True), ("run x ls", True), ("run --rm -d x", True), ("run -it x", False),
+    ("run -i x", False), ("exec --tty a sh", False), ("run --interactive=true x", False),
     ("run --attach stdin x", False), ("start -a x", False), ("exec a sh -c date", True),
 ])
 def test_a_terminals_input_is_for_the_users_own_process(engine, words, fits, monkeypatch):
