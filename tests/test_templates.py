@@ -154,8 +154,10 @@ def test_nothing_but_template_errors(text):
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_every_value_prints(value):
     for text in ("{{.}}", '{{printf "%v %d %s %q %x %5.1f" . . . . . .}}', "{{.|print|len}}",
-                 "{{html .}}{{js .}}{{urlquery .}}", "{{range .}}{{.}}{{end}}", "{{json .}}"):
+                 "{{html .}}{{js .}}{{urlquery .}}", "{{json .}}"):
         outcome(text, value)
+    if not isinstance(value, int) or value < 10_000:        # a number is counted to, as in Go
+        outcome("{{range .}}{{.}}{{end}}", value)
 
 
 def test_what_an_image_may_leave_unset_has_its_zero_value():
