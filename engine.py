@@ -44938,6 +44938,8 @@ def _stand_in(keeper: int, listener: _socket.socket, came: int, hot: int,
     """Wait for one command and run it."""
     import _signal
     sys_prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != keeper:              # it died before that, and nobody would end this one
+        os._exit(0)
     process_name("engine:command")
     pages = memoryview(os.pread(hot, 1 << 16, 0)).cast("Q").tolist()
     for start, end in zip(pages[::2], pages[1::2]):

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -219,6 +220,20 @@ def test_a_keeper_that_died_is_missed_by_one_command(warm):
     assert warm(*RUN, "echo", "the long way").ok().out == "the long way\n"
     wait_for(lambda: waiting(warm), what="another stand-in")
     assert warm(*RUN, "echo", "again").ok().out == "again\n"
+
+
+@pytest.mark.root
+def test_a_stand_in_whose_keeper_was_gone_before_it_does_not_wait(engine):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind("\0stand-in-%d" % os.getpid())
+    listener.listen()
+    pid = os.fork()
+    if pid == 0:
+        engine._stand_in(os.getpid(), listener, -1, os.memfd_create("hot"), None)
+    try:
+        wait_for(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, what="its end")
+    finally:
+        listener.close()
 
 
 @pytest.mark.root
