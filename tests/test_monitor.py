@@ -60,9 +60,10 @@ def test_its_death_is_the_containers_and_is_noticed_at_once(busybox):
 
 def test_its_death_without_a_launcher_is_repaired_by_the_next_command(busybox):
     id = run(busybox, "busybox", "sleep", "60")
+    payload = state(busybox, id)["Pid"]
     for pid in launchers_of(busybox.roots.run) + monitors(busybox):
         os.kill(pid, signal.SIGKILL)
-    time.sleep(0.3)
+    wait_for(lambda: not alive(payload), what="the payload's end")
     assert state(busybox, id)["Status"] == "exited"
     assert state(busybox, id)["ExitCode"] == 137
     assert busybox("ps", "-q").ok().out == ""
