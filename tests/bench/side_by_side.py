@@ -419,6 +419,16 @@ def fresh_file_system(work):
         os.unlink(file)
 
 
+def tar_ms(bench, layers, how):
+    """Milliseconds of tar for the layers, on a fresh file system and with `sync -f` after it."""
+    with fresh_file_system(bench.work) as mount:
+        begin = time.perf_counter()
+        for layer in layers:
+            subprocess.run(["tar", how, layer, "-C", mount], check=True)
+        subprocess.run(["sync", "-f", mount], check=True)
+        return (time.perf_counter() - begin) * 1e3
+
+
 def bench_load(bench):
     """load on a fresh file system each, with `sync -f` after it; beside tar and `sync -f`."""
     for name, metric in (("files", "load 20,000 files"), ("six", "load 6 layers of 40 MB")):
@@ -438,12 +448,7 @@ def bench_load(bench):
             return {metric: taken * 1e3}
 
         def tar(layers=layers, metric=metric):
-            with fresh_file_system(bench.work) as mount:
-                begin = time.perf_counter()
-                for layer in layers:
-                    subprocess.run(["tar", "-xf", layer, "-C", mount], check=True)
-                subprocess.run(["sync", "-f", mount], check=True)
-                return {metric: (time.perf_counter() - begin) * 1e3}
+            return {metric: tar_ms(bench, layers, "-xf")}
 
         functions = {
             target.name: lambda target=target, one=one: one(target) for target in bench.targets
@@ -595,12 +600,7 @@ def pull_functions(bench, registry, image, metric):
         return {metric: taken * 1e3 + synced}
 
     def tar():
-        with fresh_file_system(bench.work) as mount:
-            begin = time.perf_counter()
-            for layer in layers:
-                subprocess.run(["tar", "-xzf", layer, "-C", mount], check=True)
-            subprocess.run(["sync", "-f", mount], check=True)
-            return {metric: (time.perf_counter() - begin) * 1e3}
+        return {metric: tar_ms(bench, layers, "-xzf")}
 
     functions = {target.name: lambda target=target: one(target) for target in bench.targets}
     return {**functions, "tar": tar}
