@@ -10303,6 +10303,8 @@ def plan_build(c: Container, spec: dict, *, bundle: str, layers: list, directory
 #   - The launcher replaces its memory by private mappings of a sealed file in memory, the image.
 #     A process at rest asks which pages it has copied, compares them with the image, and drops the
 #     equal ones: whoever looks there next finds the image again.
+#   - The code that looks copies pages too. So all that is left is compared in one go, and who is to
+#     wait does so in the same go (`MemoryImage.wait`): it sleeps with nothing copied anew.
 #   - Nothing may be written between comparing and dropping, and Python cannot do two things without
 #     writing in between. Hence the one place with machine code, IF_SAME: a table of "if these words
 #     equal those, make that system call". It also makes the image: a piece of memory is written and
