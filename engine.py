@@ -11120,7 +11120,7 @@ class Launcher:
         _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
 
     def hurry(self) -> None:
-        """Serve those who have asked already and will not stay: is_brief of _monitor_request.
+        """Serve those who have asked already and will not stay: is_brief in the request.
 
         A fork from a heap that is not settled costs megabytes for as long as it lives, and the
         first command of all is a third faster. It has the processors for itself, for a moment.
@@ -13690,6 +13690,7 @@ XATTR_RECORD = b"SCHILY.xattr."
 _NO_CONTENT = (TAR_LINK, TAR_SYMLINK, TAR_CHAR, TAR_DISK, TAR_DIR, TAR_FIFO)
 _ID_MAX = (1 << 32) - 1  # chown(2): that one means "as it is"
 _SPARSE_RECORD = b"GNU.sparse."
+_NUMBERS_KEPT = 1024
 
 
 class TarEntry:
@@ -13736,6 +13737,17 @@ class TarEntry:
         self.sparse: list | None = None
 
 
+class _Numbers(dict):
+    """Fields of headers and their values: a tar's modes, owners and days are few, and come often.
+    """
+
+    def __missing__(self, field: bytes) -> int:
+        if len(self) > _NUMBERS_KEPT:
+            self.clear()
+        value = self[field] = _tar_number(field)
+        return value
+
+
 class TarReader:
     """The entries of the tar that a stream holds. `skip(count)`, if given, moves the source on
     without reading (a file that can seek); then a cut-off end is the caller's to notice."""
@@ -13749,6 +13761,7 @@ class TarReader:
         self._left = 0  # of the entry's content
         self._padding = 0
         self._globals: dict = {}
+        self._numbers = _Numbers()
 
     @property
     def position(self) -> int:
@@ -13901,14 +13914,15 @@ class TarReader:
             if header[508:512] == b"tar\0":  # star: its times stand behind a shorter prefix
                 prefix = prefix[:131]
             name = prefix.split(b"\0", 1)[0] + b"/" + name
+        numbers = self._numbers
         entry = TarEntry(
             name,
             TAR_FILE if kind in (b"\0", b"7") else kind,
-            mode=_tar_number(mode) & 0o7777,
-            uid=_tar_number(uid),
-            gid=_tar_number(gid),
-            size=_tar_number(size),
-            mtime=_tar_number(mtime) * 1000000000,
+            mode=numbers[mode] & 0o7777,
+            uid=numbers[uid],
+            gid=numbers[gid],
+            size=numbers[size],
+            mtime=numbers[mtime] * 1000000000,
             link=link.split(b"\0", 1)[0],
         )
         if kind in (TAR_CHAR, TAR_DISK):
@@ -16260,7 +16274,7 @@ def _layers_unpack(
 def _unpack_request(store: Store, item: LayerItem) -> dict:
     packed = layers_stay_packed()
     return {"root": item.root, "blob": item.blob if item.verified else "",
-            "diff_id": item.diff_id, "packed": packed,
+            "diff_id": item.diff_id, "packed": packed, "is_brief": True,
             "split": not packed and blobs_dropped(store),
             "marks": not packed and driver_of(store) == DRIVER_COPIES}  # fmt: skip
 
@@ -16432,7 +16446,7 @@ def _verified_unpack(request: dict, read: Callable, ahead: bool) -> int:
         digester.update(data)
         return data
 
-    if ahead and len(os.sched_getaffinity(0)) > 1:
+    if ahead and name and len(os.sched_getaffinity(0)) > 1:
         stream = StreamAhead(hashed)
         try:
             size = _plain_unpack(request, stream.read)

@@ -174,9 +174,11 @@ def test_after_a_reboot(busybox, engine):
     for name, more in (("one", ("--ip", "10.80.0.7", "-p", "18099:80")), ("two", ("--rm",))):
         busybox("run", "-d", "--name", name, "--network", "n", *more, "busybox", "sleep",
                 "1000").ok()
-    for pid in launchers_of(busybox.roots.run, ROLES):
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda pid=pid: not alive(pid))
+    end = launchers_of(busybox.roots.run, ROLES)
+    for signum in (signal.SIGSTOP, signal.SIGKILL):  # all at once: none sees another one's death
+        for pid in end:
+            os.kill(pid, signum)
+    wait_for(lambda: not any(alive(pid) for pid in end))
     subprocess.run(["ip", "link", "delete", "br-" + id[:12]], check=True)
     shutil.rmtree(busybox.roots.run)
     store = engine.Store(busybox.roots.data, busybox.roots.run)
