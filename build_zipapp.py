@@ -153,8 +153,8 @@ seccomp_install seccomp_program seccomp_resolve sqlite_module status_code sys_ad
 syscall_numbers syscalls_bind table_read table_rows unix_listen user_resolve vendored_install
 verb_attach verb_go verb_start verb_wait volumes_forget volumes_leave volumes_unmount write_all
 """
-#: Functions of `version`; what `ps` needs besides; what `run` and `exec` do: the usual commands
-#: find it in one place. `tests/bench/quick.py` prints this.
+#: Functions of `version`; what `ps` needs besides; what `run` and `exec` do; what a `pull` of what
+#: is there does: the usual commands find it in one place. `tests/bench/quick.py` prints this.
 QUICK = ("""
 ApiClient.__init__ ApiClient.call ApiClient.get ApiClient.send Args.__init__ Args.given
 Body.__init__ Command.__init__ Engine.__init__ Flag.__init__ Flag.long LocalTransport.__init__
@@ -233,6 +233,25 @@ signals_caught.__init__ signals_caught.fileno size_float size_parse spec_build s
 terminal_size tty_check undo_on_error.__enter__ undo_on_error.__exit__ undo_on_error.__init__
 undo_on_error.callback unix_connect unix_listen up_message wait_any walls_build winsize_get
 write_all
+""", """
+ApiClient.lines ApiClient.stream Head.__init__ Head.keeps_alive HttpClient.__init__
+HttpClient._connect HttpClient._dial HttpClient._drop HttpClient._exchange HttpClient._head
+HttpClient._line HttpClient._send HttpClient._speaks_plainly HttpClient.cancel HttpClient.close
+HttpClient.patiently HttpClient.release HttpClient.request HttpClient.worth_trying HttpLine.__init__
+HttpLine.receive HttpReply.__init__ HttpReply._end HttpReply.document HttpReply.read Image.labels
+Progress.__init__ Progress._plain Progress.show Pull._image_known Pull._name Pull._pull
+Pull._pull_one Pull.work RegistryAuth.__init__ RegistryAuth.header RegistryEndpoint.__init__
+RegistryEndpoint.host Repository.__init__ Repository._context Repository.ask Repository.manifest
+Store.release Stream.__init__ Transfer.__init__ Transfer._messages Transfer._run
+Transfer.endpoints_try Transfer.messages Transfer.say _head_field _head_framing _head_line
+_helper_of _host_addresses _http_version _in_network _is_digest_shape _json_lines _line _mirrors_of
+_name_settle _pull _response_line _workers address_pack auth_header_make auth_header_parse
+blobs_dropped cmd_pull configuration_ahead content_settle credentials_get credentials_key
+digest_check digest_of downloads_expire head_end head_parse head_text host_bytes host_split
+image_event image_pull is_tag leases_left messages_stream meta_headers post_image_create
+progress_show progress_text proxy_of reference_full registry_credentials registry_endpoints
+registry_headers registry_is_insecure registry_settings request_head signals_unwind stream_chunks
+terminal_width url_parts
 """)
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (

@@ -38611,16 +38611,16 @@ def _streams_prepare() -> None:
 
 def signals_unwind() -> None:
     """From now on TERM and HUP end the command as INT does: what is half done is cleaned up."""
-    import signal
+    import _signal
 
     def ended(number: int, _frame: object) -> None:
-        for other in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(other, signal.SIG_IGN)
+        for other in (_signal.SIGTERM, _signal.SIGHUP):
+            _signal.signal(other, _signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:      # nohup(1) had a reason
-            signal.signal(number, ended)
+    for number in (_signal.SIGTERM, _signal.SIGHUP):
+        if _signal.getsignal(number) == _signal.SIG_DFL:      # nohup(1) had a reason
+            _signal.signal(number, ended)
 
 
 def cli_main(words: list) -> int:

@@ -9,14 +9,18 @@ each costs a start the reading of a whole section.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 PYTHON = "/usr/bin/python3"
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -52,12 +56,20 @@ module.main_exit(sys.argv[1:])
 """
 
 
+def loopback_up() -> None:
+    """A registry can be reached in the network namespace that is ours."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, 0x8914, struct.pack("16sH22x", b"lo", 1))     # SIOCSIFFLAGS, IFF_UP
+
+
 def names_seen(pyz: str) -> list[set[str]]:
     """Names of units that the first container needs of the launcher; those that `version` loads;
-    what `ps` loads besides; what `run` and `exec` do."""
+    what `ps` loads besides; what `run` and `exec` do; what a `pull` of what is there does."""
     work = tempfile.mkdtemp(prefix="quick-")
     log = work + "/log"
     roots = ["--data-root", work + "/data", "--run-root", work + "/run"]
+    host = "127.0.0.1:5000"
+    there = host + "/tools"
     run = ("run", "--rm", "--network", "none", "tools", "true")
     bridged = ("run", "--rm", "tools", "true")
 
@@ -85,6 +97,17 @@ def names_seen(pyz: str) -> list[set[str]]:
                                check=True)
         return marked(log)
 
+    @contextlib.contextmanager
+    def registry() -> Iterator[None]:
+        loopback_up()
+        command = [PYTHON, pyz, "registry", "serve", "-l", host, "--root", work + "/registry"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as served:
+            served.stdout.readline()        # it listens
+            try:
+                yield
+            finally:
+                served.terminate()
+
     def marked(log: str) -> set[str]:
         with open(log, "rb") as marks, open(log + ".names") as names:
             found = {name.strip() for mark, name in zip(marks.read(), names) if mark}
@@ -101,7 +124,12 @@ def names_seen(pyz: str) -> list[set[str]]:
         third = seen(run, bridged, ("exec", name, "true"))
         engine("rm", "-f", name)
         third |= seen(run, before=launcher_end)
-        return [marked(log + ".first"), first, second, third - first - second]
+        with registry():
+            engine("tag", "tools", there)
+            engine("push", there)
+            fourth = seen(("pull", there))
+        return [marked(log + ".first"), first, second, third - first - second,
+                fourth - first - second - third]
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -125,13 +153,6 @@ def main(argv: list[str]) -> int:
         text = before + head + middle + tail + after.partition(tail)[2]
     with open(TOP + "/build_zipapp.py", "w") as file:
         file.write(text)
-    return 0
-    with open(TOP + "/build_zipapp.py") as file:
-        before, _, after = file.read().partition('QUICK = ("""\n')
-    with open(TOP + "/build_zipapp.py", "w") as file:
-        middle = '\n""", """\n'.join(lists)
-        file.write(before + 'QUICK = ("""\n' + middle + '\n""")\n'
-                   + after.partition('""")\n')[2])
     return 0
 
 
