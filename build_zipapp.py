@@ -114,14 +114,14 @@ LAUNCHER_START = ("main_exit", "main", "preload")
 FIRST = """
 Attached.__init__ Attached.drop Attached.end Birth.__init__ Born.__init__ Born.release Call.__call__
 Call.__init__ Call.bind Cgroup.__init__ Cgroup.create Cgroup.kill Cgroup.limit Cgroup.oom_count
-Cgroup.paths Cgroup.put Cgroup.realtime_share Cgroup.tasks_fds Cgroup.thaw Cgroup.v1 Cgroup.v1_paths
-Cgroup.v2_fd Hierarchies.__init__ Hierarchies.tops Launcher.__init__ Launcher._arrived
-Launcher._become Launcher._drop Launcher._fork Launcher._take Launcher._watch Launcher.hurry
-Libc.__init__ LogWriter.__init__ LogWriter._open LogWriter.close LogWriter.flush_partial
-Loop.__init__ Loop._timeout Loop._timers_run Loop.turn Loop.unwatch Loop.watch MemoryWatch.__init__
-MemoryWatch.begin MemoryWatch.end Monitor._accept Monitor._conn_add Monitor._conn_close
-Monitor._conn_ready Monitor._end_record Monitor._idle Monitor._main_ended Monitor._reap
-Monitor._waiter_answer Monitor._wake_make Monitor.cgroup_end Monitor.emit Monitor.go
+Cgroup.paths Cgroup.put Cgroup.realtime_share Cgroup.remove Cgroup.tasks_fds Cgroup.thaw Cgroup.v1
+Cgroup.v1_paths Cgroup.v2_fd Hierarchies.__init__ Hierarchies.tops Launcher.__init__
+Launcher._arrived Launcher._become Launcher._drop Launcher._fork Launcher._take Launcher._watch
+Launcher.hurry Libc.__init__ LogWriter.__init__ LogWriter._open LogWriter.close
+LogWriter.flush_partial Loop.__init__ Loop._timeout Loop._timers_run Loop.turn Loop.unwatch
+Loop.watch MemoryWatch.__init__ MemoryWatch.begin MemoryWatch.end Monitor._accept Monitor._conn_add
+Monitor._conn_close Monitor._conn_ready Monitor._end_record Monitor._idle Monitor._main_ended
+Monitor._reap Monitor._waiter_answer Monitor._wake_make Monitor.cgroup_end Monitor.emit Monitor.go
 Monitor.is_waiting Monitor.run Monitor.runs Monitor.start Monitor.tell_end Monitor.wait_add
 Monitor.waiters_tell RawCall.bind RawCall.number Stdio.__init__ Stdio._ready Stdio._take Stdio.begin
 Stdio.dismiss Stdio.drain Stdio.end Stdio.forget Stdio.reading Store.__init__ Store._free_take
@@ -147,11 +147,12 @@ libc lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_op
 machine_name main main_exit mode_is_dir monitor_main mount_attach mount_attrs mount_attrs_of
 mount_clone mount_new mount_options_parse mount_propagation mount_readonly mountinfo networks_event
 ns_clone ns_open ns_unshare oom_score_set open_in_root overlay_adds_layers overlay_mount path_make
-peer_cred process_check process_name quote restarts_make rlimits_apply role root_pivot runtime_start
-seccomp_compile seccomp_default_profile seccomp_default_program seccomp_enter seccomp_flags
-seccomp_install seccomp_program seccomp_resolve sqlite_module status_code sys_address sys_buffer
-syscall_numbers syscalls_bind table_read table_rows unix_listen user_resolve vendored_install
-verb_attach verb_go verb_start verb_wait volumes_forget volumes_leave volumes_unmount write_all
+peer_cred process_check process_name quote restarts_make rlimits_apply role root_pivot runtime_ahead
+runtime_start seccomp_compile seccomp_default_profile seccomp_default_program seccomp_enter
+seccomp_flags seccomp_install seccomp_program seccomp_resolve sqlite_module status_code sys_address
+sys_buffer syscall_numbers syscalls_bind table_read table_rows unix_listen user_resolve
+vendored_install verb_attach verb_go verb_start verb_wait volumes_forget volumes_leave
+volumes_unmount write_all
 """
 #: Functions of `version`; what `ps` needs besides; what `run` and `exec` do; what a `pull` of what
 #: is there does: the usual commands find it in one place. `tests/bench/quick.py` prints this.

@@ -5970,8 +5970,7 @@ def _write(path: str, text: str) -> None:
 def _read(path: str) -> str:
     """The file's text; "" where it is missing or cannot be read (ENODEV, EOPNOTSUPP)."""
     try:
-        with open(path, "rb") as file:
-            return file.read().decode()
+        return file_read(path).decode()
     except OSError:
         return ""
 
@@ -12378,10 +12377,33 @@ class Born:
         self.channel.close()
 
 
-def runtime_start(plan: dict) -> Born:
+@preload
+def overlay_prepare() -> None:
+    """Ask the kernel once in the launcher; every monitor finds the answer in its memory."""
+    try:
+        overlay_adds_layers()
+    except OSError:                         # no overlayfs: containers that need it tell
+        pass
+
+
+def runtime_ahead(id: str) -> Cgroup | None:
+    """The cgroup that most containers get, made while this one is still being created; None where
+    it cannot be, as the start tells why."""
+    cgroup = cgroup_paths(f"engine/{id}")
+    try:
+        if not cgroup.create():
+            return cgroup
+        cgroup.remove()
+    except OSError:
+        pass
+    return None
+
+
+def runtime_start(plan: dict, ahead: Cgroup | None = None) -> Born:
     """Bear a container's first process from its plan; raises EngineError with Docker's text.
 
-    On failure nothing is left but the cgroup, which the caller removes in either case.
+    `ahead` is what runtime_ahead has made. On failure nothing is left but the cgroup of the plan,
+    which the caller removes in either case.
     """
     birth = Birth()
     birth.bundle = plan["bundle"]
@@ -12394,7 +12416,10 @@ def runtime_start(plan: dict) -> Born:
     held: list = []
     try:
         cgroup = cgroup_paths(plan["cgroup"])
-        warnings = cgroup.create() + _limits_set(cgroup, plan)
+        if ahead and ahead.name != cgroup.name:
+            ahead.remove()
+            ahead = None
+        warnings = ([] if ahead else cgroup.create()) + _limits_set(cgroup, plan)
         birth.nodev = DEVICES_FREE in warnings
         birth.tasks = cgroup.tasks_fds()
         birth.cgroup = cgroup.v2_fd()
@@ -23178,6 +23203,8 @@ class Monitor(Loop):
             with container_lock(self.store, self.id):
                 if not os.path.exists(directory + "/monitor.sock"):
                     self._trash.append(directory)
+                    if self.cgroup:
+                        self.cgroup.remove()
         for path in self._trash:
             tree_remove(path)
 
@@ -23267,10 +23294,10 @@ class Monitor(Loop):
         self.main.tty = plan["tty"]
         self.main.takes_input = plan["open_stdin"]
         self.main.stdin_once = plan["stdin_once"]
-        self.cgroup = cgroup_paths(plan["cgroup"])
+        ahead, self.cgroup = self.cgroup, cgroup_paths(plan["cgroup"])
         born = None
         try:
-            born = runtime_start(plan)
+            born = runtime_start(plan, ahead if self._is_expected else None)
             _network_begin(self, born.pins)
         except BaseException:
             if born:
@@ -23786,6 +23813,8 @@ def monitor_main(request: dict, conn: _socket.socket, fds: list) -> None:
     if "again" in request:
         monitor.restarts = restarts_adopt(monitor, request["again"])
     answer_send(conn, {"ok": True})
+    if request.get("is_expected"):
+        monitor.cgroup = runtime_ahead(monitor.id)
     monitor.run()
 
 
