@@ -120,39 +120,40 @@ Launcher._arrived Launcher._become Launcher._drop Launcher._fork Launcher._take 
 Launcher.hurry Libc.__init__ LogWriter.__init__ LogWriter._open LogWriter.close
 LogWriter.flush_partial Loop.__init__ Loop._timeout Loop._timers_run Loop.turn Loop.unwatch
 Loop.watch MemoryWatch.__init__ MemoryWatch.begin MemoryWatch.end Monitor._accept Monitor._conn_add
-Monitor._conn_close Monitor._conn_ready Monitor._end_record Monitor._idle Monitor._main_ended
-Monitor._reap Monitor._waiter_answer Monitor._wake_make Monitor.cgroup_end Monitor.emit Monitor.go
-Monitor.is_waiting Monitor.run Monitor.runs Monitor.start Monitor.tell_end Monitor.wait_add
-Monitor.waiters_tell RawCall.bind RawCall.number Stdio.__init__ Stdio._ready Stdio._take Stdio.begin
-Stdio.dismiss Stdio.drain Stdio.end Stdio.forget Stdio.reading Store.__init__ Store._free_take
-Store.db Store.lock Store.path Store.run_path Store.write VendoredFinder.__init__
-VendoredFinder.find_spec VendoredFinder.hold _Path.from_param _Write.__enter__ _Write.__exit__
-_Write.__init__ _action _alternatives _arch_block _arch_select _attrs_settle _bear _cgroup_make
-_cgroup_put _clone_into _clones_make _code _cpuset_fill _default_program_made _event_files _excluded
-_fs_mount _fs_set _hierarchy_put _id_check _included _is_odd _json_encoder _launcher_detach
-_launcher_fork _leaf _limit_block _limit_cpu _limit_devices _limit_huge_pages _limit_memory
-_limit_realtime _limit_rows _limit_unified _limits_normal _limits_set _mount_check _mount_plain
-_mount_put _mountinfo_line _multiplexed _network_begin _network_end _node_make _numbers_add
-_overlay_knows _overlay_lowers _overlay_name _path_if_there _program_become _program_check
+Monitor._conn_close Monitor._conn_ready Monitor._end_record Monitor._idle Monitor._leave
+Monitor._main_ended Monitor._reap Monitor._waiter_answer Monitor._wake_make Monitor.cgroup_end
+Monitor.emit Monitor.go Monitor.is_waiting Monitor.run Monitor.runs Monitor.start Monitor.tell_end
+Monitor.wait_add Monitor.waiters_tell RawCall.bind RawCall.number Stdio.__init__ Stdio._ready
+Stdio._take Stdio.begin Stdio.dismiss Stdio.drain Stdio.end Stdio.forget Stdio.reading
+Store.__init__ Store._free_take Store.db Store.lock Store.path Store.run_path Store.write
+VendoredFinder.__init__ VendoredFinder.find_spec VendoredFinder.hold _Path.from_param
+_Write.__enter__ _Write.__exit__ _Write.__init__ _action _alternatives _arch_block _arch_select
+_attrs_settle _bear _cgroup_make _cgroup_put _cgroup_remove _clone_into _clones_make _code
+_cpuset_fill _default_program_made _event_files _excluded _fs_mount _fs_set _full_remove_at
+_hierarchy_put _id_check _included _is_dir_at _is_odd _json_encoder _launcher_detach _launcher_fork
+_leaf _limit_block _limit_cpu _limit_devices _limit_huge_pages _limit_memory _limit_realtime
+_limit_rows _limit_unified _limits_normal _limits_set _mount_check _mount_plain _mount_put
+_mountinfo_line _multiplexed _network_begin _network_end _node_make _numbers_add _overlay_knows
+_overlay_lowers _overlay_name _path_if_there _plain_remove_at _program_become _program_check
 _quote_char _ranges _read _read_pairs _read_words _ready_wait _resource _root_prepare _search
-_signal_note _source_clone _stdio_open _store_claim _store_connect _test _tested _unescape
-_v2_enable _write answer_send archive_member birth_run boot_id caps_bound caps_held caps_keep
-caps_mask caps_set cgroup_enter_leaf cgroup_hierarchies cgroup_paths cgroup_probe device_rule_text
-dir_ensure event_emit fds_recv fds_send file_read fs_magic go_int imports_freeze init_alone
-init_apparmor init_cgroup init_cgroup_namespace init_confine init_cwd init_cwd_make init_devices
-init_exec init_hostname init_join init_keyring init_limits init_mounts init_network init_oom_score
-init_paths_hide init_program init_read init_ready init_root_attach init_root_enter init_stdio
-init_stdio_own init_sysctl init_terminal init_title init_user json_parse json_text launcher_main
-libc lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits log_open loopback_up
-machine_name main main_exit mode_is_dir monitor_main mount_attach mount_attrs mount_attrs_of
-mount_clone mount_new mount_options_parse mount_propagation mount_readonly mountinfo networks_event
-ns_clone ns_open ns_unshare oom_score_set open_in_root overlay_adds_layers overlay_mount path_make
-peer_cred process_check process_name quote restarts_make rlimits_apply role root_pivot runtime_ahead
-runtime_start seccomp_compile seccomp_default_profile seccomp_default_program seccomp_enter
-seccomp_flags seccomp_install seccomp_program seccomp_resolve sqlite_module status_code sys_address
-sys_buffer syscall_numbers syscalls_bind table_read table_rows unix_listen user_resolve
-vendored_install verb_attach verb_go verb_start verb_wait volumes_forget volumes_leave
-volumes_unmount write_all
+_signal_note _source_clone _stdio_open _store_claim _store_connect _store_open _store_opened _test
+_tested _tree_remove_at _unescape _v2_enable _write answer_send archive_member birth_run boot_id
+caps_bound caps_held caps_keep caps_mask caps_set cgroup_enter_leaf cgroup_hierarchies cgroup_paths
+cgroup_probe device_rule_text dir_ensure event_emit fds_recv fds_send file_read fs_magic go_int
+imports_freeze init_alone init_apparmor init_cgroup init_cgroup_namespace init_confine init_cwd
+init_cwd_make init_devices init_exec init_hostname init_join init_keyring init_limits init_mounts
+init_network init_oom_score init_paths_hide init_program init_read init_ready init_root_attach
+init_root_enter init_stdio init_stdio_own init_sysctl init_terminal init_title init_user json_parse
+json_text launcher_main libc lock_file.__enter__ lock_file.__exit__ lock_file.__init__ log_limits
+log_open loopback_up machine_name main main_exit mode_is_dir monitor_main mount_attach mount_attrs
+mount_attrs_of mount_clone mount_new mount_options_parse mount_propagation mount_readonly mountinfo
+networks_event ns_clone ns_open ns_unshare oom_score_set open_in_root overlay_adds_layers
+overlay_mount path_make peer_cred process_check process_name quote restarts_make rlimits_apply role
+root_pivot runtime_ahead runtime_start seccomp_compile seccomp_default_profile
+seccomp_default_program seccomp_enter seccomp_flags seccomp_install seccomp_program seccomp_resolve
+sqlite_module status_code sys_address sys_buffer syscall_numbers syscalls_bind table_read table_rows
+tree_remove unix_listen user_resolve vendored_install verb_attach verb_go verb_start verb_wait
+volumes_forget volumes_leave volumes_unmount write_all
 """
 #: Functions of `version`; what `ps` needs besides; what `run` and `exec` do; what a `pull` of what
 #: is there does: the usual commands find it in one place. `tests/bench/quick.py` prints this.
@@ -178,13 +179,13 @@ Request.arg Request.filters Request.flag Request.number Show.__init__ Store._fre
 Store.path Store.row Store.rows Store.run_path _container_command _container_image _container_names
 _created_ns _day_number _domain_split _exited_codes _flag_default _help_command _id_shown _image_row
 _is_domain _is_host_label _is_older _list_mark _month_days _quote_char _run_id _shared _since_text
-_store_claim _store_connect _tag_key _terminal_width _time_calendar _time_split _wrap ago boot_id
-cmd_ps container_settle containers_text duration_parse ellipsis endpoints_by_container filter_bool
-filters_check filters_parse get_containers help_flags id_short image_get is_path_component
-json_parse list_filters_check list_select network_list networks_by_container networks_ensure
-networks_known networks_show orphans_find points_of points_show ports_list ports_show ports_text
-quote record_list reference_parse reference_tagged sqlite_module state_text summary_show time_now
-time_parse version_tuple
+_store_claim _store_connect _store_open _store_opened _tag_key _terminal_width _time_calendar
+_time_split _wrap ago boot_id cmd_ps container_settle containers_text duration_parse ellipsis
+endpoints_by_container filter_bool filters_check filters_parse get_containers help_flags id_short
+image_get is_path_component json_parse list_filters_check list_select network_list
+networks_by_container networks_ensure networks_known networks_show orphans_find points_of
+points_show ports_list ports_show ports_text quote record_list reference_parse reference_tagged
+sqlite_module state_text summary_show time_now time_parse version_tuple
 """, """
 ApiClient.hijack ApiClient.post ApiClient.wait Body.json Call.__call__ Call.__init__
 Container.is_copied Containers._create Containers._running Containers.create Containers.expect

@@ -4015,7 +4015,7 @@ def _store_connect(store: Store) -> Any:
     if not (os.path.exists(path) and os.path.isdir(store.run_path("locks"))):
         store.roots_make()
     try:
-        db = sqlite.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
+        db = _store_opened(path) or _store_open(path)
         version = db.execute("PRAGMA user_version").fetchone()[0]
         added = db.execute("PRAGMA application_id").fetchone()[0]
         if version < SCHEMA_VERSION or added < len(SCHEMA_STEPS):
@@ -4023,14 +4023,41 @@ def _store_connect(store: Store) -> Any:
                 _store_create(db)
         elif version > SCHEMA_VERSION:
             raise EngineError(f"{path} was written by a newer engine (schema {version})")
-        db.execute("PRAGMA cache_size=-256")
-        # Nobody closes a connection, so the first one after a pause reads the whole log to recover
-        # its index (20 us a page): it is kept short.
-        db.execute("PRAGMA wal_autocheckpoint=100")
         _store_claim(store, db)
     except sqlite.Error as refused:
         raise database_refused(store, refused) from None
     return db
+
+
+def _store_open(path: str) -> Any:
+    db = sqlite_module().connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA cache_size=-256")
+    # Nobody closes a connection, so the first one after a pause reads the whole log to recover its
+    # index (20 us a page): it is kept short.
+    db.execute("PRAGMA wal_autocheckpoint=100")
+    return db
+
+
+def store_ahead(store: Store) -> None:
+    """Open the database now, if there is one, for the first thread of this process that needs it.
+    """
+    path, sqlite = store.path("engine.db"), sqlite_module()
+    try:
+        seen = os.stat(path)
+        db = _store_open(path)
+        db.execute("SELECT * FROM meta").fetchall()     # the log's index and the schema are read
+        store_ahead.opened = [(path, seen, db)]         # type: ignore[attr-defined]
+    except (OSError, sqlite.Error):
+        pass                                # who needs it will hear why
+
+
+def _store_opened(path: str) -> Any:
+    """What store_ahead has opened, if that is still the file of this name; else None."""
+    try:
+        name, seen, db = store_ahead.opened.pop()       # type: ignore[attr-defined]
+        return db if name == path and os.path.samestat(seen, os.stat(path)) else None
+    except (AttributeError, IndexError, OSError):
+        return None
 
 
 def database_refused(store: Store, refused: Exception) -> EngineError:
@@ -23439,17 +23466,13 @@ class Monitor(Loop):
             self.signal(number)
         if timeout >= 0:
             born = self._born
-            self.after(timeout, lambda: self._stop_late(born))
+            self.after(timeout, lambda: self.signal(9) if self._born is born else None)
 
     def stopping(self) -> None:
         """A user ends the container: its policy does not bring it back."""
         self.user_stopped = True
         if self.restarts:
             self.restarts.cancelled = True
-
-    def _stop_late(self, born: Born) -> None:
-        if self._born is born:
-            self.signal(9)
 
     def signal(self, number: int) -> None:
         """Send a signal to the container's first process; a paused one is thawed to receive it."""
@@ -44963,7 +44986,7 @@ def keeper_serve(store: Store, command: Callable[[list], int]) -> None:
         came, came_in = os.pipe2(os.O_CLOEXEC)
         if not os.fork():
             os.close(came)
-            _stand_in(keeper, listener, came_in, hot, command)
+            _stand_in(keeper, store, listener, came_in, hot, command)
         os.close(came_in)
         poller = select.poll()
         poller.register(came, select.POLLIN)
@@ -44978,7 +45001,7 @@ def keeper_serve(store: Store, command: Callable[[list], int]) -> None:
     listener.shutdown(_socket.SHUT_RDWR)    # what is queued is still taken, or goes the long way
 
 
-def _stand_in(keeper: int, listener: _socket.socket, came: int, hot: int,
+def _stand_in(keeper: int, store: Store, listener: _socket.socket, came: int, hot: int,
               command: Callable) -> NoReturn:
     """Wait for one command and run it."""
     import _signal
@@ -44989,6 +45012,7 @@ def _stand_in(keeper: int, listener: _socket.socket, came: int, hot: int,
     pages = memoryview(os.pread(hot, 1 << 16, 0)).cast("Q").tolist()
     for start, end in zip(pages[::2], pages[1::2]):
         memory_populate(start, end, write=True)
+    store_ahead(store)
     conn, text, fds = _command_take(listener)
     sys_prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
     if os.getppid() != keeper:

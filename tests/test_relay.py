@@ -229,11 +229,27 @@ def test_a_stand_in_whose_keeper_was_gone_before_it_does_not_wait(engine):
     listener.listen()
     pid = os.fork()
     if pid == 0:
-        engine._stand_in(os.getpid(), listener, -1, os.memfd_create("hot"), None)
+        engine._stand_in(os.getpid(), None, listener, -1, os.memfd_create("hot"), None)
     try:
         wait_for(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, what="its end")
     finally:
         listener.close()
+
+
+@pytest.mark.root
+def test_a_database_that_was_replaced_is_not_the_one_that_was_opened_ahead(warm):
+    file = os.path.join(warm.roots.data, "engine.db")
+    (stand_in,) = waiting(warm)
+    held = f"/proc/{stand_in}/fd"
+    wait_for(lambda: file in [os.readlink(f"{held}/{fd}") for fd in os.listdir(held)])
+    for end in ("-wal", "-shm", ""):
+        if os.path.exists(file + end):
+            os.rename(file + end, file + ".old" + end)
+    assert "No such image: busybox" in warm("create", "--pull", "never", "busybox").err
+    for end in ("-wal", "-shm", ""):
+        os.unlink(file + end)
+        os.rename(file + ".old" + end, file + end)
+    assert warm(*RUN, "echo", "well").ok().out == "well\n"
 
 
 @pytest.mark.root
