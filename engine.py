@@ -13412,8 +13412,8 @@ def _log_wait(path: str, fds: list, watch: Watch, follow: int, until: int) -> bo
 # Every function here takes one and gives one, holds at most a MiB of plain text (plus the format's
 # own window), and stops in the middle of a bomb as soon as nobody reads on. All formats may consist
 # of several members; zero padding behind the last is ignored, other garbage is an error. Damage is
-# one InvalidParameter, never zlib's, lzma's or the C library's own exception. Writing is not needed
-# here: blobs are kept as they came.
+# one InvalidParameter, never zlib's, lzma's or the C library's own exception. What is
+# written is gzip only, as quick as can be, and always to the same bytes: `Squeezer`.
 
 COMPRESSIONS = (  # (name, the first bytes); told by content, never by file name
     ("gzip", b"\x1f\x8b\x08"),
@@ -13425,6 +13425,10 @@ COMPRESSION_SNIFF = 10  # bytes that are enough to tell
 STREAM_CHUNK = 1 << 18  # plain text made at a time; larger ones fall out of the cache
 _INPUT_CHUNK = 1 << 16
 _AHEAD_PIECES = 4
+_GZIP_LEVEL = 1  # who waits for it waits for the processor, not for the network
+_GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\4\xff"
+_BLOCK = 65535  # bytes of a stored block of deflate
+_NOISE_LOOK = 32  # of so many blocks of noise one is compressed all the same
 _ZSTD_SKIPPABLE = 0x184D2A50  # 16 magic numbers of frames without content (RFC 8878, 3.1.2)
 _ZSTD_WINDOW_LOG_MAX = 27  # 128 MiB: what the zstd tool, too, accepts without being told to
 
@@ -13708,6 +13712,74 @@ def _next_member(data: bytes, read: Callable) -> bytes:
             return b""
         if data[0]:
             return data
+
+
+class Squeezer:
+    """Writes one gzip member: `feed` what is plain, then `end`; both give what has come of it.
+
+    What does not get smaller is stored: half of an image may be compressed already, and zlib needs
+    longest for that. Where a block came out nearly as it was, samples of those that follow tell.
+    Blocks are cut from the beginning, so that the same text always comes to the same bytes.
+    """
+
+    __slots__ = ("_checksum", "_deflate", "_held", "_is_dense", "_made", "_size", "_stored")
+
+    def __init__(self) -> None:
+        import zlib
+
+        self._deflate = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, -15)
+        self._held = bytearray()
+        self._made = [_GZIP_HEAD]
+        self._checksum = self._size = 0
+        self._is_dense = False  # the last block did not get smaller
+        self._stored = 0  # blocks stored, since one was compressed
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes the next bytes."""
+        self._held += data
+        whole = len(self._held) - len(self._held) % _BLOCK
+        view = memoryview(self._held)
+        for at in range(0, whole, _BLOCK):
+            self._block(view[at : at + _BLOCK])
+        view.release()
+        del self._held[:whole]
+        return self._taken()
+
+    def end(self) -> bytes:
+        """The last bytes."""
+        if self._held:
+            self._block(memoryview(self._held))
+        self._made += self._deflate.flush(), struct.pack("<II", self._checksum, self._size)
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        made, self._made = self._made, []
+        return b"".join(made)
+
+    def _block(self, data: memoryview) -> None:
+        import zlib
+
+        self._checksum = zlib.crc32(data, self._checksum)
+        self._size = self._size + len(data) & 0xFFFFFFFF
+        if self._is_dense and self._stored < _NOISE_LOOK and _is_noise(data):
+            if not self._stored:  # to a whole byte, and nothing refers to what is before it
+                self._made.append(self._deflate.flush(zlib.Z_FULL_FLUSH))
+            self._stored += 1
+            self._made.append(struct.pack("<BHH", 0, len(data), len(data) ^ 0xFFFF) + data)
+            return
+        self._stored = 0
+        packed = self._deflate.compress(data)
+        self._is_dense = len(packed) > len(data) * 5 // 8  # zlib gives it by 16,384 symbols
+        self._made.append(packed)
+
+
+def _is_noise(data: memoryview) -> bool:
+    """Whether four samples of a block are nothing that zlib makes smaller."""
+    import zlib
+
+    sample = b"".join(data[at : at + 1024] for at in range(0, len(data), 16384))
+    packer = zlib.compressobj(1, zlib.DEFLATED, -12, 5)
+    return len(packer.compress(sample)) + len(packer.flush()) > len(sample) * 63 // 64
 
 
 # =============================================================================
@@ -31811,7 +31883,6 @@ class Pull(Transfer):
 # is it there (HEAD), can it be mounted from another repository of that registry which we know to
 # have it, else it is sent. The manifest comes last.
 
-GZIP_LEVEL = 1                  # a push waits for the compression, not for the network
 GZIP_KEY = "gzip "              # in the table meta, before a diff id: "<digest> <size>" it came to
 PUSH_PIECE = 256 * 1024
 DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -32035,8 +32106,7 @@ class Push(Transfer):
 
     def _squeeze(self, repository: Repository, layer: PushLayer, url: str) -> None:
         """Compresses the stored bytes while they are sent."""
-        import zlib
-        digester, squeezer = hasher(), zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
+        digester, squeezer = hasher(), Squeezer()
         plain = stream_of(layer_bytes(self.store, layer.blob)[1])
 
         def chunks() -> Iterator[bytes]:
@@ -32047,13 +32117,13 @@ class Push(Transfer):
                 if not data:
                     break
                 at += len(data)
-                parts.append(squeezer.compress(data))
+                parts.append(squeezer.feed(data))
                 held += len(parts[-1])
                 layer.current = at
                 if held >= UPLOAD_CHUNK:
                     yield b"".join(parts)
                     parts, held = [], 0
-            yield b"".join((*parts, squeezer.flush()))
+            yield b"".join((*parts, squeezer.end()))
 
         def hashed() -> Iterator[bytes]:
             for chunk in chunks():
