@@ -11,6 +11,7 @@ What is in the archive, in this order (a member costs 5 us at every start, so th
     seccomp                    the default filter: marshal of {machine: BPF program}
     <cache tag>/engine         byte code in pieces, loaded as they are used; see `Code`
     <cache tag>/relay          byte code of `relay` and what it calls, which needs no engine either
+    <cache tag>/ahead          the same of `launcher_ahead`
     <cache tag>/vendored       byte code of the vendored packages: {name: (is package, code)}
     engine.py                  the source less comments and docstrings, each line in its place:
                                for every other Python, and for tracebacks
@@ -255,6 +256,8 @@ progress_show progress_text proxy_of reference_full registry_credentials registr
 registry_headers registry_is_insecure registry_settings request_head signals_unwind stream_chunks
 terminal_width url_parts
 """)
+#: Functions that run before the engine is loaded, each with what it calls; by names in the archive.
+PARTS = {"relay": "relay", "ahead": "launcher_ahead"}
 #: What of this file makes byte code for a Python that there is none for, on the host.
 PACKER = (
     "ast", "marshal", "struct", "sys", "zlib", "Code", "FIRST", "HOT_SECTIONS", "KEYED",
@@ -399,12 +402,19 @@ def relay():
     if {"create", "exec", "ps", "run", "start"}.isdisjoint(sys.argv):
         return
     try:
-        code = checked(get(sys.implementation.cache_tag + "/relay"))
+        MISSED = part("relay")["relay"](sys.argv[1:])
+        if MISSED and "run" in sys.argv and "--help" not in sys.argv:
+            part("ahead")["launcher_ahead"](*MISSED)
     except (OSError, ValueError):
-        return
-    space = {"__name__": "engine", "__builtins__": __builtins__}
+        pass
+
+
+def part(name):
+    code = checked(get(sys.implementation.cache_tag + "/" + name))
+    space = {"__name__": "engine", "__builtins__": __builtins__, "__loader__": __loader__}
+    space["__file__"] = archive + "/engine.py"
     exec(marshal.loads(memoryview(code)[16:]), space)
-    MISSED = space["relay"](sys.argv[1:])
+    return space
 
 
 def help_width():
@@ -1271,12 +1281,12 @@ def engine_code(
     return head + index + bytes(data)
 
 
-def relay_code(source: bytes) -> bytes:
-    """Byte code of the function `relay` and all that it may call, with a head as the engine's."""
+def part_code(source: bytes, name: str) -> bytes:
+    """Byte code of this function and all that it may call, with a head as the engine's."""
     from importlib.util import MAGIC_NUMBER
 
     split = Splitter(Slim().visit(ast.parse(source)), "engine.pyz/engine.py")
-    lines = {split.units[at].line for at in split.called(("relay",), set())}
+    lines = {split.units[at].line for at in split.called((name,), set())}
     tree = Slim().visit(ast.parse(source))
     tree.body = [node for node in tree.body if node.lineno in lines]
     data = marshal.dumps(compile(tree, split.path, "exec", dont_inherit=True, optimize=2))
@@ -1295,7 +1305,8 @@ def compile_pipe() -> None:
     for name, (package, source) in given.items():
         if name == "engine":
             made[name] = (package, engine_code(source, file_bytes("build_zipapp.py")))
-            made["relay"] = (package, relay_code(source))
+            for part, function in PARTS.items():
+                made[part] = (package, part_code(source, function))
             continue
         path = "engine.pyz/" + name.replace(".", "/") + ".py"
         # Docstrings of others stay out.
@@ -1402,7 +1413,7 @@ def members(cache: str, pythons: list[str], vendored: bool) -> list[tuple[str, b
     rows = [("help", help_text, True), ("seccomp", filters, False)]
     for tag, (magic, codes) in sorted(made.items()):
         rows.append((tag + "/engine", codes.pop("engine")[1], True))
-        rows.append((tag + "/relay", codes.pop("relay")[1], True))
+        rows += [(f"{tag}/{part}", codes.pop(part)[1], True) for part in PARTS]
         if codes:
             rows.append((tag + "/vendored", xz(magic + marshal.dumps(codes, 2)), True))
     rows.append(("engine.py", source, False))

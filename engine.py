@@ -10746,6 +10746,17 @@ def launcher_ensure(store: Store) -> None:
     (unix_connect(store.run, launcher_name()) or _launcher_start(store, launcher_name())).close()
 
 
+def launcher_ahead(data: str, run: str) -> None:
+    """Start the launcher that a command will ask for, if there is none, while the rest of the
+    engine is still being loaded (build_zipapp.py, PARTS). What goes wrong the command will tell."""
+    name = launcher_name()
+    if not os.path.exists(f"{run}/{name}"):
+        try:
+            _launcher_start(Store(data, run), name).close()
+        except (EngineError, OSError):
+            pass
+
+
 def launcher_ask(store: Store, role: str, message: dict,
                  fds: list[int] | tuple = ()) -> tuple[_socket.socket, dict]:
     """Run `role`: the connection to its process and its first answer.
@@ -44870,7 +44881,7 @@ def cmd_tls_init(client: None, args: Args) -> None:
 #     pages that commands write to before the command is there. The keeper is forked by the launcher
 #     when a command has missed it, and goes when none has come for a minute.
 #   - The user's process, the asker, loads nothing but `relay` and what it calls (build_zipapp.py,
-#     `relay_code`). It sends words, environment, directory and descriptors 0 to 2, passes signals
+#     `part_code`). It sends words, environment, directory and descriptors 0 to 2, passes signals
 #     on, and ends as the stand-in tells it to: by an exit code, or by the signal -n.
 #   - A stand-in takes over what can be seen of its asker: umask, soft limits, priority, processors.
 #     What it cannot have is why others go the long way (`_is_plain`): another user, fewer

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import TOP, alive, descendants, launchers_of, wait_for
+from conftest import TOP, alive, descendants, end_launchers, launchers_of, wait_for
 
 RUN = ("run", "--rm", "--network", "none", "busybox")
 
@@ -87,13 +87,25 @@ def test_what_the_asker_loads_is_little():
     sys.path.insert(0, str(TOP))
     import build_zipapp
 
-    code = build_zipapp.relay_code((TOP / "engine.py").read_bytes())
+    code = build_zipapp.part_code((TOP / "engine.py").read_bytes(), "relay")
     assert len(code) < 24_000
     import marshal
 
     space = {"__name__": "engine", "__builtins__": __builtins__}
     exec(marshal.loads(code[16:]), space)
     assert space["relay"](["images"]) is None
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("words, comes", [
+    (RUN, True), (("run", "--help"), False), (("ps",), False),
+])
+def test_what_a_run_needs_is_started_before_the_engine_is_loaded(busybox, words, comes):
+    """One launcher, the one that the engine itself would start; none for what needs none."""
+    end_launchers(busybox.roots.run)
+    wait_for(lambda: not launchers_of(busybox.roots.run))
+    busybox(*words, *("true",) * (words == RUN))
+    assert len(launchers_of(busybox.roots.run)) == comes
 
 
 # ---- what the user sees
@@ -145,8 +157,7 @@ def test_it_has_its_askers_limits_and_nothing_of_them_comes_into_the_container(w
     wait_for(lambda: resource.prlimit(stand_in, resource.RLIMIT_CORE)[0] == 4096, what="its limit")
     assert os.getpriority(os.PRIO_PROCESS, stand_in) == 3
     assert os.getpriority(os.PRIO_PROCESS, asker.pid) == 3
-    pid = int(wait_for(lambda: warm("inspect", "-f", "{{.State.Pid}}", id).out.strip("0\n"),
-                       what="the container"))
+    pid = wait_for(lambda: int(warm("inspect", "-f", "{{.State.Pid}}", id).out), what="its process")
     assert os.getpriority(os.PRIO_PROCESS, pid) == 0
     for process in (pid, *launchers_of(warm.roots.run, ("engine:monitor",))):
         with open(f"/proc/{process}/environ", "rb") as file:
