@@ -31664,6 +31664,12 @@ class Pull(Transfer):
         content_settle(self.store, self._in_use)
         what = "Downloaded newer image" if self._is_new else "Image is up to date"
         self.say({"status": f"Status: {what} for {self.name.familiar}"})
+        if self._platform and (self.name.tag or self.name.digest):
+            text = reference_full(self.name)
+            try:
+                image_platform_check(image_get(self.store, text), text, self._platform)
+            except NotFound as other:       # a single image: Docker takes it, too
+                self.say({"status": f"WARNING: {other}"})
 
     def _pull(self, repository: Repository) -> None:
         name = self.name
@@ -31897,6 +31903,7 @@ class Pull(Transfer):
 GZIP_KEY = "gzip "              # in the table meta, before a diff id: "<digest> <size>" it came to
 PUSH_PIECE = 256 * 1024
 DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+PLATFORM_SHOWN = ("architecture", "os", "os.version", "os.features", "variant")
 
 
 class PushLayer:
@@ -32209,6 +32216,13 @@ def registry_describe(run: str, name: Reference, credentials: dict) -> dict:
     return asked.describe()
 
 
+def platform_shown(found: dict) -> dict:
+    """What an image's config, or an entry of an index, tells of a platform."""
+    told = {key: found[key] for key in PLATFORM_SHOWN
+            if found.get(key) and type(found[key]) is (list if key == "os.features" else str)}
+    return {"architecture": "", "os": "", **told}
+
+
 class Inquiry:
     """A question to a registry about one name."""
 
@@ -32240,12 +32254,38 @@ class Inquiry:
         finally:
             self._client.close()
 
-    def manifest(self) -> tuple:
-        """(document, descriptor) of what the name means."""
+    def manifest(self) -> dict:
+        """The document of what the name means."""
         try:
-            return self.repository(self._manifest)[1:]
+            return self.repository(self._manifest)[1]
         finally:
             self._client.close()
+
+    def images(self) -> tuple:
+        """(whether it is an index, [(descriptor, bytes of a manifest, the same as a document)]):
+        descriptors have platforms, an index's its entries' and an image's its config's."""
+        try:
+            return self.repository(self._images)
+        finally:
+            self._client.close()
+
+    def _images(self, repository: Repository) -> tuple:
+        data, document, descriptor = self._manifest(repository)
+        if "manifests" not in document:
+            platform = self._platform(repository, data, descriptor)
+            return False, [({**descriptor, "platform": platform}, data, document)]
+        found = []
+        index_entries(document, descriptor["digest"])           # is it one?
+        for entry in document["manifests"]:
+            data, media, digest = repository.manifest(digest_check(entry["digest"]))
+            own = {"mediaType": media, "digest": digest, "size": len(data)}
+            platform = platform_shown(entry.get("platform") or {})
+            found.append(({**own, "platform": platform}, data, manifest_document(data, digest)))
+        return True, found
+
+    def _platform(self, repository: Repository, data: bytes, descriptor: dict) -> dict:
+        config, _ = manifest_parse(data, descriptor)
+        return platform_shown(json_parse(repository.document(config["digest"], config["size"])))
 
     def _manifest(self, repository: Repository) -> tuple:
         data, media, digest = repository.manifest(self.name.digest or self.name.tag)
@@ -32263,10 +32303,7 @@ class Inquiry:
             platforms = [entry.get("platform") or {}
                          for entry in index_entries({"manifests": document["manifests"]}, digest)]
         else:
-            config, _ = manifest_parse(data, descriptor)
-            found = json_parse(repository.document(config["digest"], config["size"]))
-            platforms = [{key: found[key] for key in ("architecture", "os", "os.version", "variant")
-                          if isinstance(found.get(key), str) and found[key]}]
+            platforms = [self._platform(repository, data, descriptor)]
         return {"Descriptor": descriptor, "Platforms": platforms}
 
 
@@ -39747,6 +39784,12 @@ PUSH_FLAGS = (
     Flag("--platform", "string", help="Push only if it is for this platform"),
     Flag("-q --quiet", help="Show the name only"),
 )
+PUSH_PLATFORM_NOTE = """
+ Info -> Using --platform pushes only the specified platform manifest of a multi-platform image \
+index.
+         Other components, like attestations, will not be included.
+         To push the complete multi-platform image, remove the --platform flag.
+""" + 9 * " " + "\n"
 
 
 def registry_headers(top: Args, name: Reference) -> dict:
@@ -39802,8 +39845,13 @@ def cmd_push(client: ApiClient, args: Args) -> int:
     """Prints progress, and the digest at the end."""
     query: dict = {}
     if args.platform:
-        query["platform"] = json_text({key: value for key, value
-                                       in platform_parse(args.platform).items() if value})
+        try:
+            platform = platform_parse(args.platform)
+        except EngineError:
+            note_write(f"Invalid platform {args.platform}")
+            raise
+        query["platform"] = json_text({key: value for key, value in platform.items() if value})
+        output_write(PUSH_PLATFORM_NOTE)
     name = _name_settle(args.rest[0], args)
     if name.digest:
         raise EngineError("cannot push a digest reference")
@@ -39977,7 +40025,7 @@ def cmd_logout(client: Any, args: Args) -> int:
     Flag("-v --verbose", help="Show the name, the descriptor and the platform too")),
          clientless=True, help="Show a manifest, or an index, as a registry has it")
 def cmd_manifest_inspect(client: Any, args: Args) -> int:
-    """Prints the document with tabs, as it came otherwise."""
+    """Prints the document, with an index's entries as far as Docker shows them."""
     name = reference_tagged(reference_parse(args.rest[0]))
     _, run = roots_find(args.top.data_root or None, args.top.run_root or None)
     settings = registry_settings(run)
@@ -39986,13 +40034,43 @@ def cmd_manifest_inspect(client: Any, args: Args) -> int:
             *settings["insecure-registries"], name.domain]}
     asked = Inquiry(name, credentials_get(args.top, credentials_key(name.domain)), settings)
     try:
-        document, descriptor = asked.manifest()
-    except EngineError as wrong:
-        raise pull_refusal(wrong, name) from None
-    if args.verbose:
-        document = {"Ref": reference_full(name), "Descriptor": descriptor, "Manifest": document}
-    output_write(json_pretty(document, "\t") + "\n")
+        if args.verbose:
+            is_index, images = asked.images()
+            rows = [_manifest_row(name, is_index, *image) for image in images]
+            text = json_pretty(rows if is_index else rows[0], "\t")
+            for letter in "<>&":        # as Go does in what it makes itself
+                text = text.replace(letter, f"\\u{ord(letter):04x}")
+        else:
+            document = asked.manifest()
+            text = _index_text(document) if "manifests" in document else json_pretty(
+                document, "\t")
+    except RegistryRefusal as refused:
+        if refused.code in ("", "MANIFEST_UNKNOWN", "NAME_UNKNOWN", "UNAUTHORIZED"):
+            raise NotFound(f"no such manifest: {reference_full(name)}") from None
+        raise
+    output_write(text + "\n")
     return 0
+
+
+def _manifest_row(name: Reference, is_entry: bool, descriptor: dict, data: bytes,
+                  document: dict) -> dict:
+    from binascii import b2a_base64
+    if is_entry:
+        name = Reference(name.domain, name.path, name.tag, descriptor["digest"])
+    key = "OCIManifest" if descriptor["mediaType"] == MEDIA_MANIFEST else "SchemaV2Manifest"
+    return {"Ref": reference_full(name), "Descriptor": descriptor,
+            "Raw": b2a_base64(data, newline=False).decode(), key: document}
+
+
+def _index_text(document: dict) -> str:
+    """An index as the docker CLI puts it together again: annotations are not shown."""
+    index_entries(document, "index")            # is it one?
+    entries = [{"mediaType": entry.get("mediaType", ""), "size": entry.get("size", 0),
+                "digest": entry["digest"], "platform": platform_shown(entry.get("platform") or {})}
+               for entry in document["manifests"]]
+    is_oci = bool(entries) and entries[0]["mediaType"] == MEDIA_MANIFEST
+    return json_pretty({"schemaVersion": 2, "mediaType": INDEX_TYPES[0 if is_oci else 1],
+                        "manifests": entries}, "   ")
 
 
 # =============================================================================

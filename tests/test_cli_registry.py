@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 
+import engine
 import pytest
 from registry_help import basic, registry_running
 
@@ -63,6 +65,44 @@ def test_pull_prints_what_docker_prints(pushed, registry):
     assert "not found: manifest unknown" in done.err
     done = pushed("pull", "-a", f"{registry.host}/team/busybox:1")
     assert (done.code, done.err) == (1, "tag can't be used with --all-tags/-a\n")
+
+
+def test_manifest_inspect_prints_what_docker_prints(cli, registry):
+    """The shapes are those of docker 28.5, seen side by side with it."""
+    registry.add("m", "one", [b"1"])
+    image = json.loads(registry.manifests["m", "one"][0])
+    data = json.dumps(image, indent=3).encode()
+    registry.manifest("m", "one", data)
+    entry = {"mediaType": engine.MEDIA_MANIFEST, "digest": engine.digest_of(data),
+             "size": len(data), "annotations": {"x": "y"},
+             "platform": {"os": "linux", "architecture": "arm", "variant": "v7"}}
+    index = {"schemaVersion": 2, "manifests": [entry]}
+    registry.manifest("m", "all", json.dumps(index).encode(), engine.INDEX_TYPES[0])
+    name, shown = f"{registry.host}/m", dict(entry)
+    del shown["annotations"]
+    assert cli("manifest", "inspect", f"{name}:one").out == engine.json_pretty(image, "\t") + "\n"
+    plain = cli("manifest", "inspect", f"{name}:all").out
+    assert plain.startswith('{\n   "schemaVersion": 2,\n   "mediaType": "application/vnd.oci.')
+    assert json.loads(plain)["manifests"] == [shown]
+    one = cli("manifest", "inspect", "-v", f"{name}:one").json()
+    assert list(one) == ["Ref", "Descriptor", "Raw", "OCIManifest"]
+    assert one["Ref"] == f"{name}:one" and base64.b64decode(one["Raw"]) == data
+    assert one["OCIManifest"] == image
+    assert list(one["Descriptor"]["platform"]) == ["architecture", "os"]
+    every = cli("manifest", "inspect", "-v", f"{name}:all").json()
+    assert every == [{**one, "Ref": f"{name}:all@{entry['digest']}", "Descriptor": shown}]
+    missing = cli("manifest", "inspect", f"{name}:none")
+    assert (missing.code, missing.err) == (1, f"no such manifest: {name}:none\n")
+
+
+def test_push_of_a_platform_says_what_that_means(cli):
+    done = cli("push", "--platform", "linux/arm64", "127.0.0.1:1/none:1")
+    assert done.code == 1 and done.out.startswith(
+        "\n Info -> Using --platform pushes only the specified platform manifest of a"
+        " multi-platform image index.\n         Other components, ")
+    assert done.out.endswith(" remove the --platform flag.\n         \n")
+    done = cli("push", "--platform", "a/b/c/d", "127.0.0.1:1/none:1")
+    assert done.out == "" and done.err.startswith("Invalid platform a/b/c/d")
 
 
 def test_login_push_pull_logout(busybox, registry, tmp_path):

@@ -184,6 +184,19 @@ def test_the_platform_is_not_there(store, registry):
         pull(store, registry.name("app:1"))
 
 
+def test_a_single_image_of_another_platform_comes_with_a_warning(store, registry):
+    """moby daemon/images/image_pull.go: an image that is not in an index is taken as it is."""
+    registry.add("app", "1", [A])
+    name = registry.name("app:1")
+    platform = {"os": "linux", "architecture": "s390x", "variant": ""}
+    said = pull(store, name, platform=platform)
+    assert said[-2] == f"Status: Downloaded newer image for {registry.host}/app:1"
+    assert said[-1] == (
+        f"WARNING: image with reference {registry.host}/app:1 was found but its platform"
+        f" (linux/{HOST['architecture']}) does not match the specified platform (linux/s390x)")
+    assert not any("WARNING" in line for line in pull(store, name, platform=HOST))
+
+
 def test_equal_layers_come_once(store, registry):
     registry.add("app", "1", [A, B, A])
     pull(store, registry.name("app:1"))
