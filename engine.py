@@ -8539,7 +8539,7 @@ def _value_check(value: Any, kind: Any, where: str) -> Any:
     if isinstance(kind, list):
         if not isinstance(value, list):
             raise mistyped(value, where, "[]object")
-        return [_value_check(item, kind[0], where) for item in value if item is not None]
+        return [_value_check({} if item is None else item, kind[0], where) for item in value]
     if kind in ("string", "bool"):
         good = isinstance(value, str if kind == "string" else bool)
     elif kind in ("int", "uint"):
@@ -21364,7 +21364,9 @@ def ports_check(host: dict) -> None:
             raise InvalidParameter("invalid JSON: json: cannot unmarshal"
                                    f" {json_kind(bindings)} into Go struct field"
                                    " HostConfig.PortBindings of type []nat.PortBinding")
-        for binding in bindings or ():
+        for at, binding in enumerate(bindings or ()):
+            if binding is None:         # Go's empty one
+                binding = bindings[at] = {"HostIp": "", "HostPort": ""}
             values = binding.values() if isinstance(binding, dict) else (0,)
             if not all(isinstance(value, (str, type(None))) for value in values):
                 raise InvalidParameter("invalid JSON: json: cannot unmarshal"
@@ -24963,9 +24965,9 @@ def links_prepare(store: Store, c: Container, attached: list) -> tuple[list, lis
     return lines, environment
 
 
-def link_remove(store: Store, find: Callable, ref: str) -> None:
-    """Take a link from its container: `ref` is "container/alias". The lines in /etc/hosts of one
-    that runs stay until its next start. Errors are those of moby's rmLink.
+def link_remove(store: Store, find: Callable, ref: str) -> Container:
+    """Take a link from its container, which is returned: `ref` is "container/alias". Errors are
+    those of moby's rmLink.
     """
     parent, slash, alias = ref.strip("/").rpartition("/")
     if not slash:
@@ -24981,6 +24983,7 @@ def link_remove(store: Store, find: Callable, ref: str) -> None:
         raise NotFound("No such container: " + ref)
     c.host["Links"] = kept or None
     record_host(store, c.id, c.host)
+    return c
 
 
 def _link_environment(name: str, address: str, config: dict) -> list:
@@ -26354,7 +26357,9 @@ class Containers:
         """Remove a container; with `force` also one that runs, with `volumes` those without a name.
         """
         if link:
-            link_remove(self._store, self.find, ref)
+            linked = link_remove(self._store, self.find, ref)
+            if linked.is_running:
+                hosts_renew(self._store, linked, attached_list(self._store, linked))
             return
         c = self.find(ref)
         if c.is_up:
@@ -26930,6 +26935,26 @@ def files_write(c: Container, directory: str, hostname: str, resolv: str,
         out[path] = f"{directory}/{os.path.basename(path)}"
         file_write(out[path], text.encode("utf-8", "surrogateescape"))
     return out
+
+
+def hosts_renew(store: Store, c: Container, attached: list) -> None:
+    """Write /etc/hosts of a running container anew; as it was while one that it is linked to does
+    not run."""
+    try:
+        more = extra_hosts(store, c.host) + links_prepare(store, c, attached)[0]
+    except EngineError:
+        return                          # moby updateNetwork: no more than a line in its log
+    text_renew(store.path("containers", c.id, "hosts"),
+               hosts_text(c, c.config["Hostname"], attached, more))
+
+
+def text_renew(path: str, text: str) -> None:
+    """Write a file anew where it lies: the container has it mounted."""
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        write_all(fd, text.encode("utf-8", "surrogateescape"))
+    finally:
+        os.close(fd)
 
 
 def hosts_text(c: Container, hostname: str, attached: list | tuple, more: list | tuple) -> str:
@@ -28515,15 +28540,8 @@ class Networks:
         text, names = resolver_conf(c.host, attached)
         monitor_call(self._store, c.id, {"verb": "networks", "ports": ports, **names,
                                          "networks": networks_named(self._store, c, attached)})
-        directory = self._store.path("containers", c.id)
-        more = extra_hosts(self._store, c.host) + links_prepare(self._store, c, attached)[0]
-        for name, data in (("hosts", hosts_text(c, c.config["Hostname"], attached, more)),
-                           ("resolv.conf", text)):
-            fd = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-            try:
-                write_all(fd, data.encode("utf-8", "surrogateescape"))
-            finally:
-                os.close(fd)
+        hosts_renew(self._store, c, attached)
+        text_renew(self._store.path("containers", c.id, "resolv.conf"), text)
 
     # ---- last, as its name hides the type
 

@@ -144,6 +144,13 @@ def test_links_of_the_old_kind(busybox):
     assert f"STORE_PORT=tcp://{address}:80" in out and "STORE_ENV_A=1" in out
     busybox("run", "-d", "--name", "app", "--link", "db:store", "busybox", "sleep", "1000").ok()
     assert f"STORE_PORT_80_TCP_ADDR={address}\n" in busybox("exec", "app", "env").ok().out
+    busybox("run", "-d", "--name", "other", "--link", "db:a", "--link", "db:b", "busybox", "sleep",
+            "1000").ok()
+    busybox("rm", "--link", "other/a").ok()
+    hosts = busybox("exec", "other", "cat", "/etc/hosts").ok().out
+    assert f"{address}\tb " in hosts and f"{address}\ta " not in hosts
+    assert hosts.splitlines()[-1].startswith(nets(busybox, "other")["bridge"]["IPAddress"])
+    busybox("rm", "-f", "other").ok()
     busybox("stop", "-t0", "db").ok()
     refused = busybox("exec", "app", "env")
     assert "Cannot link to a non running container: /db AS /app/store" in refused.err

@@ -10,15 +10,18 @@ TABLE = {
     "Words": ("words", None, False),
     "Count": ("int", 7, False),
     "Inner": ({"On": ("bool", False, False)}, {}, False),
+    "Many": ([{"On": ("bool", False, False)}], None, False),
 }
 
 
 def test_every_field_is_there():
-    full = {"Name": "", "Words": None, "Count": 7, "Inner": {"On": False}}
+    full = {"Name": "", "Words": None, "Count": 7, "Inner": {"On": False}, "Many": None}
     assert engine.fields_check({}, TABLE, "X") == full
-    given = {"NAME": "a", "words": "one", "count": None, "Inner": {"oN": True}, "Other": 1}
+    given = {"NAME": "a", "words": "one", "count": None, "Inner": {"oN": True}, "Other": 1,
+             "Many": [None, {"On": True}]}
     assert engine.fields_check(given, TABLE, "X") == {
-        "Name": "a", "Words": ["one"], "Count": 7, "Inner": {"On": True}}
+        "Name": "a", "Words": ["one"], "Count": 7, "Inner": {"On": True},
+        "Many": [{"On": False}, {"On": True}]}
 
 
 @pytest.mark.parametrize(

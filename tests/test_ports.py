@@ -73,6 +73,9 @@ def test_bindings_that_are_none_are_refused(bindings, text):
 
 
 def test_bindings_that_are_good():
+    empty: dict = {"80/tcp": [None]}
+    engine.ports_check({"PortBindings": empty})
+    assert empty == {"80/tcp": [{"HostIp": "", "HostPort": ""}]}
     engine.ports_check({"PortBindings": None})
     engine.ports_check({"PortBindings": {"80": None, "1/udp": [], "2/sctp": [{}], "80/tcp": [
         {"HostIp": "::1", "HostPort": ""}, {"HostIp": "", "HostPort": "1-2"}]}})
