@@ -31911,7 +31911,8 @@ class Pull(Transfer):
 # Runs in: api, cli.   Refs: moby v28.5.2 distribution/push_v2.go, registry/auth.go
 #
 # A manifest goes out as it came, and so do its layers: nothing is compressed again. Only for an
-# image that was made or loaded here, whose manifest is ours, plain layers are compressed on the way
+# image that was made or loaded here, whose manifest is ours, there is one of schema 2, as Docker
+# writes it and every registry knows it, and plain layers are compressed on the way
 # (gzip, always to the same bytes); what came of it is noted, so that the next push need not do it
 # again where the registry still has it. So are layers whose blobs were dropped (section splits),
 # unless the registry has what was dropped; then the manifest is the one that came. For each blob:
@@ -31921,6 +31922,8 @@ class Pull(Transfer):
 GZIP_KEY = "gzip "              # in the table meta, before a diff id: "<digest> <size>" it came to
 PUSH_PIECE = 256 * 1024
 DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+#: what Docker calls the layers of an image that it made
+MEDIA_DOCKERS = {MEDIA_LAYER: DOCKER_GZIP, MEDIA_LAYER + "+gzip": DOCKER_GZIP}
 PLATFORM_SHOWN = ("architecture", "os", "os.version", "os.features", "variant")
 
 
@@ -31949,6 +31952,16 @@ class PushLayer:
         self.squeezes = media_type == MEDIA_LAYER
         if not self.squeezes:
             self.descriptor = {"mediaType": media_type, "size": size, "digest": blob}
+
+
+def _manifest_schema2(manifest: dict) -> dict:
+    """The manifest of an image that was made or loaded here, as Docker's own store writes it."""
+    def described(part: dict, kind: str) -> dict:
+        return {"mediaType": kind, "size": part["size"], "digest": part["digest"]}
+    return {"schemaVersion": 2, "mediaType": MANIFEST_TYPES[1],
+            "config": described(manifest["config"], CONFIG_TYPES[1]),
+            "layers": [described(layer, MEDIA_DOCKERS[layer["mediaType"]])
+                       for layer in manifest["layers"]]}
 
 
 class Push(Transfer):
@@ -32010,17 +32023,20 @@ class Push(Transfer):
         manifest = json_parse(data)
         stack = layer_stack(self.store, image.layer)
         config = blob_document(self.store, image.id)
-        is_ours = data == manifest_make(config, stack)
+        is_ours = data == manifest_make(config, stack) and not any(
+            name.endswith("@" + image.manifest) for name in image_tags(self.store, image.id)[1])
+        if is_ours and all(layer["mediaType"] in MEDIA_DOCKERS for layer in manifest["layers"]):
+            manifest = _manifest_schema2(manifest)
         self._layers = [
             PushLayer(diff_id, layer["digest"], layer["size"], layer["mediaType"])
             for diff_id, layer in zip(image_diff_ids(image.config), manifest["layers"])]
         is_dockers = manifest.get("mediaType") == MANIFEST_TYPES[1]
         for layer, row in zip(reversed(self._layers), stack):
-            if is_ours and layer.media_type == MEDIA_LAYER:
+            layer.gzip_type = DOCKER_GZIP if is_dockers else layer.gzip_type
+            if is_ours and row[6] == MEDIA_LAYER:
                 layer.squeezes, layer.descriptor = True, {}
             elif layer.blob != row[4] and not blob_is_there(self.store, layer.blob):
                 layer.replace(row[4], row[5], row[6])       # it was dropped
-                layer.gzip_type = DOCKER_GZIP if is_dockers else layer.gzip_type
             self.tell(layer.name, "Preparing")
         self._layers_push(repository)
         self._document_push(repository, image.id, config)
@@ -32029,6 +32045,8 @@ class Push(Transfer):
         if described != manifest["layers"]:
             manifest["layers"] = described
             data = json_text(manifest).encode()
+        if is_ours and is_dockers:
+            data = json_pretty(manifest, "   ").encode()
         return data, manifest.get("mediaType") or MEDIA_MANIFEST
 
     def _document_push(self, repository: Repository, digest: str, data: bytes) -> None:

@@ -8,6 +8,7 @@ import json
 import engine
 import pytest
 from image_help import (
+    config_of,
     digest,
     docker_files,
     events,
@@ -85,7 +86,11 @@ def test_a_loaded_image_is_compressed_on_the_way_and_once(store, registry):
     (name,) = loaded(store, registry, "1")
     push(store, name)
     found = manifest(registry, "app", "1")
-    assert [each["mediaType"] for each in found["layers"]] == [engine.MEDIA_LAYER + "+gzip"] * 2
+    assert [each["mediaType"] for each in found["layers"]] == [engine.DOCKER_GZIP] * 2
+    assert found["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
+    assert found["config"]["mediaType"] == "application/vnd.docker.container.image.v1+json"
+    assert registry.manifests["app", "1"] == (engine.json_pretty(found, "   ").encode(),
+                                              found["mediaType"])
     for each, data in zip(found["layers"], (A, B)):
         blob = registry.blobs[each["digest"]]
         assert gzip.decompress(blob) == data and len(blob) == each["size"]
@@ -106,7 +111,24 @@ def test_an_image_goes_round(store, registry, tmp_path):
     other = engine.Store(str(tmp_path / "data2"), str(tmp_path / "run2"))
     pulled(other, name)
     assert engine.image_get(other, name).id == id
+    there = f"{registry.host}/copy:1"
+    engine.image_tag(other, name, there)
+    push(other, there)
+    assert registry.manifests["copy", "1"] == registry.manifests["app", "1"]
     engine.tree_remove(other.data)
+
+
+def test_what_came_as_we_would_write_it_goes_out_as_it_came(store, registry):
+    """A manifest of OCI that is ours to the byte, but was pulled."""
+    config, blob = config_of([A]), gz(A)
+    registry.blobs.update({digest(data): data for data in (config, blob)})
+    data = engine.manifest_make(config, [
+        (0, "", "", "", digest(blob), len(blob), engine.MEDIA_LAYER + "+gzip")])
+    registry.manifest("app", "1", data)
+    pulled(store, f"{registry.host}/app:1")
+    engine.image_tag(store, f"{registry.host}/app:1", f"{registry.host}/copy:1")
+    push(store, f"{registry.host}/copy:1")
+    assert registry.manifests["copy", "1"] == (data, engine.MEDIA_MANIFEST)
 
 
 def test_plain_layers_of_others_stay_plain(store, registry):
