@@ -31927,6 +31927,35 @@ MEDIA_DOCKERS = {MEDIA_LAYER: DOCKER_GZIP, MEDIA_LAYER + "+gzip": DOCKER_GZIP}
 PLATFORM_SHOWN = ("architecture", "os", "os.version", "os.features", "variant")
 
 
+class Turns:
+    """Whose turn it is to have a processor: who began first comes first. So layers end one after
+    the other, and no processor is left with nothing to do while another has the last layer."""
+
+    __slots__ = ("_changed", "_free", "_waiting")
+
+    def __init__(self, places: int) -> None:
+        from threading import Condition
+        self._changed = Condition()
+        self._free = places
+        self._waiting: set = set()
+
+    def take(self, rank: int) -> None:
+        """Waits for a place, and for all that have a lower rank and wait too."""
+        with self._changed:
+            self._waiting.add(rank)
+            while not self._free or rank != min(self._waiting):
+                self._changed.wait()
+            self._waiting.discard(rank)
+            self._free -= 1
+            self._changed.notify_all()
+
+    def give(self) -> None:
+        """The place is another's."""
+        with self._changed:
+            self._free += 1
+            self._changed.notify_all()
+
+
 class PushLayer:
     """A layer to be pushed: `blob` is what is stored, `descriptor` what the manifest will say."""
 
@@ -31967,11 +31996,12 @@ def _manifest_schema2(manifest: dict) -> dict:
 class Push(Transfer):
     """One push of a tag, or of all tags of a repository where the name has none."""
 
-    __slots__ = ("_failures", "_layers", "_shown", "_sources")
+    __slots__ = ("_failures", "_layers", "_shown", "_sources", "_turns")
 
     def __init__(self, store: Store, name: Reference, *, credentials: dict,
                  headers: dict | None = None) -> None:
         super().__init__(store, name, credentials, headers or {})
+        self._turns = Turns(len(os.sched_getaffinity(0)))
         self._layers: list = []
         self._failures: list = []
         self._shown: dict = {}
@@ -32162,6 +32192,7 @@ class Push(Transfer):
         """Compresses the stored bytes while they are sent."""
         digester, squeezer = hasher(), Squeezer()
         plain = stream_of(layer_bytes(self.store, layer.blob)[1])
+        rank = -self._layers.index(layer)           # the top one begins
 
         def chunks() -> Iterator[bytes]:
             parts: list = []
@@ -32171,7 +32202,11 @@ class Push(Transfer):
                 if not data:
                     break
                 at += len(data)
-                parts.append(squeezer.feed(data))
+                self._turns.take(rank)
+                try:
+                    parts.append(squeezer.feed(data))
+                finally:
+                    self._turns.give()
                 held += len(parts[-1])
                 layer.current = at
                 if held >= UPLOAD_CHUNK:

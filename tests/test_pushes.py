@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
+import time
 
 import engine
 import pytest
@@ -272,3 +274,24 @@ def test_questions(tmp_path, registry):
     registry.manifest("app", "2", json.dumps(index).encode(), engine.INDEX_TYPES[0])
     found = engine.registry_describe(str(tmp_path), registry.name("app:2"), {})
     assert found["Platforms"] == [{"os": "linux", "architecture": "arm", "variant": "v7"}]
+
+
+def test_who_began_first_comes_first():
+    """One place, taken; three wait for it, the last of them with the lowest rank."""
+    turns, order, threads = engine.Turns(1), [], []
+    turns.take(0)
+
+    def wait(rank):
+        turns.take(rank)
+        order.append(rank)
+        turns.give()
+    for rank in (3, 2, 1):
+        threads.append(threading.Thread(target=wait, args=(rank,)))
+        threads[-1].start()
+    while len(turns._waiting) < 3:
+        time.sleep(0.01)
+    assert order == []
+    turns.give()
+    for thread in threads:
+        thread.join(20)
+    assert order == [1, 2, 3]
