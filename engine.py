@@ -9172,7 +9172,6 @@ def mounts_sorted(mounts: list) -> list:
 # Then come Docker's own checks, in Docker's words (create_verify), and the merge with the image's
 # configuration (config_merge). Pure, but for a look at the host's cgroups and processors where a
 # limit asks for it: a limit that this kernel cannot keep is dropped with Docker's warning.
-# What later issues bring stands in NOT_YET and is refused by its flag's name.
 
 HEALTH_CONFIG = {
     "Test":          ("strings", None, True),
@@ -9292,9 +9291,6 @@ HOST_CONFIG = {
     "ReadonlyPaths":        ("strings", None, False),
     "Init":                 ("bool", None, True),
 }
-
-#: Fields that a later issue brings, and the flag that sets each.
-NOT_YET = {"StorageOpt": "--storage-opt"}
 
 HOST_GATEWAY = "host-gateway"           # --add-host: the address of the default bridge
 #: What an update may change beside the restart policy (moby container_unix.go UpdateContainer).
@@ -9497,9 +9493,10 @@ def create_verify(config: dict, host: dict) -> list:
         warnings.append("Published ports are discarded when using host network mode")
     security_parse(host["SecurityOpt"])
     log_verify(host["LogConfig"])
-    for name, flag in NOT_YET.items():
-        if host[name]:
-            raise InvalidParameter(f"{flag} is not supported by this engine yet")
+    if host["StorageOpt"]:
+        raise InvalidParameter("--storage-opt is not supported by this engine: nothing limits the"
+                               " size of a container's root; use --read-only and --tmpfs"
+                               " TARGET:size=SIZE")
     _host_fill(host)
     return warnings
 
@@ -25494,6 +25491,36 @@ def layer_paths(store: Store, names: list) -> list:
     return [store.path(name) for name in names]
 
 
+def layers_directory(lowers: list, path: str) -> bool | None:
+    """Whether layers (topmost first) show a directory at a path: nothing is mounted to know.
+
+    False: not even its first name is there. None: that is not to be seen from here, as there is a
+    link or a file on the way, or only some of the directories.
+    """
+    above = lowers
+    for name in path.strip("/").split("/"):
+        here: list[str] = []
+        for lower in above:
+            child = f"{lower}/{name}"
+            try:
+                info = os.lstat(child)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError):
+                return None                 # a name that cannot be: who mounts tells how
+            if not mode_is_dir(info.st_mode):
+                if here or _is_whiteout(info):
+                    break                   # it hides what is below, and is hidden itself
+                return None
+            here.append(child)
+            if _is_made_anew(child):
+                break
+        if not here:
+            return False if above is lowers else None
+        above = here
+    return True
+
+
 def sizes_show(store: Store, c: Container) -> tuple:
     """(bytes that the container wrote, these and its image's) as SizeRw and SizeRootFs."""
     upper = store.path("containers", c.id, "upper")
@@ -25996,15 +26023,30 @@ def _layers_mount(request: dict) -> str:
 
 def storage_workdir(store: Store, c: Container) -> None:
     """Make the working directory in the root of a new container; EngineError when it cannot be one.
+
+    A root is only mounted for what the layers' own directories do not answer.
     """
-    if c.config["WorkingDir"] == "/" or any(
-            point["Destination"] == c.config["WorkingDir"] for point in points_of(c.document)):
+    cwd = c.config["WorkingDir"]
+    if cwd == "/" or any(point["Destination"] == cwd for point in points_of(c.document)):
         return
     directory = store.path("containers", c.id)
+    upper = directory + "/upper"
+    there = layers_directory([upper] if c.is_copied else layer_paths(store, c.document["Layers"]),
+                             cwd)
+    if there is False:
+        root = os.open(upper, O_DIR)
+        try:
+            os.close(path_make(root, cwd))
+            return
+        except OSError:
+            pass                            # told below, as of any other
+        finally:
+            os.close(root)
+    elif there:
+        return
     launcher_request(store, "workdir", {
-        "layers": [] if c.is_copied else c.document["Layers"], "cwd": c.config["WorkingDir"],
-        "upper": directory + "/upper", "work": directory + "/work",
-        "merged": directory + "/merged"})
+        "layers": [] if c.is_copied else c.document["Layers"], "cwd": cwd, "upper": upper,
+        "work": directory + "/work", "merged": directory + "/merged"})
 
 
 @role("workdir")
@@ -26811,7 +26853,8 @@ def _namespaces_resolve(containers: Containers, c: Container) -> tuple:
                 other.host["CapAdd"], other.host["CapDrop"], other.host["Privileged"]):
             # It could look into the new container's init while that still is the host's.
             raise Unsupported(f"joining the PID namespace of container {ref}, which has SYS_PTRACE,"
-                              " is not supported by this engine yet")
+                              " is not supported by this engine: give SYS_PTRACE to the container"
+                              " that joins instead")
         name = "net" if kind == "network" else kind
         join[kind] = f"/proc/{other.pid}/ns/{name}"
     return join, shm, donor

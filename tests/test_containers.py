@@ -273,6 +273,9 @@ def test_a_working_directory_is_made_or_refused_at_create(box):  # noqa: F811
             WorkingDir="/etc/passwd")
     with pytest.raises(engine.EngineError, match=r"^lstat /.*/etc/passwd/x: not a directory$"):
         box.create("true", WorkingDir="/etc/passwd/x")
+    for long in ("/" + "x" * 300, "/not/" + "x" * 300):
+        with pytest.raises(engine.EngineError, match=r": file name too long$"):
+            box.create("true", WorkingDir=long)
     assert not box.containers.all() and not os.listdir(box.store.path("containers"))
     id = box.create("pwd", WorkingDir="/brand/new", User="7", host={"ReadonlyRootfs": True})
     assert [change["Path"] for change in box.containers.changes(id)] == ["/brand", "/brand/new"]

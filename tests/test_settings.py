@@ -422,3 +422,8 @@ def test_real_time(monkeypatch, kept, text):
     with pytest.raises(engine.InvalidParameter) as refused:
         engine.create_check({"Image": "x", "HostConfig": host})
     assert str(refused.value) == text
+
+
+def test_a_size_of_the_root_is_refused_with_a_way_out():
+    with pytest.raises(engine.InvalidParameter, match=r"^--storage-opt is not .* use --read-only"):
+        verified({"StorageOpt": {"size": "1G"}})

@@ -276,3 +276,35 @@ def test_deletions(tmp_path):
     tree(upper, {"a/b/c": None, "d": None})
     got = [(entry["Path"], entry["Kind"]) for entry in engine.changes_list(upper, [lower])]
     assert ("/a/b/c", 2) in got and ("/d", 2) in got
+
+
+def test_a_directory_is_seen_in_the_layers(tmp_path):
+    top, low = (str(tmp_path / name) for name in ("top", "low"))
+    for path in ("top/both/new", "top/over", "low/both/old/deep", "low/over/inner",
+                 "low/gone", "low/only/inner"):
+        os.makedirs(tmp_path / path)
+    os.symlink("/", top + "/link")
+    for path in ("/file", "/only/file"):
+        open(low + path, "w").close()
+    seen = {path: engine.layers_directory([top, low], path) for path in (
+        "/both", "/both/new", "/both/old/deep", "/only/inner", "/over/inner", "/nowhere",
+        "/nowhere/at/all", "/both/none", "/link", "/link/etc", "/" + "x" * 300,
+        "/file", "/file/x", "/only/file")}
+    assert [path for path, there in seen.items() if there] == [
+        "/both", "/both/new", "/both/old/deep", "/only/inner", "/over/inner"]
+    assert [path for path, there in seen.items() if there is False] == [
+        "/nowhere", "/nowhere/at/all"]
+
+
+@pytest.mark.root
+def test_what_a_layer_hides_is_no_directory(tmp_path):
+    top, low = (str(tmp_path / name) for name in ("top", "low"))
+    for path in ("top/anew", "top/over", "low/anew/inner", "low/gone/inner", "low/over"):
+        os.makedirs(tmp_path / path)
+    os.rmdir(low + "/over")
+    os.symlink("/etc", low + "/over")           # the host's must never be asked
+    os.mknod(top + "/gone", 0o020000, 0)
+    engine.xattr_set(top + "/anew", "trusted.overlay.opaque", b"y")
+    asked = ("/anew", "/anew/inner", "/gone", "/gone/inner", "/over", "/over/ssl")
+    assert [engine.layers_directory([top, low], path) for path in asked] == [
+        True, None, False, False, True, None]
