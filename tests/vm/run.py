@@ -26,6 +26,9 @@ from machine import CACHE, FLAVOURS, HERE, TOP, flavour_ready, machine_run
 SMOKE, ISOLATION = "smoke.sh", "isolation.sh"
 SECONDS = {SMOKE: 900, ISOLATION: 3000}     # of one script; emulated, it is ten times slower
 SIDE_BY_SIDE = 2
+#: MiB of a machine for the tests: a launcher of engine.py itself keeps what its compiler used (270
+#: MiB; of engine.pyz: 28), and that of the file of tests before has not ended yet.
+ISOLATION_MEMORY = 2048
 QUICK = ("debian12-v2", "minimal")
 ISOLATED = ("debian12-v2", "debian11", "minimal")
 TESTS = ("rootfs_escapes", "init_escapes", "entering_escapes", "copying_escapes", "entering",
@@ -76,14 +79,15 @@ def tests_of(name, quick):
 
 def job_run(name, script, engine, quick=False):
     """(flavour, script, passed, failed, seconds, output) of a script in a machine."""
-    parts, begin = [], time.monotonic()
+    parts, begin, flavour = [], time.monotonic(), FLAVOURS[name]
     with tempfile.TemporaryDirectory() as work:
         files, env = (), {}
         if script == ISOLATION:
+            flavour = flavour._replace(memory=ISOLATION_MEMORY)
             files = (pytest_folder(), source_folder(work))
             env = {"TESTS": tests_of(name, quick)}
         status = machine_run(
-            FLAVOURS[name], os.path.join(HERE, script), engine=engine, files=files, env=env,
+            flavour, os.path.join(HERE, script), engine=engine, files=files, env=env,
             show=parts.append, seconds=SECONDS[script], name=name)
     text = b"".join(parts).decode("utf-8", "replace").replace("\r\n", "\n")
     lines = [line for line in text.splitlines() if COUNTS.search(line)]

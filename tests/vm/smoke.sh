@@ -3,8 +3,8 @@
 # for each check and "N passed, N failed" at the end. Exit status 1 if something failed.
 #   ENGINE=path/to/engine.pyz sh smoke.sh
 # State is where the environment (ENGINE_DATA_ROOT, ENGINE_RUN_ROOT) or the defaults say; it should
-# be empty. A host that cannot run containers (who is not root) must say so in one line, and that
-# is then what is checked. Without overlayfs everything works by copies, and info tells it.
+# be empty. A host that cannot run containers (who is not root) must say so in one sentence, and
+# that is then what is checked. Without overlayfs everything works by copies, and info tells it.
 : "${ENGINE:=./engine.pyz}"
 data=${ENGINE_DATA_ROOT:-/var/lib/engine}
 work=$(mktemp -d /tmp/smoke-XXXXXX)
@@ -347,7 +347,8 @@ main() {
     check info 0 "*Storage Driver: *Kernel Version: *" e info
     if [ "$(id -u)" != 0 ]; then
         images_make
-        one_line "not root" 125 "*root*" run tools pwd
+        check "not root" 125 "docker: *: containers need root *
+Run 'engine.pyz run --help' for more information" run tools pwd
     else
         have_overlay || check "no overlay is told by info" 0 \
             "*Storage Driver: vfs*WARNING: no overlayfs for *: this kernel has no overlayfs.*" e info
