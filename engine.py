@@ -9434,7 +9434,7 @@ def _realtime_verify(host: dict) -> None:
     period, runtime = host["CpuRealtimePeriod"], host["CpuRealtimeRuntime"]
     if (period or runtime) and not limit_is_kept("CpuRealtimePeriod"):
         raise InvalidParameter("kernel does not support CPU real-time scheduler")
-    if period and runtime > period:
+    if period and runtime and runtime > period:
         raise InvalidParameter("cpu real-time runtime cannot be higher than cpu real-time period")
 
 
@@ -10221,6 +10221,8 @@ def limits_build(host: dict) -> dict:
         value = host[field]
         if field == "MemorySwap" and value < 0:
             value = -1
+        if field == "CpuRealtimePeriod":
+            value &= (1 << 64) - 1          # Go's uint64; a negative one is the kernel's to refuse
         if value or value == 0 and field == "MemorySwappiness" and value is not False:
             out.setdefault(part, {})[name] = value
     if host["NanoCpus"]:

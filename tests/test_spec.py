@@ -156,6 +156,12 @@ def test_resources():
     assert list(engine.resources_build(container().host)) == ["devices"]
 
 
+def test_a_negative_period_is_what_go_makes_of_it(monkeypatch):
+    monkeypatch.setattr(engine, "limit_is_kept", lambda field: True)
+    made = engine.limits_build(container({"CpuRealtimePeriod": -1}).host)
+    assert made["cpu"] == {"realtimePeriod": 18446744073709551615}
+
+
 def test_swappiness_of_zero_is_a_value():
     host = {"MemorySwappiness": 0}
     c = container()
