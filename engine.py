@@ -32874,7 +32874,6 @@ IMAGE_OLD = (
     ("1.44", "VirtualSize", lambda image: image["Size"]),
     ("1.51", "Containers",  lambda image: -1),
 )
-URL_TIMEOUT = 60.0                      # s that an import waits for the next bytes of a URL
 #: the fields of Config that were a container's, and stood in an image's up to API 1.49
 IMAGE_CONFIG_OLD = {
     "AttachStderr": False, "AttachStdin": False, "AttachStdout": False, "Domainname": "",
@@ -33115,37 +33114,32 @@ def messages_stream(messages: Iterator[dict]) -> Stream:
 
 def _import_remote(store: Store, url: str, asked: dict) -> Stream:
     """An import of what a URL names, fetched by the engine; once it flows errors are lines."""
-    remote = _url_open(url)
+    remote = _url_open(store, url)
 
     def lines() -> Iterator[bytes]:
         try:
-            with remote:
-                yield _line({"status": "Downloading from " + url})
-                image = image_import(store, remote.read, lambda: images_in_use(store), **asked)
+            yield _line({"status": "Downloading from " + url})
+            image = image_import(store, remote.read, lambda: images_in_use(store), **asked)
             yield _line({"status": image})
         except (EngineError, OSError) as error:
             yield _error_line(error)
+        finally:
+            remote.close()
     return Stream(lines())
 
 
-def _url_open(url: str) -> Any:
+def _url_open(store: Store, url: str) -> HttpReply:
     """The reply to a GET, to be read; what goes wrong as moby's GetWithStatusError tells it."""
-    import urllib.error
-    import urllib.request
     if not url.startswith(("http://", "https://")):
         raise EngineError(f'Get {quote(url)}: unsupported protocol scheme "{url.split(":")[0]}"')
-    try:
-        return urllib.request.urlopen(url, timeout=URL_TIMEOUT)
-    except urllib.error.HTTPError as refused:
-        with refused:
-            said = refused.read(4096).decode("utf-8", "replace").strip()
-        status = refused.code if refused.code in (400, 401, 403, 404) else 500
-        raise error_for(status, f"failed to GET {url} with status {refused.code} {refused.reason}:"
-                                f" {said}") from None
-    except (OSError, ValueError) as failed:
-        reason = getattr(failed, "reason", failed)
-        text = error_text(reason) if isinstance(reason, Exception) else str(reason)
-        raise EngineError(f"Get {quote(url)}: {text}") from None
+    context = RegistryEndpoint(url).context if url.startswith("https://") else None
+    reply = HttpClient(registry_settings(store.run)).request("GET", url, context=context)
+    if reply.status >= 400:
+        said = reply.document().decode("utf-8", "replace").strip()
+        status = reply.status if reply.status in (400, 401, 403, 404) else 500
+        raise error_for(status, f"failed to GET {url} with status {reply.status} {reply.reason}:"
+                                f" {said}")
+    return reply
 
 
 @route("POST", "/images/load")

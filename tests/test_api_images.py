@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import threading
+import types
 
 import engine
 import pytest
@@ -27,7 +28,7 @@ INSPECT = {"Id": ID, "Size": 5, "Config": {"Cmd": ["sh"], "Env": None}}
 class Self:
     """An engine whose store is only handed on."""
 
-    store = "the store"
+    store = types.SimpleNamespace(run="/nowhere")
 
 
 def call(method, path, *, query=None, body=None):
@@ -228,7 +229,8 @@ def test_import_of_a_url(asked, remote):
     assert reply.status == 404
     assert f"failed to GET http://{remote}/none with status 404 Not Found:" in str(reply.value)
     reply = call("POST", "/images/create", query={"fromSrc": "http://127.0.0.1:1/tar"})
-    assert reply.status == 500 and "connection refused" in reply.value["message"]
+    assert (reply.status, reply.value["message"]) == (
+        500, 'Get "http://127.0.0.1:1/tar": dial tcp 127.0.0.1:1: connect: connection refused')
 
 
 def test_load_gets_the_open_file(asked, tmp_path):
