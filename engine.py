@@ -3964,7 +3964,8 @@ class _Write:
             try:
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:     # a full disk has taken it back already
+                    self._db.execute("ROLLBACK")
                 raise
         elif self._db.in_transaction:
             self._db.execute("ROLLBACK")
@@ -4049,6 +4050,13 @@ def store_ahead(store: Store) -> None:
         store_ahead.opened = [(path, seen, db)]         # type: ignore[attr-defined]
     except (OSError, sqlite.Error):
         pass                                # who needs it will hear why
+
+
+def store_forget() -> None:
+    """Close what store_ahead has opened."""
+    for _, _, db in getattr(store_ahead, "opened", ()):
+        db.close()
+    store_ahead.opened = []                             # type: ignore[attr-defined]
 
 
 def _store_opened(path: str) -> Any:
@@ -26342,12 +26350,16 @@ class Containers:
         """A container is about to be created from this body, and started: prepare for that now."""
         id = id_new()
         lock = container_lock(self._store, id)      # until the row is there: see orphans_remove
-        lock.__enter__()
+        try:
+            lock.__enter__()
+        except OSError:
+            return                      # create will tell
         try:
             monitor_expect(self._store, id, config)
             self._expected = id, lock
-        except (EngineError, OSError):
-            lock.__exit__()             # create and start will tell
+        except (EngineError, OSError):  # create and start will tell
+            tree_remove(self._store.run_path("containers", id))
+            lock.__exit__()
 
     def create(self, body: Any, *, name: str = "", platform: str = "",
                version: str = API_VERSION) -> dict:
@@ -27220,6 +27232,7 @@ def exec_start(engine: Engine, id: str, body: Any, hijack: Callable) -> bool:
         try:
             monitor_call(engine.store, c.id, message, [document, sock.fileno()])
         except NoMonitor:
+            exec_change(exec_path(engine.store, c.id, id), {"Running": False, "ExitCode": 126})
             _stream_tell(sock, f"container {c.id} is not running", raw)
         except EngineError:
             pass                        # the monitor has told it on the client's stream
@@ -41058,7 +41071,20 @@ def _exec_pump(client: ApiClient, exec_id: str, body: dict, keys: str) -> int:
                  detach_keys=keys, on_resize=resize if body["Tty"] else None).run()
         except Ended as end:
             return 128 + end.number
-    return client.get(f"/exec/{exec_id}/json")["ExitCode"] or 0
+    return _exec_code(client, exec_id)
+
+
+def _exec_code(client: ApiClient, exec_id: str) -> int:
+    """The exit code of what no longer writes. Where there is none, a monitor that was killed is
+    being noticed; else it runs on, and that counts as well, as Docker's CLI sees it."""
+    for _ in range(20):
+        shown = client.get(f"/exec/{exec_id}/json")
+        if shown["ExitCode"] is not None:
+            return shown["ExitCode"]
+        if not client.get(f"/containers/{shown['ContainerID']}/json")["State"]["Running"]:
+            raise Unavailable("the container's monitor ended without an answer")
+        time.sleep(0.05)
+    return 0
 
 
 @command("container exec", aliases=("exec",), usage="[OPTIONS] CONTAINER COMMAND [ARG...]",
@@ -45083,6 +45109,7 @@ RELAYED = ("create", "exec", "ps", "run", "start")
 RELAY_SIZE = 1 << 16            # bytes of words and environment
 KEEPER_IDLE = 60.0              # s without a command
 KEEPER_REST = 0.05              # s after which a command lasts
+STORE_HELD = 2.0                # s for which the database is open ahead: it may lie on a USB stick
 #: Set in the environment, these ask for something that only the user's own process shows.
 RELAY_REFUSED = (*ENGINE_VARIABLES, "ENGINE_DEBUG", "ENGINE_PROFILE")
 #: What the shell's job control does to who does not pass them on to a container.
@@ -45274,6 +45301,7 @@ def _stand_in(keeper: int, store: Store, listener: _socket.socket, came: int, ho
               command: Callable) -> NoReturn:
     """Wait for one command and run it."""
     import _signal
+    import select
     sys_prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
     if os.getppid() != keeper:              # it died before that, and nobody would end this one
         os._exit(0)
@@ -45282,6 +45310,10 @@ def _stand_in(keeper: int, store: Store, listener: _socket.socket, came: int, ho
     for start, end in zip(pages[::2], pages[1::2]):
         memory_populate(start, end, write=True)
     store_ahead(store)
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    if not poller.poll(STORE_HELD * 1000):
+        store_forget()
     conn, text, fds = _command_take(listener)
     sys_prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
     if os.getppid() != keeper:

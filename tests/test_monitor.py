@@ -2,13 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 
 import pytest
-from conftest import alive, descendants, launchers_of, wait_for
+from conftest import alive, descendants, launchers_of, processes, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -67,6 +69,39 @@ def test_its_death_without_a_launcher_is_repaired_by_the_next_command(busybox):
     assert state(busybox, id)["Status"] == "exited"
     assert state(busybox, id)["ExitCode"] == 137
     assert busybox("ps", "-q").ok().out == ""
+
+
+def test_an_exec_whose_monitor_was_killed_did_not_succeed(busybox):
+    id = run(busybox, "busybox", "sleep", "60")
+    asker = busybox.popen("exec", id, "sleep", "20")
+    wait_for(lambda: "sleep 20" in busybox("top", id).out, what="the exec")
+    for pid in monitors(busybox):
+        os.kill(pid, signal.SIGKILL)
+    assert asker.wait(30) in (1, 137)
+    # It was the monitor's child and is ours now; until it is reaped its pid namespace stays.
+    wait_for(lambda: [os.waitpid(pid, 0) for pid, (name, state, parent, _) in processes().items()
+                      if (name, state, parent) == ("sleep", "Z", os.getpid())], what="its end")
+
+
+def test_an_exec_whose_run_root_is_gone_did_not_succeed(busybox):
+    id = run(busybox, "busybox", "sleep", "60")
+    shutil.rmtree(busybox.roots.run)
+    done = busybox("exec", id, "true")
+    assert (done.code, done.out) == (126, f"container {id} is not running\r\n")
+    busybox("rm", "-f", id).ok()
+
+
+@pytest.mark.parametrize("root", ["/proc/nope", "/dev/null/x"])
+def test_a_run_with_a_bad_root_leaves_nothing_in_the_other_one(busybox, root):
+    before = os.listdir(busybox.roots.run + "/containers")
+    for name in ("ENGINE_DATA_ROOT", "ENGINE_RUN_ROOT"):
+        roots = {"ENGINE_DATA_ROOT": busybox.roots.data, "ENGINE_RUN_ROOT": busybox.roots.run,
+                 name: root}
+        words = [busybox.python, busybox.pyz, "run", "--rm", *NONE, "busybox", "true"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False,
+                              env=busybox.environ(roots))
+        assert done.returncode == 125 and f"cannot use {root}" in done.stderr
+    assert os.listdir(busybox.roots.run + "/containers") == before
 
 
 def private_kib(pid):
