@@ -3869,8 +3869,8 @@ class Store:
         key = os.getpid(), get_ident()
         connection = self._open.get(key)
         if connection is None:
-            crowded = len(self._open) >= CONNECTIONS_MOST
             self._open[key] = None          # counts, while it is being opened
+            crowded = len(self._open) > CONNECTIONS_MOST
             try:
                 connection = self._free_take() or crowded and self._await() or _store_connect(self)
             except BaseException:
