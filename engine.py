@@ -5619,6 +5619,7 @@ def device_attach(path: str, program: bytes) -> None:
 # Limits come as OCI `linux.resources`. One row of RESOURCES is one value in both versions; what
 # is not one value in one file (memory with swap, cpu quota, block devices) has a function.
 
+CGROUP_PARENT = "engine"        # of containers that name none
 CGROUP_BUSY_WAIT = 2.0          # seconds that a removed cgroup's last task may take to be gone
 CGROUP_CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")      # wanted in v2
 
@@ -10213,7 +10214,7 @@ def spec_build(c: Container, *, hostname: str, files: dict, join: dict,
 
 def cgroup_name(c: Container) -> str:
     """The container's cgroup, relative to every hierarchy, whose top no name can leave."""
-    parent = os.path.normpath("/" + (c.host["CgroupParent"] or "engine")).strip("/")
+    parent = os.path.normpath("/" + (c.host["CgroupParent"] or CGROUP_PARENT)).strip("/")
     return f"{parent}/{c.id}" if parent else c.id
 
 
@@ -10659,7 +10660,7 @@ MONITOR_MODULES = ("_json", "_signal", "_socket", "errno", "fcntl", "os", "posix
                    "stat", "struct", "sys", "time")
 BUILTIN_TYPES = (bytes, bytearray, dict, int, list, str, tuple, os.stat_result, _socket.socket)
 CODE_WARMUP = 52              # where PyCodeObject of CPython 3.11 has co_warmup, 16 bits
-LAUNCHER_CGROUP = "engine/launcher"
+LAUNCHER_CGROUP = CGROUP_PARENT + "/launcher"
 ERROR_SIZE = 1 << 13          # characters, any of which may be six in JSON: an answer is a message
 PLUGS_SIZE = 1 << 18          # bytes for each size: with another allocator there is no end
 LAUNCHER_LOG_SIZE = 1 << 20   # bytes; a larger launcher.log is started anew
@@ -11164,13 +11165,15 @@ class Launcher:
         _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
 
     def hurry(self) -> None:
-        """Serve those who have asked already and will not stay: is_brief in the request.
+        """Serve those who have asked already, or do so in a moment as we were started ahead, and
+        will not stay: is_brief in the request.
 
         A fork from a heap that is not settled costs megabytes for as long as it lives, and the
         first command of all is a third faster. It has the processors for itself, for a moment.
         """
         import select
         self._watch()
+        select.select([self._listener.fileno()], [], [], LAUNCHER_MOMENT)
         for text, conn, fds in self._arrived():
             if json_parse(text).get("is_brief"):
                 self._take(text, conn, fds)
@@ -12434,7 +12437,7 @@ def overlay_prepare() -> None:
 def runtime_ahead(id: str) -> Cgroup | None:
     """The cgroup that most containers get, made while this one is still being created; None where
     it cannot be, as the start tells why."""
-    cgroup = cgroup_paths(f"engine/{id}")
+    cgroup = cgroup_paths(f"{CGROUP_PARENT}/{id}")
     try:
         if not cgroup.create():
             return cgroup
@@ -24360,7 +24363,7 @@ def container_dispose(store: Store, c: Container, volumes: Iterable[str] = ()) -
 
 def _remains_remove(store: Store, id: str) -> None:
     """Clear up after a container whose row is gone and whose monitor died before it was through."""
-    _cgroup_end("engine/" + id)
+    _cgroup_end(f"{CGROUP_PARENT}/{id}")
     tree_remove(store.path("containers", id))
     tree_remove(store.path("tmp", "removed-" + id))
     _run_dir_remove(store, id)

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -35,6 +36,28 @@ def test_it_starts_by_itself_and_keeps_nothing_of_its_starter(busybox, tmp_path)
     assert fds["0"] == fds["1"] == "/dev/null" and fds["2"] == busybox.roots.run + "/launcher.log"
     assert os.read(read, 1) == b"", "a descriptor of the starter stayed open"
     os.close(read)
+
+
+def test_who_asks_a_moment_later_does_not_wait_for_all_that_it_prepares(engine, roots, monkeypatch):
+    """It is started ahead of the question: launcher_ahead."""
+    os.makedirs(roots.run)
+    launcher = engine.Launcher(roots.run, "l.sock", engine.unix_listen(roots.run, "l.sock"))
+    taken, question = [], b'{"role": "x", "is_brief": true}'
+    monkeypatch.setattr(engine, "LAUNCHER_MOMENT", 30.0)
+    monkeypatch.setattr(engine.Launcher, "_watch", lambda self: None)
+    monkeypatch.setattr(engine.Launcher, "_take", lambda self, text, conn, fds: taken.append(text))
+
+    def ask():
+        time.sleep(0.1)
+        sock = engine.unix_connect(roots.run, "l.sock")
+        sock.send(question)
+        sock.close()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    launcher.hurry()
+    thread.join()
+    assert taken == [question]
 
 
 def test_its_interpreter_cannot_be_written_through(busybox):
